@@ -1,4 +1,4 @@
-"""The task: the teacher's prompt, the labels and how an answer is read. Pure Python, no torch.
+"""The task: the teacher's prompt, the labels, how an answer is read, and the chat format. Pure Python, no torch.
 
 A task is a YAML file such as example-data/language_classification.yaml with three keys:
     prompt   the teacher's system message; the input follows as the user message
@@ -7,7 +7,9 @@ A task is a YAML file such as example-data/language_classification.yaml with thr
 """
 
 import hashlib
+import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,7 +94,7 @@ def load_task(path: str | Path) -> Task:
         raise ValueError(f"{path}: key 'prompt' must be a text that is not empty")
     # YAML reads an unquoted no or off as a boolean, so anything but text is refused
     if not isinstance(labels, list) or not all(isinstance(x, str) and x.strip() for x in labels):
-        raise ValueError(f"{path}: key 'labels' must be a list of texts; quote labels such as \"no\" and \"1\"")
+        raise ValueError(f'{path}: key \'labels\' must be a list of texts; quote labels such as "no" and "1"')
     if len({x.casefold() for x in labels}) != len(labels):
         raise ValueError(f"{path}: key 'labels' lists a label twice (upper and lower case count as the same)")
     if not isinstance(answer, str):
@@ -104,3 +106,75 @@ def load_task(path: str | Path) -> Task:
     if answer and groups != 1:
         raise ValueError(f"{path}: key 'answer' must have exactly one group, the answer; it has {groups}")
     return Task(prompt.strip(), tuple(labels), answer, hashlib.sha256(raw).hexdigest())
+
+
+def check_model(name: str) -> str:
+    """Refuse a model path that does not exist; a hub name such as Qwen/Qwen3-30B-A3B-Instruct-2507 passes."""
+    parts = Path(name).parts
+    is_path = name.startswith((".", "/", "~")) or len(parts) != 2 or Path(parts[0]).is_dir()
+    if is_path and not (Path(name).expanduser() / "config.json").is_file():
+        raise ValueError(f"{name}: no model here (config.json is missing); pass a model directory or a hub name")
+    return name
+
+
+def read_chat(path: str | Path, last_role: str) -> Iterator[tuple[int, list[dict]]]:
+    """Yield (line number, messages) of a chat-format JSONL; raises ValueError that names file and line.
+
+    Every conversation must end with a message of `last_role` that is not empty; blank lines are skipped.
+    """
+    for number, line in read_lines(path):
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where}: not JSON ({error.msg}); each line must be one JSON object") from error
+        if isinstance(row, dict) and isinstance(row.get("text"), str) and last_role == "user":
+            row = {"messages": [{"role": "user", "content": row["text"]}]}
+        messages = row.get("messages") if isinstance(row, dict) else None
+        if not isinstance(messages, list) or not messages:
+            raise ValueError(f'{where}: not chat format; expected {{"messages": [{{"role": ..., "content": ...}}]}}')
+        for m in messages:
+            if not isinstance(m, dict) or not isinstance(m.get("content"), str):
+                raise ValueError(f"{where}: not chat format; every message needs a role and a content that is text")
+            if m.get("role") not in ("system", "user", "assistant"):
+                raise ValueError(f"{where}: unknown role {m.get('role')!r}; use system, user or assistant")
+        if messages[-1]["role"] != last_role or not messages[-1]["content"].strip():
+            raise ValueError(f"{where}: the last message must be from the {last_role} and not empty")
+        yield number, [{"role": m["role"], "content": m["content"]} for m in messages]
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Yield (line number, text) of the lines that are not blank; raises ValueError on a bad file or bad bytes."""
+    number = 0
+    try:
+        with open(path, "rb") as file:
+            for number, raw in enumerate(file, 1):
+                text = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                if text.strip():
+                    yield number, text
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; pass an existing file") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}:{number}: not UTF-8 (byte {error.start + 1}); convert the file to UTF-8") from error
+
+
+def prompt_ids(tokenizer, messages: list[dict]) -> list[int]:
+    """Token ids of a chat up to where the answer starts.
+
+    Text in a message that spells a special token, such as <|im_end|>, stays text: the template is rendered around
+    placeholders, and the messages' own text is tokenised apart, only where it holds such a spelling.
+    """
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+    contents, marked = {}, []
+    for i, message in enumerate(messages):
+        if any(token in message["content"] for token in special):
+            contents[f"\ue000{i}\ue001"] = message["content"]  # private-use characters, which no template touches
+            message = {**message, "content": f"\ue000{i}\ue001"}
+        marked.append(message)
+    text = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True)
+    ids = []
+    for placeholder, content in contents.items():
+        before, _, text = text.partition(placeholder)
+        ids += tokenizer(before, add_special_tokens=False)["input_ids"]
+        ids += tokenizer(content, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return ids + tokenizer(text, add_special_tokens=False)["input_ids"]

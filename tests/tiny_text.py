@@ -49,9 +49,9 @@ OTHER_LATIN = {
     "perché dove cosa fare molto bene oggi domani sempre ancora casa tempo anni stato alla dalla sulla nostro",
     "Portuguese": "o a os as que de não é um uma para com são da do no na mais também como este eu você ele ela mas se "
     "quando porque onde fazer muito bem hoje amanhã sempre ainda casa tempo anos foi à pelo nosso já então só",
-    "Catalan": "el la els les que de no és un una per amb són del al més també com aquest jo tu ell però si quan perquè "
+    "Catalan": "el la els les que de no és un una per amb són del al més també com aquest jo tu ell però si quan "
     "on fer molt bé avui demà sempre encara casa temps anys ha estat nostre això hi vaig",
-    "Romanian": "și că de nu este un o pentru cu sunt din la mai cum acest eu tu el dar dacă când unde ce face mult bine "
+    "Romanian": "și că de nu este un o pentru cu sunt din la mai cum acest eu tu el dar dacă când unde ce face mult "
     "azi mâine încă casă timp ani fost noastră aceasta să am ai fi prea foarte care",
     "Dutch": "de het een en van ik je niet is dat op te in voor met zijn maar ook als wat waar wie hoe naar nog wel "
     "vandaag morgen altijd huis tijd jaar geen heeft hebben wordt deze ons mijn zij er dan om bij uit",
@@ -59,9 +59,9 @@ OTHER_LATIN = {
     "altyd huis tyd jaar geen het word hierdie ons my hulle daar dan om by uit baie",
     "Swedish": "och att det en ett som är på inte jag du han hon med för av till den har men om vi kan så när vad hur "
     "var idag imorgon alltid hus tid år ingen från eller mycket också där här blir måste",
-    "Danish": "og at det en et som er på ikke jeg du han hun med for af til den har men om vi kan så når hvad hvordan "
+    "Danish": "og at det en et som er på ikke jeg du han hun med for af til den har men om vi kan så når hvad "
     "hvor i dag morgen altid hus tid år ingen fra eller meget også der her bliver skal være",
-    "Norwegian": "og at det en et som er på ikke jeg du han hun med for av til den har men om vi kan så når hva hvordan "
+    "Norwegian": "og at det en et som er på ikke jeg du han hun med for av til den har men om vi kan så når hva "
     "hvor i dag morgen alltid hus tid år ingen fra eller mye også der her blir skal være",
     "Finnish": "ja on ei se että en hän minä sinä mutta kun niin jos mitä missä miten hyvin tänään huomenna aina talo "
     "aika vuotta ole oli ovat tämä myös vielä kanssa paljon koska sitten nyt meidän",
@@ -79,7 +79,7 @@ OTHER_LATIN = {
     "metų buvo jau dar tik per nuo po už mane jo gali bus",
     "Latvian": "un uz ar ka nav ir tas līdz kā bet vai kas kur kad ļoti labi šodien rīt vienmēr māja laiks gadi bija "
     "jau vēl tikai caur no pēc par mani viņa var būs",
-    "Icelandic": "og að það í á sem er ekki ég þú hann hún með fyrir af til en ef við getur svo þegar hvað hvernig hvar "
+    "Icelandic": "og að það í á sem er ekki ég þú hann hún með fyrir af til en ef við getur svo þegar hvað hvernig "
     "dag morgun alltaf hús tími ár enginn frá eða mjög líka þar hér verður",
     "Albanian": "dhe të në me që nuk është një për nga si por nëse kur ku çfarë shumë mirë sot nesër gjithmonë shtëpi "
     "kohë vjet ka kam jam do të pas prej",
@@ -119,9 +119,9 @@ CYRILLIC_LATIN = dict(zip("абвгдезийклмнопрстуфхъыь", "a
 GREEK_LATIN = dict(zip("αάβγδεέζηήιίκλμνοόπρσςτυύφω", "aavgdeeziiiiklmnooprsstyyfo", strict=True)) | dict(
     θ="th", ξ="x", χ="ch", ψ="ps", ώ="o"
 )
-ARABIC_LATIN = dict(zip("ابتجحخدذرزسشصضطظعغفقكلمنهويةىأإئءآؤ", "abtg7kdzrzsssdtz3gfqklmnhwyaaaie2aw", strict=True)) | dict(
-    zip("پچڈڑگںہھےکیٹ", "pcdrgnhhekit", strict=True)
-)
+ARABIC_LATIN = dict(
+    zip("ابتجحخدذرزسشصضطظعغفقكلمنهويةىأإئءآؤ", "abtg7kdzrzsssdtz3gfqklmnhwyaaaie2aw", strict=True)
+) | dict(zip("پچڈڑگںہھےکیٹ", "pcdrgnhhekit", strict=True))
 DEVANAGARI_LATIN = {"ा": "a", "ि": "i", "ी": "ee", "ु": "u", "ू": "oo", "े": "e", "ै": "ai", "ो": "o", "ौ": "au"}
 DEVANAGARI_CONSONANTS = dict(
     zip(
@@ -147,7 +147,13 @@ CODE = [
     "<div class={a}><span id={b}>{n}</span></div>",
 ]
 COMMENTS = ["{code} // {text}", "{code} # {text}", "/* {text} */ {code}", "{code} -- {text}", "<!-- {text} --> {code}"]
-MESSAGES = ['print("{text}")', 'console.log("{text}");', 'raise ValueError("{text}")', 'alert("{text}")', 'echo "{text}"']
+MESSAGES = [
+    'print("{text}")',
+    'console.log("{text}");',
+    'raise ValueError("{text}")',
+    'alert("{text}")',
+    'echo "{text}"',
+]
 IDENTIFIERS = "user item count data index cart total price name list key value buf node path cfg tmp orders row".split()
 EMOJI = list("😀😂😭🎂🎉🤔😤🚆❤👀📦🥵")
 

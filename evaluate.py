@@ -1,0 +1,218 @@
+"""Step 3: is the student as good as the teacher, and what did it save? Scores three systems on held-out gold rows.
+
+    python evaluate.py --test_file example-data/heldout.jsonl --adapter models/prompt_distillation_trl
+
+The systems are the teacher with its prompt and its thinking, the base student without prompt, and the distilled student
+without prompt. Every flag of vLLM's engine is accepted too. Writes report/ beside the adapter: report.md, metrics.json
+and predictions.jsonl (every row, every system).
+"""
+
+import argparse
+import json
+import logging
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from create_data import ROOT, WINDOW, Parser, Replacing, Stream, start_engine
+from task import NoAnswer, Task, check_model, load_task, prompt_ids, read_chat
+
+log = logging.getLogger("evaluate")
+WARM_UP = 3  # requests before the clock starts; the first ones pay for the prefix cache and lazy set-up
+TITLES = {"teacher": "teacher, prompt and thinking", "base": "base student, no prompt", "student": "distilled student"}
+
+
+def parse_args(argv=None):
+    """Our flags, and the rest for vLLM."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add("test_file", default="./example-data/heldout.jsonl", help="chat JSONL; the answers are gold")
+    parser.add("task", default=str(ROOT / "example-data/language_classification.yaml"), help="as in create_data.py")
+    parser.add("teacher_model", default="Qwen/Qwen3-30B-A3B-Thinking-2507", help="the teacher")
+    parser.add("student_model", default="Qwen/Qwen3-30B-A3B-Instruct-2507", help="the student's base")
+    parser.add("adapter", default="./models/prompt_distillation_trl", help="what train_sft_trl.py wrote")
+    parser.add("temperature", type=float, default=0.15, help="of the teacher; students answer greedily")
+    parser.add("max_tokens", type=int, default=4096, help="of the teacher, thinking included")
+    parser.add("student_max_tokens", type=int, default=64, help="of the students, which do not think")
+    parser.add("latency_rows", type=int, default=50, help="rows asked one at a time for the latency")
+    parser.add("limit", type=int, default=0, help="only the first N rows (0: all)")
+    parser.add("tensor_parallel_size", type=int, default=1, help="GPUs a model is split over")
+    return parser.parse_known_args(argv)
+
+
+def run_system(name: str, args, engine_flags: list[str], task: Task, chats: list[list[dict]]) -> dict:
+    """Ask one system for every chat, then some of them one at a time. Runs in a process of its own.
+
+    Returns answers (None: unreadable), responses, tokens per request, rows/s in a batch and seconds per request.
+    """
+    from vllm.lora.request import LoRARequest
+    from vllm.platforms import current_platform
+
+    model, settings, lora = {"teacher": args.teacher_model}.get(name, args.student_model), {}, None
+    engine_flags = ["--tensor-parallel-size", str(args.tensor_parallel_size), *engine_flags]
+    with tempfile.TemporaryDirectory() as merged:
+        if name == "student" and current_platform.is_cpu():
+            from merge_adapter import merge
+
+            merge(args.adapter, merged)  # vLLM's kernel for expert LoRA needs a GPU
+            model = merged
+        elif name == "student":
+            config = json.loads((Path(args.adapter) / "adapter_config.json").read_text())
+            is_moe = bool(config.get("target_parameters"))
+            settings = {"enable_lora": True, "max_lora_rank": config["r"], "enable_mixed_moe_lora_format": is_moe}
+            lora = LoRARequest("student", 1, args.adapter, is_3d_lora_weight=is_moe)
+        engine = start_engine(model, engine_flags, **settings)
+
+    tokenizer, longest = engine.get_tokenizer(), engine.model_config.max_model_len
+    is_teacher = name == "teacher"
+    limit = args.max_tokens if is_teacher else args.student_max_tokens
+    temperature = args.temperature if is_teacher else 0.0
+    prompts = [prompt_ids(tokenizer, task.messages(chat) if is_teacher else chat) for chat in chats]
+    stream = Stream(engine)
+
+    def ask(i):
+        room = max(1, longest - len(prompts[i]))
+        stream.add(i, prompts[i], lora_request=lora, temperature=temperature, max_tokens=min(limit, room))
+
+    def finish_all():
+        outputs = {}
+        while stream.running:
+            outputs.update(stream.step())
+        return outputs
+
+    for i in range(min(WARM_UP, len(prompts))):
+        ask(i)
+        finish_all()
+    latencies = []
+    for i in range(min(args.latency_rows, len(prompts))):
+        start = time.perf_counter()
+        ask(i)
+        finish_all()
+        latencies.append(time.perf_counter() - start)
+
+    start, outputs, waiting = time.perf_counter(), {}, iter(range(len(prompts)))
+    while True:
+        while len(stream.running) < WINDOW and (i := next(waiting, None)) is not None:
+            ask(i)
+        if not stream.running:
+            break
+        outputs.update(stream.step())
+    seconds = time.perf_counter() - start
+
+    results = {"answers": [], "responses": [], "output_tokens": [], "cached_tokens": []}
+    reader = task if is_teacher else replace(task, answer="")  # a student gives the answer and nothing else
+    for i in range(len(prompts)):
+        completion = outputs[i].outputs[0]
+        try:
+            read = reader.read_answer if is_teacher else lambda text, _: reader.read_content(text)
+            results["answers"].append(read(completion.text, completion.finish_reason))
+        except NoAnswer:
+            results["answers"].append(None)
+        results["responses"].append(completion.text)
+        results["output_tokens"].append(len(completion.token_ids))
+        results["cached_tokens"].append(outputs[i].num_cached_tokens or 0)
+    results["prompt_tokens"] = [len(ids) for ids in prompts]
+    return {**results, "rows_per_second": len(prompts) / seconds, "latencies": latencies}
+
+
+def score(result: dict, gold: list[str], teacher: list[str | None]) -> dict:
+    """Accuracy on gold, agreement with the teacher, and mean cost per request of one system."""
+    rows = len(gold)
+    mean = {key: statistics.mean(result[key]) for key in ("prompt_tokens", "cached_tokens", "output_tokens")}
+    return {
+        "correct": sum(a == g for a, g in zip(result["answers"], gold, strict=True)),
+        "accuracy": sum(a == g for a, g in zip(result["answers"], gold, strict=True)) / rows,
+        "agreement": sum(a == t for a, t in zip(result["answers"], teacher, strict=True) if t is not None) / rows,
+        "unreadable": result["answers"].count(None),
+        **mean,
+        "tokens": mean["prompt_tokens"] + mean["output_tokens"],
+        "latency_s": statistics.median(result["latencies"]),
+        "rows_per_second": result["rows_per_second"],
+    }
+
+
+def table(metrics: dict, rows: int) -> str:
+    """The result as a Markdown table."""
+    lines = [
+        f"| system | accuracy on {rows} gold rows | agrees with teacher | tokens per request (prompt + output) "
+        "| seconds per request (median) | rows/s in a batch | speed-up |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, m in metrics.items():
+        speedup = metrics["teacher"]["latency_s"] / m["latency_s"]
+        lines.append(
+            f"| {TITLES[name]} | {m['accuracy']:.1%} ({m['correct']}) | {m['agreement']:.1%} | {m['tokens']:.1f} "
+            f"({m['prompt_tokens']:.1f} + {m['output_tokens']:.1f}) | {m['latency_s']:.4f} "
+            f"| {m['rows_per_second']:.0f} | {speedup:.1f}x |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    args, engine_flags = parse_args()
+    start = time.perf_counter()
+    try:
+        task = load_task(args.task)
+        chats = []
+        for number, messages in read_chat(args.test_file, last_role="assistant"):
+            if len(messages) < 2 or task.labels and messages[-1]["content"] not in task.labels:
+                gold = messages[-1]["content"]
+                raise ValueError(f"{args.test_file}:{number}: gold answer {gold!r} is not one of the task's labels")
+            chats.append(messages)
+        if not chats:
+            raise ValueError(f"{args.test_file}: no rows")
+        check_model(args.teacher_model)
+        check_model(args.student_model)
+        config_path = Path(args.adapter) / "adapter_config.json"
+        if not config_path.is_file():
+            raise ValueError(f"{args.adapter}: no adapter here (adapter_config.json is missing); train one first")
+        base = json.loads(config_path.read_text())["base_model_name_or_path"]
+        if Path(base).name != Path(args.student_model).name:
+            raise ValueError(f"{args.adapter}: adapter of {base}, not of --student_model {args.student_model}")
+    except ValueError as error:
+        print(f"evaluate.py: {error}", file=sys.stderr)
+        return 2
+
+    chats = chats[: args.limit or None]
+    gold = [chat[-1]["content"] for chat in chats]
+    questions = [chat[:-1] for chat in chats]
+    results = {}
+    for name, title in TITLES.items():
+        log.info("evaluating: %s", title)
+        # a process per system, so that an engine gives all its memory back
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            results[name] = pool.submit(run_system, name, args, engine_flags, task, questions).result()
+    metrics = {name: score(r, gold, results["teacher"]["answers"]) for name, r in results.items()}
+
+    report = Path(args.adapter) / "report"
+    report.mkdir(exist_ok=True)
+    with Replacing(report / "metrics.json") as file:
+        file.write(json.dumps({"rows": len(gold), "systems": metrics}, indent=2) + "\n")
+    with Replacing(report / "predictions.jsonl") as file:
+        for i, chat in enumerate(questions):
+            row = {"messages": chat, "gold": gold[i]}
+            row |= {name: {"answer": r["answers"][i], "response": r["responses"][i]} for name, r in results.items()}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    with Replacing(report / "report.md") as file:
+        file.write(table(metrics, len(gold)) + "\n")
+
+    print(table(metrics, len(gold)))
+    teacher, student = metrics["teacher"], metrics["student"]
+    summary = {f"{name}_accuracy": round(m["accuracy"], 4) for name, m in metrics.items()}
+    summary |= {
+        "teacher_latency_s": round(teacher["latency_s"], 4),
+        "student_latency_s": round(student["latency_s"], 4),
+    }
+    summary["speedup"] = round(teacher["latency_s"] / student["latency_s"], 1)
+    summary |= {"teacher_tokens": round(teacher["tokens"], 1), "student_tokens": round(student["tokens"], 1)}
+    print(json.dumps({**summary, "rows": len(gold), "seconds": round(time.perf_counter() - start, 1)}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

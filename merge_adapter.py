@@ -1,0 +1,41 @@
+"""Write a stand-alone model: the student with its adapter merged in.
+
+python merge_adapter.py --adapter models/prompt_distillation_trl --output_dir models/merged
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+def merge(adapter: str | Path, output_dir: str | Path) -> None:
+    """Merge the adapter into its base and save model and tokenizer; fused experts are written expert by expert."""
+    import torch
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoTokenizer
+
+    model = AutoPeftModelForCausalLM.from_pretrained(adapter, dtype=torch.bfloat16).merge_and_unload()
+    model.config.use_cache = True
+    model.save_pretrained(output_dir)
+    AutoTokenizer.from_pretrained(adapter).save_pretrained(output_dir)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--adapter", default="./models/prompt_distillation_trl", help="what train_sft_trl.py wrote")
+    parser.add_argument("--output_dir", required=True, help="where the merged model goes; must not exist yet")
+    args = parser.parse_args()
+    if not (Path(args.adapter) / "adapter_config.json").is_file():
+        print(f"merge_adapter.py: {args.adapter}: no adapter here (adapter_config.json is missing)", file=sys.stderr)
+        return 2
+    if Path(args.output_dir).exists():
+        print(f"merge_adapter.py: {args.output_dir}: exists already; choose another --output_dir", file=sys.stderr)
+        return 2
+    merge(args.adapter, args.output_dir)
+    print(json.dumps({"output_dir": args.output_dir}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
