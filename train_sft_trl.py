@@ -8,10 +8,20 @@ turn, in exactly the context that inference sees.
 
 import json
 import logging
+import os
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from safetensors.torch import save_file
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
+from trl import SFTConfig, SFTTrainer, TrlParser
 
 from task import check_model, prompt_ids, read_chat
 
@@ -19,46 +29,45 @@ log = logging.getLogger("train_sft_trl")
 PLACEHOLDER = "\ue002"  # a private-use character, which no template touches
 
 
-def flags():
-    """The dataclasses behind the flags: (ScriptArguments, TrainArguments). Imports TRL."""
-    from trl import SFTConfig
+@dataclass
+class ScriptArguments:
+    """What is ours; everything else is SFTConfig's."""
 
-    @dataclass
-    class ScriptArguments:
-        model_name: str = field(default="Qwen/Qwen3-30B-A3B-Instruct-2507", metadata={"help": "the student"})
-        train_file: str = field(
-            default="./data/prompt_distillation_lang.jsonl", metadata={"help": "chat JSONL from create_data.py"}
-        )
-        lora_rank: int = field(default=32, metadata={"help": "rank on attention and dense layers"})
-        lora_alpha: int = field(default=16, metadata={"help": "scale is alpha / rank"})
-        lora_expert_rank: int = field(
-            default=0, metadata={"help": "rank on each expert (0: lora_rank // experts per token)"}
-        )
-        warmup_ratio: float = field(default=0.03, metadata={"help": "share of the steps with a rising learning rate"})
+    model_name: str = field(default="Qwen/Qwen3-30B-A3B-Instruct-2507", metadata={"help": "the student"})
+    train_file: str = field(
+        default="./data/prompt_distillation_lang.jsonl", metadata={"help": "chat JSONL from create_data.py"}
+    )
+    lora_rank: int = field(default=32, metadata={"help": "rank on attention and dense layers"})
+    lora_alpha: int = field(default=16, metadata={"help": "scale is alpha / rank"})
+    lora_expert_rank: int = field(
+        default=0, metadata={"help": "rank on each expert (0: lora_rank // experts per token)"}
+    )
+    warmup_ratio: float = field(default=0.03, metadata={"help": "share of the steps with a rising learning rate"})
 
-    @dataclass
-    class TrainArguments(SFTConfig):
-        output_dir: str = field(default="./models/prompt_distillation_trl", metadata={"help": "the adapter goes here"})
-        learning_rate: float = field(default=2e-4, metadata={"help": "peak; ten times that of full fine-tuning"})
-        lr_scheduler_type: str = field(default="cosine_with_min_lr", metadata={"help": "of the learning rate"})
-        lr_scheduler_kwargs: dict | str | None = field(
-            default_factory=lambda: {"min_lr_rate": 0.1}, metadata={"help": "ends at a tenth of the peak"}
-        )
-        per_device_train_batch_size: int = field(default=4, metadata={"help": "rows per process and step"})
-        gradient_accumulation_steps: int = field(default=4, metadata={"help": "micro-batches per optimizer step"})
-        max_length: int | None = field(default=2048, metadata={"help": "tokens; a longer row is refused, not cut"})
-        num_train_epochs: float = field(default=1.0, metadata={"help": "passes over the data"})
-        gradient_checkpointing: bool = field(
-            default=True, metadata={"help": "without it expert LoRA keeps a merged copy of every layer's experts"}
-        )
-        bf16: bool = field(default=True, metadata={"help": "weights and computation in bfloat16"})
-        # TRL turns the load-balancing loss on by default, which would train something the answers do not ask for
-        router_aux_loss_coef: float | None = field(default=0.0, metadata={"help": "load-balancing loss of a MoE"})
-        report_to: str = field(default="none", metadata={"help": "wandb, tensorboard, trackio or none"})
-        save_strategy: str = field(default="epoch", metadata={"help": "when checkpoints are written"})
-        save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints kept"})
 
-    return ScriptArguments, TrainArguments
+@dataclass
+class TrainArguments(SFTConfig):
+    """SFTConfig with the defaults of this recipe (the OpenAI Cookbook's numbers)."""
+
+    output_dir: str = field(default="./models/prompt_distillation_trl", metadata={"help": "the adapter goes here"})
+    learning_rate: float = field(default=2e-4, metadata={"help": "peak; ten times that of full fine-tuning"})
+    lr_scheduler_type: str = field(default="cosine_with_min_lr", metadata={"help": "of the learning rate"})
+    lr_scheduler_kwargs: dict | str | None = field(
+        default_factory=lambda: {"min_lr_rate": 0.1}, metadata={"help": "ends at a tenth of the peak"}
+    )
+    per_device_train_batch_size: int = field(default=4, metadata={"help": "rows per process and step"})
+    gradient_accumulation_steps: int = field(default=4, metadata={"help": "micro-batches per optimizer step"})
+    max_length: int | None = field(default=2048, metadata={"help": "tokens; a longer row is refused, not cut"})
+    num_train_epochs: float = field(default=1.0, metadata={"help": "passes over the data"})
+    gradient_checkpointing: bool = field(
+        default=True, metadata={"help": "without it expert LoRA keeps a merged copy of every layer's experts"}
+    )
+    bf16: bool = field(default=True, metadata={"help": "weights and computation in bfloat16"})
+    # TRL turns the load-balancing loss on by default, which would train something the answers do not ask for
+    router_aux_loss_coef: float | None = field(default=0.0, metadata={"help": "load-balancing loss of a MoE"})
+    report_to: str = field(default="none", metadata={"help": "wandb, tensorboard, trackio or none"})
+    save_strategy: str = field(default="epoch", metadata={"help": "when checkpoints are written"})
+    save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints kept"})
 
 
 def encode(tokenizer, messages: list[dict]) -> dict[str, list[int]]:
@@ -95,8 +104,6 @@ def lora_config(config, rank: int, alpha: int, expert_rank: int):
     Experts of a mixture are fused parameters in transformers 5. Each token passes only num_experts_per_tok of them, so
     the rank is split over the active ones, as in Thinking Machines' "LoRA Without Regret" (2025).
     """
-    from peft import LoraConfig
-
     per_token = getattr(config, "num_experts_per_tok", None)
     if not per_token:
         return LoraConfig(
@@ -116,56 +123,44 @@ def lora_config(config, rank: int, alpha: int, expert_rank: int):
     )
 
 
-def trainer_class():
-    """SFTTrainer that under FSDP2 gathers and writes the adapter alone, not the frozen base. Imports TRL."""
-    import torch
-    from safetensors.torch import save_file
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-    from trl import SFTTrainer
+class LoraTrainer(SFTTrainer):
+    """SFTTrainer that under FSDP2 gathers and writes the adapter alone, not the frozen base."""
 
-    class LoraTrainer(SFTTrainer):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            self.fsdp = getattr(self.accelerator.state, "fsdp_plugin", None)
-            if self.fsdp is not None and self.args.bf16:
-                from torch.distributed.fsdp import MixedPrecisionPolicy
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fsdp = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if self.fsdp is not None and self.args.bf16:
+            # accelerate's own policy also casts the loss's inputs and the gradient reduction to bf16
+            self.fsdp.mixed_precision_policy = MixedPrecisionPolicy(
+                param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
+            )
 
-                # accelerate's own policy also casts the loss's inputs and the gradient reduction to bf16
-                self.fsdp.mixed_precision_policy = MixedPrecisionPolicy(
-                    param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
-                )
-
-        def save_model(self, output_dir=None, _internal_call=False):
-            if self.fsdp is None:
-                return super().save_model(output_dir, _internal_call)
-            options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-            state = get_model_state_dict(self.model, options=options)
-            if self.args.should_save:
-                directory = Path(output_dir or self.args.output_dir)
-                directory.mkdir(parents=True, exist_ok=True)
-                peft_model = self.accelerator.unwrap_model(self.model)
-                name = peft_model.active_adapter
-                config = peft_model.peft_config[name]
-                training, config.inference_mode = config.inference_mode, True
-                config.save_pretrained(directory)
-                config.inference_mode = training
-                tensors = {key.replace(f".{name}.", "."): value.contiguous() for key, value in state.items()}
-                if not tensors or not all("lora_" in key for key in tensors):
-                    raise RuntimeError("FSDP gathered no adapter weights; nothing was saved")
-                save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-                self.processing_class.save_pretrained(directory)
-            self.accelerator.wait_for_everyone()
-
-    return LoraTrainer
+    def save_model(self, output_dir=None, _internal_call=False):
+        if self.fsdp is None:
+            return super().save_model(output_dir, _internal_call)
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+        state = get_model_state_dict(self.model, options=options)
+        if self.args.should_save:
+            directory = Path(output_dir or self.args.output_dir)
+            directory.mkdir(parents=True, exist_ok=True)
+            peft_model = self.accelerator.unwrap_model(self.model)
+            name = peft_model.active_adapter
+            config = peft_model.peft_config[name]
+            training, config.inference_mode = config.inference_mode, True
+            config.save_pretrained(directory)
+            config.inference_mode = training
+            tensors = {key.replace(f".{name}.", "."): value.contiguous() for key, value in state.items()}
+            if not tensors or not all("lora_" in key for key in tensors):
+                raise RuntimeError("FSDP gathered no adapter weights; nothing was saved")
+            save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+            self.processing_class.save_pretrained(directory)
+        self.accelerator.wait_for_everyone()
 
 
 def main() -> int:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-    from trl import TrlParser
-
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        script, args = TrlParser(flags()).parse_args_and_config()
+        script, args = TrlParser((ScriptArguments, TrainArguments)).parse_args_and_config()
         if script.lora_rank < 1:
             raise ValueError(f"--lora_rank {script.lora_rank}: must be at least 1")
         check_model(script.model_name)
@@ -175,12 +170,9 @@ def main() -> int:
             raise ValueError(f"{script.model_name}: the tokenizer has no chat template; use an instruct model")
         rows = load_rows(script.train_file, tokenizer, args.max_length)
     except (ValueError, OSError) as error:
-        print(f"train_sft_trl.py: {str(error).splitlines()[0]}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"train_sft_trl.py: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
-
-    import torch
-    from datasets import Dataset
-    from transformers import set_seed
 
     set_seed(args.seed)
     args.warmup_steps = args.warmup_steps or script.warmup_ratio  # below 1 transformers reads it as a ratio
@@ -190,7 +182,7 @@ def main() -> int:
         script.model_name, dtype=torch.bfloat16 if args.bf16 else torch.float32
     )
     model.config.use_cache = False
-    trainer = trainer_class()(
+    trainer = LoraTrainer(
         model=model,
         args=args,
         train_dataset=Dataset.from_list(rows),

@@ -12,11 +12,15 @@ for name in model_name output_dir train_file; do
   shift
 done
 
-exec accelerate launch \
+script=${TRAIN_SCRIPT:-$here/train_sft_trl.py}
+if [ "${NUM_PROCESSES:-1}" -eq 1 ] && [ -z "${ACCELERATE_CONFIG:-}" ]; then
+  exec python "$script" "${args[@]}" "$@" # one process needs no launcher, and keeps the script's exit code
+fi
+exec accelerate launch --quiet \
   --config_file "${ACCELERATE_CONFIG:-$here/accelerate_configs/single_gpu.yaml}" \
   --num_processes "${NUM_PROCESSES:-1}" \
   --num_machines "${NUM_MACHINES:-1}" \
   --machine_rank "${MACHINE_RANK:-0}" \
   --main_process_ip "${MAIN_PROCESS_IP:-127.0.0.1}" \
   --main_process_port "${MAIN_PROCESS_PORT:-0}" \
-  "${TRAIN_SCRIPT:-$here/train_sft_trl.py}" "${args[@]}" "$@"
+  "$script" "${args[@]}" "$@"

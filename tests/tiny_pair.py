@@ -3,8 +3,8 @@
     python tests/tiny_pair.py [--output_dir models]
 
 Both are Qwen3-MoE models of 1.9 M parameters with one tokenizer and two chat templates, so that every code path of
-the 30B pair runs on a machine without a GPU. The student base can chat a little and knows no task; the teacher, trained from
-it, thinks and classifies languages, but only under the prompt of example-data/language_classification.yaml. They are
+the 30B pair runs on a machine without a GPU. The student base can chat a little and knows no task; the teacher, trained
+from it, thinks and classifies languages, but only under the prompt of the example task. They are
 trained on example-data/multilingual_gold.jsonl and on text made here, never on the held-out rows. Nothing is rebuilt
 while the hash of task, sentences and builder stays the same.
 """
