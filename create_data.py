@@ -318,7 +318,9 @@ def main() -> int:
         first, input_hash = scan_inputs(args.input_file, args.limit)
         run = {"model": args.model_name, "task": task.hash, "inputs": input_hash}
         run |= {"temperature": args.temperature, "max_tokens": args.max_tokens, "max_retries": args.max_retries}
-        if args.overwrite and args.num_shards == 1:
+        if args.overwrite and args.num_shards > 1:
+            raise ValueError("--overwrite does not go with --shard; remove the output and its journals instead")
+        if args.overwrite:
             for path in (output, *journal_paths(output)):
                 path.unlink(missing_ok=True)
         if output.exists():

@@ -174,7 +174,7 @@ def main() -> int:
         base = json.loads(config_path.read_text())["base_model_name_or_path"]
         if Path(base).name != Path(args.student_model).name:
             raise ValueError(f"{args.adapter}: adapter of {base}, not of --student_model {args.student_model}")
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
 

@@ -64,7 +64,7 @@ class Task:
             raise NoAnswer("no_answer")
         if not self.labels:
             return found[-1]
-        by_folded = {label.casefold(): label for label in self.labels}
+        by_folded = {label.strip(MARKUP).casefold(): label for label in self.labels}
         answers = {by_folded.get(text.casefold()) for text in found}
         if len(answers) != 1 or None in answers:
             raise NoAnswer("not_a_label", " and ".join(dict.fromkeys(found))[:100])
@@ -85,18 +85,23 @@ def load_task(path: str | Path) -> Task:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
         raise ValueError(f"{path}:{where} not valid YAML; see example-data/language_classification.yaml") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: a value that YAML cannot read ({error}); put it in quotes") from error
     if not isinstance(data, dict):
         raise ValueError(f"{path}: expected the keys prompt, labels and answer")
     if unknown := set(data) - {"prompt", "labels", "answer"}:
         raise ValueError(f"{path}: unknown key {sorted(map(str, unknown))[0]!r}; allowed are prompt, labels and answer")
-    prompt, labels, answer = data.get("prompt"), data.get("labels") or [], data.get("answer") or ""
+    prompt, labels, answer = data.get("prompt"), data.get("labels"), data.get("answer")
+    labels, answer = [] if labels is None else labels, "" if answer is None else answer
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError(f"{path}: key 'prompt' must be a text that is not empty")
     # YAML reads an unquoted no or off as a boolean, so anything but text is refused
     if not isinstance(labels, list) or not all(isinstance(x, str) and x.strip() for x in labels):
         raise ValueError(f'{path}: key \'labels\' must be a list of texts; quote labels such as "no" and "1"')
-    if len({x.casefold() for x in labels}) != len(labels):
-        raise ValueError(f"{path}: key 'labels' lists a label twice (upper and lower case count as the same)")
+    if len({x.strip(MARKUP).casefold() for x in labels} - {""}) != len(labels):
+        raise ValueError(
+            f"{path}: key 'labels' lists a label twice or an empty one (case and outer punctuation do not count)"
+        )
     if not isinstance(answer, str):
         raise ValueError(f"{path}: key 'answer' must be a regular expression in quotes")
     try:
@@ -126,8 +131,9 @@ def read_chat(path: str | Path, last_role: str) -> Iterator[tuple[int, list[dict
         where = f"{path}:{number}"
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where}: not JSON ({error.msg}); each line must be one JSON object") from error
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", error)
+            raise ValueError(f"{where}: not JSON ({reason}); each line must be one JSON object") from error
         if isinstance(row, dict) and isinstance(row.get("text"), str) and last_role == "user":
             row = {"messages": [{"role": "user", "content": row["text"]}]}
         messages = row.get("messages") if isinstance(row, dict) else None
@@ -165,16 +171,26 @@ def prompt_ids(tokenizer, messages: list[dict]) -> list[int]:
     placeholders, and the messages' own text is tokenised apart, only where it holds such a spelling.
     """
     special = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+    mark = "\ue000"  # a private-use character, which no template touches
+    while any(mark in message["content"] for message in messages):
+        mark += "\ue000"
     contents, marked = {}, []
     for i, message in enumerate(messages):
         if any(token in message["content"] for token in special):
-            contents[f"\ue000{i}\ue001"] = message["content"]  # private-use characters, which no template touches
-            message = {**message, "content": f"\ue000{i}\ue001"}
+            contents[f"{mark}{i}\ue001"] = message["content"]
+            message = {**message, "content": f"{mark}{i}\ue001"}
         marked.append(message)
     text = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True)
     ids = []
     for placeholder, content in contents.items():
         before, _, text = text.partition(placeholder)
         ids += tokenizer(before, add_special_tokens=False)["input_ids"]
-        ids += tokenizer(content, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        ids += text_ids(tokenizer, content)
     return ids + tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def text_ids(tokenizer, text: str) -> list[int]:
+    """Token ids of plain text; what spells an added token, such as <think>, is cut after its first letter."""
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if len(str(token)) > 1]
+    inside = "|".join(f"(?<={re.escape(t[0])})(?={re.escape(t[1:])})" for t in special) or "(?!)"
+    return [i for piece in re.split(inside, text) for i in tokenizer(piece, add_special_tokens=False)["input_ids"]]

@@ -23,7 +23,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
 from trl import SFTConfig, SFTTrainer, TrlParser
 
-from task import check_model, prompt_ids, read_chat
+from task import check_model, prompt_ids, read_chat, text_ids
 
 log = logging.getLogger("train_sft_trl")
 PLACEHOLDER = "\ue002"  # a private-use character, which no template touches
@@ -78,7 +78,7 @@ def encode(tokenizer, messages: list[dict]) -> dict[str, list[int]]:
     rendered = tokenizer.apply_chat_template(probe, tokenize=False)
     # what the template writes after an answer, without the newline that inference never generates
     ending = rendered.rpartition(PLACEHOLDER)[2].rstrip() or tokenizer.eos_token
-    target = tokenizer(answer["content"], add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    target = text_ids(tokenizer, answer["content"])
     target += tokenizer(ending, add_special_tokens=False)["input_ids"]
     return {"input_ids": context + target, "labels": [-100] * len(context) + target}
 
