@@ -102,6 +102,7 @@ def run_system(name: str, args, engine_flags: list[str], task: Task, chats: list
             break
         outputs.update(stream.step())
     seconds = time.perf_counter() - start
+    engine.engine_core.shutdown()  # otherwise this process waits for the engine's at its exit, for ever
 
     results = {"answers": [], "responses": [], "output_tokens": [], "cached_tokens": []}
     reader = task if is_teacher else replace(task, answer="")  # a student gives the answer and nothing else
