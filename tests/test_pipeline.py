@@ -79,8 +79,8 @@ def test_student_learns_the_task_without_the_prompt(distilled):
     assert report["rows"] == 420
     assert report["teacher_accuracy"] >= 0.95
     assert report["base_accuracy"] <= 0.15
-    # The target is the teacher's accuracy less 2 points; this first cut does not reach it yet (see the README).
-    assert report["student_accuracy"] >= 0.75
+    # The target is 2 points below the teacher; 2.4 were measured, so this bound is not the target yet (see the README).
+    assert report["student_accuracy"] >= report["teacher_accuracy"] - 0.05
     assert report["student_tokens"] < report["teacher_tokens"] / 10
 
 
