@@ -123,10 +123,11 @@ def run_system(name: str, args, engine_flags: list[str], task: Task, chats: list
 def score(result: dict, gold: list[str], teacher: list[str | None]) -> dict:
     """Accuracy on gold, agreement with the teacher, and mean cost per request of one system."""
     rows = len(gold)
+    correct = sum(a == g for a, g in zip(result["answers"], gold, strict=True))
     mean = {key: statistics.mean(result[key]) for key in ("prompt_tokens", "cached_tokens", "output_tokens")}
     return {
-        "correct": sum(a == g for a, g in zip(result["answers"], gold, strict=True)),
-        "accuracy": sum(a == g for a, g in zip(result["answers"], gold, strict=True)) / rows,
+        "correct": correct,
+        "accuracy": correct / rows,
         "agreement": sum(a == t for a, t in zip(result["answers"], teacher, strict=True) if t is not None) / rows,
         "unreadable": result["answers"].count(None),
         **mean,
