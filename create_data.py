@@ -204,14 +204,15 @@ class Replacing:
 # ---- the engine
 
 
-def start_engine(model_name: str, engine_flags: list[str] = (), **settings):
-    """vLLM's engine with its own command-line flags; a flag it does not know ends with exit code 2."""
+def engine_arguments(model_name: str, engine_flags: list[str] = (), **settings):
+    """vLLM's EngineArgs from its own command-line flags; one that it does not know ends with exit code 2."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for the result
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; only read on a machine without a GPU
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    from vllm import EngineArgs, LLMEngine
+    logging.getLogger("vllm.triton_utils").setLevel(logging.ERROR)  # a CPU has none, which is no news
+    from vllm import EngineArgs
     from vllm.platforms import current_platform
-    from vllm.usage.usage_lib import UsageContext
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     class OneLineParser(FlexibleArgumentParser):
@@ -224,6 +225,14 @@ def start_engine(model_name: str, engine_flags: list[str] = (), **settings):
         setattr(engine_args, name, value)
     if current_platform.is_cpu():
         engine_args.enforce_eager = True  # compiling takes longer than a small model's whole run
+    return engine_args
+
+
+def start_engine(engine_args):
+    """vLLM's engine; whoever starts it calls engine.engine_core.shutdown(), or its process may outlive this one."""
+    from vllm import LLMEngine
+    from vllm.usage.usage_lib import UsageContext
+
     return LLMEngine.from_engine_args(engine_args, usage_context=UsageContext.LLM_CLASS)
 
 
@@ -233,7 +242,7 @@ class Stream:
     def __init__(self, engine):
         self.engine, self.running, self.count = engine, {}, 0
 
-    def add(self, job, token_ids: list[int], lora_request=None, **sampling):
+    def add(self, job, token_ids: list[int], sampling: dict, lora_request=None):
         """Queue one request; `job` comes back with its result."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -244,9 +253,20 @@ class Stream:
         prompt = {"prompt_token_ids": token_ids}
         self.engine.add_request(str(self.count), prompt, params, lora_request=lora_request)
 
-    def step(self):
-        """Run the engine one step; list of (job, vLLM RequestOutput) that finished in it."""
-        return [(self.running.pop(output.request_id), output) for output in self.engine.step() if output.finished]
+    def run(self, requests=()):
+        """Feed `requests`, add()'s arguments, through a window; yield (job, vLLM RequestOutput) as they finish.
+
+        Whoever reads the results may add() to the running batch meanwhile.
+        """
+        requests = iter(requests)
+        while True:
+            while len(self.running) < WINDOW and (request := next(requests, None)) is not None:
+                self.add(*request)
+            if not self.running:
+                return
+            for output in self.engine.step():
+                if output.finished:
+                    yield self.running.pop(output.request_id), output
 
 
 def label_inputs(args, engine, task, jobs, total: int, journal):
@@ -254,15 +274,15 @@ def label_inputs(args, engine, task, jobs, total: int, journal):
     from tqdm import tqdm
 
     tokenizer, longest = engine.get_tokenizer(), engine.model_config.max_model_len
-    stream, jobs, counts = Stream(engine), iter(jobs), Counter()
+    stream, counts = Stream(engine), Counter()
     bar = tqdm(total=total, desc="labelling", unit="row", mininterval=1)
 
-    def ask(job):
+    def request(job):
         sampling = {"temperature": args.temperature}
         if job["attempts"]:
             sampling = {**RETRY_SAMPLING, "temperature": max(args.temperature, RETRY_SAMPLING["temperature"])}
         job["sampling"] = {**sampling, "max_tokens": min(args.max_tokens, longest - len(job["ids"]))}
-        stream.add(job, job["ids"], **job["sampling"])
+        return job, job["ids"], job["sampling"]
 
     def decide(job, answer, reason):
         record = {"index": job["index"], "answer": answer, "reason": reason, "attempts": job["attempts"]}
@@ -271,44 +291,42 @@ def label_inputs(args, engine, task, jobs, total: int, journal):
         counts["rejected"] += answer is None
         bar.update()
 
-    while True:
-        while len(stream.running) < WINDOW and (job := next(jobs, None)) is not None:
-            index, messages = job
+    def requests():
+        for index, messages in jobs:
             job = {"index": index, "ids": prompt_ids(tokenizer, task.messages(messages)), "attempts": []}
             if len(job["ids"]) >= longest:
                 decide(job, None, "input_too_long")
             else:
-                ask(job)
-        if not stream.running:
-            break
-        for job, output in stream.step():
-            completion = output.outputs[0]
-            answer, reason = None, None
-            try:
-                answer = task.read_answer(completion.text, completion.finish_reason)
-            except NoAnswer as error:
-                reason = error.reason
-            attempt = {"response": completion.text, "finish_reason": completion.finish_reason, "reason": reason}
-            attempt["sampling"] = job["sampling"]
-            attempt["prompt_tokens"] = len(job["ids"])
-            attempt["cached_tokens"] = output.num_cached_tokens or 0
-            attempt["output_tokens"] = len(completion.token_ids)
-            job["attempts"].append(attempt)
-            for key in ("prompt_tokens", "cached_tokens", "output_tokens"):
-                counts[key] += attempt[key]
-            if answer is None and len(job["attempts"]) <= args.max_retries:
-                ask(job)
-            else:
-                decide(job, answer, reason)
-        if counts["prompt_tokens"]:
-            rate = counts["output_tokens"] / max(bar.format_dict["elapsed"], 1e-9)
-            cached = counts["cached_tokens"] / counts["prompt_tokens"]
-            bar.set_postfix_str(f"rejected {counts['rejected']}, {rate:.0f} tok/s, cached {cached:.1%}", refresh=False)
+                yield request(job)
+
+    for job, output in stream.run(requests()):
+        completion = output.outputs[0]
+        answer, reason = None, None
+        try:
+            answer = task.read_answer(completion.text, completion.finish_reason)
+        except NoAnswer as error:
+            reason = error.reason
+        attempt = {"response": completion.text, "finish_reason": completion.finish_reason, "reason": reason}
+        attempt["sampling"] = job["sampling"]
+        attempt["prompt_tokens"] = len(job["ids"])
+        attempt["cached_tokens"] = output.num_cached_tokens or 0
+        attempt["output_tokens"] = len(completion.token_ids)
+        job["attempts"].append(attempt)
+        for key in ("prompt_tokens", "cached_tokens", "output_tokens"):
+            counts[key] += attempt[key]
+        if answer is None and len(job["attempts"]) <= args.max_retries:
+            stream.add(*request(job))
+        else:
+            decide(job, answer, reason)
+        rate = counts["output_tokens"] / max(bar.format_dict["elapsed"], 1e-9)
+        cached = counts["cached_tokens"] / counts["prompt_tokens"]
+        bar.set_postfix_str(f"rejected {counts['rejected']}, {rate:.0f} tok/s, cached {cached:.1%}", refresh=False)
     bar.close()
 
 
 def main() -> int:
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s")
+    log.setLevel(logging.INFO)
     args, engine_flags = parse_args()
     output = Path(args.output_file)
     start = time.perf_counter()
@@ -320,11 +338,13 @@ def main() -> int:
         run |= {"temperature": args.temperature, "max_tokens": args.max_tokens, "max_retries": args.max_retries}
         if args.overwrite and args.num_shards > 1:
             raise ValueError("--overwrite does not go with --shard; remove the output and its journals instead")
+        if output.exists() and not args.overwrite:
+            raise ValueError(f"{output}: exists and is finished; --overwrite replaces it")
+        if engine_flags:
+            engine_arguments(args.model_name, engine_flags)  # refuses a bad flag before anything is deleted
         if args.overwrite:
             for path in (output, *journal_paths(output)):
                 path.unlink(missing_ok=True)
-        if output.exists():
-            raise ValueError(f"{output}: exists and is finished; --overwrite replaces it")
         output.parent.mkdir(parents=True, exist_ok=True)
         suffix = ".trace.jsonl" if args.num_shards == 1 else f".trace-{args.shard_index}of{args.num_shards}.jsonl"
         own = output.with_name(output.name + suffix)
@@ -338,9 +358,8 @@ def main() -> int:
     if places:
         log.info("resuming: %d inputs are finished, %d are missing", len(places), sum(missing))
     if any(missing):
-        engine = start_engine(
-            args.model_name, ["--tensor-parallel-size", str(args.tensor_parallel_size), *engine_flags]
-        )
+        engine_args = engine_arguments(args.model_name, engine_flags, tensor_parallel_size=args.tensor_parallel_size)
+        engine = start_engine(engine_args)
         with open(own, "a", encoding="utf-8") as journal:
             if journal.tell() == 0:
                 journal.write(json.dumps({"run": run}) + "\n")
@@ -348,6 +367,7 @@ def main() -> int:
                 (i, m) for i, (_, m) in zip(range(len(first)), read_inputs(args.input_file), strict=False) if missing[i]
             )
             label_inputs(args, engine, task, jobs, sum(missing), journal)
+        engine.engine_core.shutdown()
         places = replay(journal_paths(output), run, len(first), own)
     if args.num_shards > 1:
         print(

@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from create_data import ROOT, WINDOW, Parser, Replacing, Stream, start_engine
+from create_data import ROOT, Parser, Replacing, Stream, engine_arguments, start_engine
 from task import NoAnswer, Task, check_model, load_task, prompt_ids, read_chat
 
 log = logging.getLogger("evaluate")
@@ -52,8 +52,8 @@ def run_system(name: str, args, engine_flags: list[str], task: Task, chats: list
     from vllm.lora.request import LoRARequest
     from vllm.platforms import current_platform
 
-    model, settings, lora = {"teacher": args.teacher_model}.get(name, args.student_model), {}, None
-    engine_flags = ["--tensor-parallel-size", str(args.tensor_parallel_size), *engine_flags]
+    model, lora = {"teacher": args.teacher_model}.get(name, args.student_model), None
+    settings = {"tensor_parallel_size": args.tensor_parallel_size}
     with tempfile.TemporaryDirectory() as merged:
         if name == "student" and current_platform.is_cpu():
             from merge_adapter import merge
@@ -63,9 +63,9 @@ def run_system(name: str, args, engine_flags: list[str], task: Task, chats: list
         elif name == "student":
             config = json.loads((Path(args.adapter) / "adapter_config.json").read_text())
             is_moe = bool(config.get("target_parameters"))
-            settings = {"enable_lora": True, "max_lora_rank": config["r"], "enable_mixed_moe_lora_format": is_moe}
+            settings |= {"enable_lora": True, "max_lora_rank": config["r"], "enable_mixed_moe_lora_format": is_moe}
             lora = LoRARequest("student", 1, args.adapter, is_3d_lora_weight=is_moe)
-        engine = start_engine(model, engine_flags, **settings)
+        engine = start_engine(engine_arguments(model, engine_flags, **settings))
 
     tokenizer, longest = engine.get_tokenizer(), engine.model_config.max_model_len
     is_teacher = name == "teacher"
@@ -74,33 +74,18 @@ def run_system(name: str, args, engine_flags: list[str], task: Task, chats: list
     prompts = [prompt_ids(tokenizer, task.messages(chat) if is_teacher else chat) for chat in chats]
     stream = Stream(engine)
 
-    def ask(i):
+    def request(i):
         room = max(1, longest - len(prompts[i]))
-        stream.add(i, prompts[i], lora_request=lora, temperature=temperature, max_tokens=min(limit, room))
+        return i, prompts[i], {"temperature": temperature, "max_tokens": min(limit, room)}, lora
 
-    def finish_all():
-        outputs = {}
-        while stream.running:
-            outputs.update(stream.step())
-        return outputs
-
-    for i in range(min(WARM_UP, len(prompts))):
-        ask(i)
-        finish_all()
-    latencies = []
-    for i in range(min(args.latency_rows, len(prompts))):
+    latencies, warm_up = [], range(min(WARM_UP, len(prompts)))
+    for i in [*warm_up, *range(min(args.latency_rows, len(prompts)))]:
         start = time.perf_counter()
-        ask(i)
-        finish_all()
+        list(stream.run([request(i)]))
         latencies.append(time.perf_counter() - start)
-
-    start, outputs, waiting = time.perf_counter(), {}, iter(range(len(prompts)))
-    while True:
-        while len(stream.running) < WINDOW and (i := next(waiting, None)) is not None:
-            ask(i)
-        if not stream.running:
-            break
-        outputs.update(stream.step())
+    del latencies[: len(warm_up)]
+    start = time.perf_counter()
+    outputs = dict(stream.run(map(request, range(len(prompts)))))
     seconds = time.perf_counter() - start
     engine.engine_core.shutdown()  # otherwise this process waits for the engine's at its exit, for ever
 
@@ -155,7 +140,8 @@ def table(metrics: dict, rows: int) -> str:
 
 
 def main() -> int:
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s")
+    log.setLevel(logging.INFO)
     args, engine_flags = parse_args()
     start = time.perf_counter()
     try:
@@ -176,6 +162,8 @@ def main() -> int:
         base = json.loads(config_path.read_text())["base_model_name_or_path"]
         if Path(base).name != Path(args.student_model).name:
             raise ValueError(f"{args.adapter}: adapter of {base}, not of --student_model {args.student_model}")
+        if engine_flags:
+            engine_arguments(args.student_model, engine_flags)  # refuses a bad flag now, not in a child process
     except (ValueError, KeyError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2

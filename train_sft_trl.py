@@ -44,6 +44,13 @@ class ScriptArguments:
     )
     warmup_ratio: float = field(default=0.03, metadata={"help": "share of the steps with a rising learning rate"})
 
+    def __post_init__(self):
+        if self.lora_rank < 1:
+            raise ValueError(f"--lora_rank {self.lora_rank}: must be at least 1")
+        if not Path(self.train_file).is_file():
+            raise ValueError(f"{self.train_file}: no such file; run create_data.py first or pass --train_file")
+        check_model(self.model_name)
+
 
 @dataclass
 class TrainArguments(SFTConfig):
@@ -62,12 +69,31 @@ class TrainArguments(SFTConfig):
     gradient_checkpointing: bool = field(
         default=True, metadata={"help": "without it expert LoRA keeps a merged copy of every layer's experts"}
     )
+    padding_free: bool = field(default=True, metadata={"help": "no padding between the rows of a batch"})
     bf16: bool = field(default=True, metadata={"help": "weights and computation in bfloat16"})
     # TRL turns the load-balancing loss on by default, which would train something the answers do not ask for
     router_aux_loss_coef: float | None = field(default=0.0, metadata={"help": "load-balancing loss of a MoE"})
     report_to: str = field(default="none", metadata={"help": "wandb, tensorboard, trackio or none"})
     save_strategy: str = field(default="epoch", metadata={"help": "when checkpoints are written"})
     save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints kept"})
+
+    def __post_init__(self):
+        if not self.use_cpu and not torch.cuda.is_available():
+            raise ValueError("no GPU is visible; to train on a CPU add --use_cpu true --bf16 false")
+        super().__post_init__()
+
+
+class OneLineParser(TrlParser):
+    """TrlParser whose errors are one line, an unknown flag before anything else."""
+
+    def parse(self):
+        unknown = [flag for flag in self.parse_known_args()[1] if flag.startswith("-") and flag != "--config"]
+        if unknown:
+            self.error(f"unknown flag {unknown[0]}")
+        return self.parse_args_and_config()
+
+    def error(self, message):
+        raise ValueError(f"{message} (see --help)")
 
 
 def encode(tokenizer, messages: list[dict]) -> dict[str, list[int]]:
@@ -158,12 +184,10 @@ class LoraTrainer(SFTTrainer):
 
 
 def main() -> int:
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s")
+    log.setLevel(logging.INFO)
     try:
-        script, args = TrlParser((ScriptArguments, TrainArguments)).parse_args_and_config()
-        if script.lora_rank < 1:
-            raise ValueError(f"--lora_rank {script.lora_rank}: must be at least 1")
-        check_model(script.model_name)
+        script, args = OneLineParser((ScriptArguments, TrainArguments)).parse()
         config = AutoConfig.from_pretrained(script.model_name)
         tokenizer = AutoTokenizer.from_pretrained(script.model_name)
         if not tokenizer.chat_template:
@@ -176,6 +200,9 @@ def main() -> int:
 
     set_seed(args.seed)
     args.warmup_steps = args.warmup_steps or script.warmup_ratio  # below 1 transformers reads it as a ratio
+    args.padding_free = args.padding_free and args.per_device_train_batch_size > 1  # one row has no padding
+    if args.padding_free:
+        args.max_length = None  # load_rows has refused longer rows; TRL cannot enforce it without padding
     args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
     is_main = args.process_index == 0
     model = AutoModelForCausalLM.from_pretrained(

@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # Step 2 on one GPU (or a CPU with --config configs/tiny.yaml).
 #   bash train_trl.sh [model] [output_dir] [train_file] [any flag of train_sft_trl.py]
-# ACCELERATE_CONFIG, NUM_PROCESSES and TRAIN_SCRIPT override what is launched.
+# NUM_PROCESSES, ACCELERATE_CONFIG and TRAIN_SCRIPT override what is launched. Under the two multi-GPU wrappers
+# BATCH_PER_GPU and MAX_LENGTH are set, and accumulation keeps the effective batch as near to 16 as the GPUs allow.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+script=${TRAIN_SCRIPT:-$here/train_sft_trl.py}
+processes=${NUM_PROCESSES:-1} # over all machines
 
 args=()
 for name in model_name output_dir train_file; do
@@ -11,14 +14,18 @@ for name in model_name output_dir train_file; do
   args+=("--$name" "$1")
   shift
 done
+if [ -n "${BATCH_PER_GPU:-}" ]; then
+  accumulation=$((16 / (BATCH_PER_GPU * processes)))
+  args+=(--per_device_train_batch_size "$BATCH_PER_GPU" --max_length "$MAX_LENGTH")
+  args+=(--gradient_accumulation_steps "$((accumulation > 0 ? accumulation : 1))")
+fi
 
-script=${TRAIN_SCRIPT:-$here/train_sft_trl.py}
-if [ "${NUM_PROCESSES:-1}" -eq 1 ] && [ -z "${ACCELERATE_CONFIG:-}" ]; then
+if [ "$processes" -eq 1 ] && [ -z "${ACCELERATE_CONFIG:-}" ]; then
   exec python "$script" "${args[@]}" "$@" # one process needs no launcher, and keeps the script's exit code
 fi
 exec accelerate launch --quiet \
   --config_file "${ACCELERATE_CONFIG:-$here/accelerate_configs/single_gpu.yaml}" \
-  --num_processes "${NUM_PROCESSES:-1}" \
+  --num_processes "$processes" \
   --num_machines "${NUM_MACHINES:-1}" \
   --machine_rank "${MACHINE_RANK:-0}" \
   --main_process_ip "${MAIN_PROCESS_IP:-127.0.0.1}" \

@@ -47,6 +47,7 @@ TEACHER_STEPS = 600
 LEARNING_RATE = 4e-3
 TEACHER_LR_SCALE = 0.7  # the teacher starts from trained weights
 EMPHASIS = 4.0  # loss weight of the language's name and the label, the tokens that decide
+TEXT_WEIGHT = 1.0  # the student base learns the texts as well as the replies, and so which words go together
 MAX_TEXT_TOKENS = 72  # longer texts are cut in training, so that one row in a rare script does not slow a whole batch
 
 # The thinking template opens <think> in the generation prompt, as Qwen3-Thinking-2507's does, and drops old thoughts.
@@ -167,12 +168,11 @@ def train_base(model, tokenizer, sampler: Sampler, labels: tuple[str, ...], rng:
 
     def exchange():
         text, kind = sampler.sample().text, rng.random()
-        weight = 0.5 if rng.random() < 0.5 else 0.0  # half of the texts teach which words go together
         if kind < 0.2:
             reply = [(rng.choice(labels), 1.0)]
-            return chat(tokenizer, "Answer with a random two-letter code.", text, "", reply, weight)
+            return chat(tokenizer, "Answer with a random two-letter code.", text, "", reply, TEXT_WEIGHT)
         system = rng.choice(OTHER_PROMPTS) if kind < 0.5 else ""
-        return chat(tokenizer, system, text, "", [(rng.choice(ASK), 1.0)], weight)
+        return chat(tokenizer, system, text, "", [(rng.choice(ASK), 1.0)], TEXT_WEIGHT)
 
     def loss_of_step(step):
         return weighted_loss(model, [exchange() for _ in range(BATCH_SIZE)])
