@@ -77,10 +77,9 @@ def test_student_learns_the_task_without_the_prompt(distilled):
     test_file = ["--test_file", ROOT / "example-data" / "heldout.jsonl"]
     report = last_json(run(sys.executable, ROOT / "evaluate.py", *flags, *test_file))
     assert report["rows"] == 420
-    # Looser than the targets (95 %, and 2 points below the teacher): only one build was measured so far.
-    assert report["teacher_accuracy"] >= 0.93
+    assert report["teacher_accuracy"] >= 0.95
     assert report["base_accuracy"] <= 0.15
-    assert report["student_accuracy"] >= report["teacher_accuracy"] - 0.08
+    assert report["student_accuracy"] >= report["teacher_accuracy"] - 0.02
     assert report["student_tokens"] < report["teacher_tokens"] / 10
 
 
@@ -91,6 +90,14 @@ def test_readme_code_block_answers(distilled):
     block = block.replace("models/prompt_distillation_trl", str(distilled[0]))
     answer = run(sys.executable, "-c", block).stdout.strip().splitlines()[-1]
     assert answer in "ar de el en es fr hi ru tr ur vi zh ot".split()
+
+
+def fails(script, *flags):
+    """Run a script that must refuse: exit code 2 and one line on stderr, which is returned."""
+    result = run(sys.executable, ROOT / script, *flags, code=2)
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert result.stdout == ""
+    return result.stderr
 
 
 BAD_DATA = {
@@ -107,17 +114,82 @@ def test_create_data_refuses_bad_input(flags, named, tmp_path):
     source = tmp_path / "in.txt"
     source.write_text("hola\n")
     defaults = ["--input_file", source, "--output_file", tmp_path / "out.jsonl"]
-    result = run(sys.executable, ROOT / "create_data.py", *defaults, *flags, code=2)
-    assert named in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    assert named in fails("create_data.py", *defaults, *flags)
     assert [p.name for p in tmp_path.iterdir()] == ["in.txt"]
 
 
-@pytest.mark.parametrize(
-    ("content", "named"), [(b"", "in.txt: no inputs"), (b"a\n\xff\n", "in.txt:2"), (b"\n \n", "in.txt: no inputs")]
-)
+BAD_FILES = {
+    "empty": (b"", "in.txt: no inputs"),
+    "not UTF-8": (b"a\n\xff\n", "in.txt:2"),
+    "blank lines": (b"\n \n", "in.txt: no inputs"),
+}
+
+
+@pytest.mark.parametrize(("content", "named"), BAD_FILES.values(), ids=BAD_FILES)
 def test_create_data_refuses_a_bad_file(content, named, tmp_path):
     source = tmp_path / "in.txt"
     source.write_bytes(content)
-    flags = ["--input_file", source, "--output_file", tmp_path / "out.jsonl"]
-    result = run(sys.executable, ROOT / "create_data.py", *flags, code=2)
-    assert named in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    assert named in fails("create_data.py", "--input_file", source, "--output_file", tmp_path / "out.jsonl")
+
+
+def test_an_unknown_flag_deletes_nothing(tmp_path):
+    source, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    source.write_text("hola\n")
+    output.write_text("finished\n")
+    flags = ["--input_file", source, "--output_file", output, "--overwrite", "--no_such_flag", "3"]
+    assert "no_such_flag" in fails("create_data.py", *flags).replace("-", "_")
+    assert output.read_text() == "finished\n"
+
+
+CHAT = '{"messages": [{"role": "user", "content": "hola"}, {"role": "assistant", "content": "es"}]}\n'
+BAD_TRAINING = {
+    "empty": ("", "train.jsonl: no rows"),
+    "not JSON": (CHAT + "hola\n", "train.jsonl:2: not JSON"),
+    "no messages": (CHAT + '{"text": "hola"}\n', "train.jsonl:2: not chat format"),
+    "no answer": (CHAT + '{"messages": [{"role": "user", "content": "hola"}]}\n', "train.jsonl:2: the last message"),
+    "unknown role": (CHAT.replace("user", "human"), "train.jsonl:1: unknown role"),
+    "no question": ('{"messages": [{"role": "assistant", "content": "es"}]}\n', "train.jsonl:1: an answer without"),
+    "too long": (CHAT + CHAT.replace("hola", "hola " * 3000), "train.jsonl:2:"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("content", "named"), BAD_TRAINING.values(), ids=BAD_TRAINING)
+def test_training_refuses_a_bad_file(content, named, pair, tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text(content, encoding="utf-8")
+    flags = ["--model_name", STUDENT, "--train_file", path, "--output_dir", tmp_path / "out"]
+    assert named in fails("train_sft_trl.py", *flags, "--config", ROOT / "configs" / "tiny.yaml")
+    assert [p.name for p in tmp_path.iterdir()] == ["train.jsonl"]
+
+
+BAD_TRAIN_FLAGS = {
+    "missing file": (["--train_file", "/nowhere.jsonl"], "/nowhere.jsonl"),
+    "missing model": (["--model_name", "./no-model"], "./no-model"),
+    "unknown flag": (["--no_such_flag", "3"], "--no_such_flag"),
+    "not a number": (["--learning_rate", "fast"], "--learning_rate"),
+    "rank 0": (["--lora_rank", "0"], "--lora_rank 0"),
+    "no GPU": ([], "--use_cpu true --bf16 false"),
+}
+
+
+@pytest.mark.parametrize(("flags", "named"), BAD_TRAIN_FLAGS.values(), ids=BAD_TRAIN_FLAGS)
+def test_training_refuses_bad_flags(flags, named, tmp_path):
+    (tmp_path / "train.jsonl").write_text(CHAT)
+    defaults = ["--train_file", tmp_path / "train.jsonl", "--output_dir", tmp_path / "out"]
+    assert named in fails("train_sft_trl.py", *defaults, *flags)
+
+
+BAD_EVALUATION = {
+    "missing file": (["--test_file", "/nowhere.jsonl"], "/nowhere.jsonl"),
+    "missing model": (["--teacher_model", "./no-model"], "./no-model"),
+    "missing adapter": (["--adapter", "/nowhere"], "/nowhere: no adapter"),
+    "not a label": ([], "test.jsonl:2: gold answer 'xx'"),
+}
+
+
+@pytest.mark.parametrize(("flags", "named"), BAD_EVALUATION.values(), ids=BAD_EVALUATION)
+def test_evaluation_refuses_bad_input(flags, named, tmp_path):
+    test_file = tmp_path / "test.jsonl"
+    test_file.write_text(CHAT + ("" if flags else CHAT.replace('"es"', '"xx"')))
+    assert named in fails("evaluate.py", "--test_file", test_file, *flags)
