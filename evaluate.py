@@ -19,7 +19,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from create_data import ROOT, Parser, Replacing, Stream, engine_arguments, start_engine
+from create_data import ROOT, Parser, Stream, end_with_parent, engine_arguments, start_engine
+from journal import Replacing
 from task import NoAnswer, Task, check_model, load_task, prompt_ids, read_chat
 
 log = logging.getLogger("evaluate")
@@ -204,5 +205,7 @@ def main() -> int:
     return 0
 
 
+if __name__ == "__mp_main__":  # one system's process
+    end_with_parent()
 if __name__ == "__main__":
     sys.exit(main())

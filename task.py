@@ -53,6 +53,14 @@ class Task:
             raise NoAnswer("unfinished_thinking", f"no {THINK_END}")
         return self.read_content(content)
 
+    def constraint(self) -> str:
+        """Regular expression for what may follow the thinking: one label, as `answer` finds it; empty if free-form."""
+        if not self.labels:
+            return ""
+        label = "(" + "|".join(re.sub(r"([\\.^$*+?{}\[\]()|])", r"\\\1", x) for x in self.labels) + ")"
+        start, end = group_span(self.answer) if self.answer else (0, 0)
+        return r"\n{0,2}" + self.answer[:start] + label + self.answer[end:]
+
     def read_content(self, content: str) -> str:
         """The answer in text without thinking; raises NoAnswer. With several answers they must all agree."""
         if self.answer:
@@ -69,6 +77,18 @@ class Task:
         if len(answers) != 1 or None in answers:
             raise NoAnswer("not_a_label", " and ".join(dict.fromkeys(found))[:100])
         return answers.pop()
+
+
+def group_span(pattern: str) -> tuple[int, int]:
+    """Where the one capturing group of a regular expression starts and ends."""
+    open_groups = []
+    # an escape, a character class, the start of a group that does not capture, or any one character
+    for token in re.finditer(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?(?!P<).|.", pattern, re.DOTALL):
+        if token[0].startswith("("):
+            open_groups.append(None if token[0].startswith("(?") else token.start())
+        elif token[0] == ")" and (start := open_groups.pop()) is not None:
+            return start, token.end()
+    raise ValueError(f"{pattern}: no group")
 
 
 def load_task(path: str | Path) -> Task:
@@ -144,6 +164,10 @@ def read_chat(path: str | Path, last_role: str) -> Iterator[tuple[int, list[dict
                 raise ValueError(f"{where}: not chat format; every message needs a role and a content that is text")
             if m.get("role") not in ("system", "user", "assistant"):
                 raise ValueError(f"{where}: unknown role {m.get('role')!r}; use system, user or assistant")
+        try:
+            "".join(m["content"] for m in messages).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{where}: holds half of a surrogate pair; write the text as UTF-8") from error
         if messages[-1]["role"] != last_role or not messages[-1]["content"].strip():
             raise ValueError(f"{where}: the last message must be from the {last_role} and not empty")
         yield number, [{"role": m["role"], "content": m["content"]} for m in messages]

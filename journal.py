@@ -1,0 +1,241 @@
+"""Inputs, journal and outputs of step 1, about 40 bytes of memory an input. No torch, no vLLM.
+
+The journal OUTPUT.trace.jsonl holds a header line {"run": ...} for each start and one line for each input that is
+decided, appended and flushed as it finishes. It says all that a restart needs, and the outputs are written from it.
+"""
+
+import fcntl
+import glob
+import hashlib
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from task import read_chat, read_lines
+
+FILE_BITS = 48  # a place is the number of a journal file above this bit, and the offset of a line in it below
+
+
+def read_inputs(path: str):
+    """Yield (line number, messages) for each input; raises ValueError that names file and line."""
+    if str(path).endswith(".jsonl"):
+        yield from read_chat(path, last_role="user")
+    else:
+        for number, text in read_lines(path):
+            yield number, [{"role": "user", "content": text}]
+
+
+@dataclass
+class Inputs:
+    """What a first pass over the input file finds out; the texts themselves are read again when they are needed."""
+
+    path: str
+    first: np.ndarray  # for each input the index of its first occurrence
+    digests: np.ndarray  # 16 bytes of each input's sha256, as two numbers
+    sha256: str  # of all inputs
+    blank_lines: int
+
+    def __len__(self):
+        return len(self.first)
+
+    def read(self, wanted: np.ndarray | None = None):
+        """Yield (index, messages), of all inputs or of those that are `wanted`."""
+        for index, (_, messages) in zip(range(len(self)), read_inputs(self.path), strict=False):
+            if wanted is None or wanted[index]:
+                yield index, messages
+
+    def hash(self, index: int) -> str:
+        """Eight bytes of an input's digest, by which a journal line is checked."""
+        return f"{self.digests[index, 0]:016x}"
+
+
+def scan_inputs(path: str, limit: int = 0) -> Inputs:
+    """Read and check all inputs, or the first `limit`; raises ValueError that names file and line."""
+    digests, total, lines = bytearray(), hashlib.sha256(), 0
+    for lines, messages in read_inputs(path):  # noqa: B007, its last value is used below
+        digest = hashlib.sha256(json.dumps(messages, ensure_ascii=False).encode()).digest()
+        total.update(digest)
+        digests += digest[:16]
+        if len(digests) == 16 * limit:
+            break
+    else:
+        with open(path, "rb") as file:  # blank lines after the last input
+            lines = sum(1 for _ in file)
+    if not digests:
+        raise ValueError(f"{path}: no inputs; the file is empty or holds only blank lines")
+    digests = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
+    # equal inputs side by side, in their order, so that each run of equals starts with the first occurrence
+    order = np.lexsort((digests[:, 1], digests[:, 0]))
+    new = np.ones(len(order), bool)
+    new[1:] = (digests[order[1:]] != digests[order[:-1]]).any(axis=1)
+    first = np.empty(len(order), np.int64)
+    first[order] = np.repeat(order[new], np.diff(np.append(np.flatnonzero(new), len(order))))
+    return Inputs(str(path), first, digests, total.hexdigest(), lines - len(first))
+
+
+class Journal:
+    """The journal of one output; with shards, one file each, of which all are read and one is written."""
+
+    def __init__(self, output: Path, run: dict, inputs: Inputs, shard: int = 0, num_shards: int = 1):
+        self.output, self.run, self.inputs, self.shard, self.num_shards = output, run, inputs, shard, num_shards
+        name = ".trace.jsonl" if num_shards == 1 else f".trace-{shard}of{num_shards}.jsonl"
+        self.own = output.with_name(output.name + name)
+        self.locks, self.file = [], None
+
+    def paths(self) -> list[Path]:
+        """All journals of this output, the single one and those of shards."""
+        return sorted(map(Path, glob.glob(glob.escape(str(self.output)) + ".trace*.jsonl")))
+
+    def open(self, overwrite: bool = False) -> None:
+        """Lock and read what is there; raises ValueError if another run is at work or the journal is another run's."""
+        for path in self.paths():
+            if path == self.own or self.num_shards == 1:
+                self.locks.append(self._lock(path))
+        if overwrite:
+            for path in (self.output, *self.paths()):
+                path.unlink(missing_ok=True)
+        self.replay(repair=True)
+
+    def _lock(self, path: Path):
+        file = open(path, "ab")  # noqa: SIM115
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{path}: another run is writing it; wait for its end or stop it") from None
+        return file
+
+    def replay(self, repair: bool = False) -> None:
+        """Find each decided input's line. A half-written last line is cut off, but only from our own journal."""
+        self.places = np.full(len(self.inputs), -1, np.int64)
+        self.files, self.seconds = self.paths(), 0.0
+        for number, path in enumerate(self.files):
+            offset, spent, last, known = 0, 0.0, 0.0, False
+            with open(path, "rb") as file:
+                for line in file:
+                    record = parse(line)
+                    if record and "run" in record:
+                        self._compare(path, record["run"])
+                        known, spent, last = True, spent + last, 0.0
+                    elif record and known and self.inputs.hash(record["index"]) == record["hash"]:
+                        self.places[record["index"]] = number << FILE_BITS | offset
+                        last = record["seconds"]
+                    offset += len(line)
+            if repair and path == self.own and offset and not line.endswith(b"\n"):
+                os.truncate(path, offset - len(line))  # the run was killed while it wrote this line
+            self.seconds = max(self.seconds, spent + last)
+
+    def _compare(self, path: Path, run: dict) -> None:
+        for key in self.run | run:
+            if run.get(key) != self.run.get(key):
+                old, new = (json.dumps(r.get(key), ensure_ascii=False) for r in (run, self.run))
+                raise ValueError(f"{path}: made with {key} {old}, now {new}; --overwrite starts afresh")
+
+    def missing(self) -> np.ndarray:
+        """Which inputs of our share must be asked: of equal inputs the first one."""
+        index = np.arange(len(self.inputs))
+        low, high = (len(self.inputs) * (self.shard + k) // self.num_shards for k in (0, 1))
+        return (index >= low) & (index < high) & (self.inputs.first == index) & (self.places < 0)
+
+    def start(self, **details) -> None:
+        """Begin to write: a header line, with what is not compared in `details`."""
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        if not self.own.exists():
+            self.locks.append(self._lock(self.own))
+        self.file = open(self.own, "a", encoding="utf-8")  # noqa: SIM115
+        self._write({"run": self.run, **details})
+
+    def record(self, index: int, **record) -> None:
+        """Append one decided input."""
+        self._write({"index": index, "hash": self.inputs.hash(index), **record})
+
+    def _write(self, line: dict) -> None:
+        self.file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self.file.flush()
+
+    def write_outputs(self, count_labels: bool, **details) -> dict:
+        """The final files, each written beside its place and renamed; returns the manifest, with `details` in it."""
+        files = [open(path, "rb") for path in self.files]  # noqa: SIM115
+        labels, totals, attempts, reasons = Counter(), Counter(), Counter(), Counter()
+        with Replacing(self.output) as good, Replacing(beside(self.output, "rejected.jsonl")) as bad:
+            for index, messages in self.inputs.read():
+                first = self.inputs.first[index]
+                place = int(self.places[first])
+                file = files[place >> FILE_BITS]
+                file.seek(place & (1 << FILE_BITS) - 1)
+                record = json.loads(file.readline())
+                if first == index:
+                    attempts[len(record["attempts"])] += 1
+                    for attempt in record["attempts"]:
+                        for key in ("prompt_tokens", "cached_tokens", "output_tokens"):
+                            totals[key] += attempt[key]
+                if record["answer"] is None:
+                    reasons[record["reason"]] += 1
+                    row = {"index": index, "messages": messages, "reason": record["reason"]}
+                    row["responses"] = [attempt["response"] for attempt in record["attempts"]]
+                    bad.write(json.dumps(row, ensure_ascii=False) + "\n")
+                else:
+                    if count_labels:
+                        labels[record["answer"]] += 1
+                    answer = {"role": "assistant", "content": record["answer"]}
+                    good.write(json.dumps({"messages": [*messages, answer]}, ensure_ascii=False) + "\n")
+        for file in files:
+            file.close()
+        rows, unique, rejected = len(self.inputs), sum(attempts.values()), sum(reasons.values())
+        manifest = {
+            **self.run,
+            **details,
+            "rows": rows,
+            "unique_rows": unique,
+            "blank_lines": self.inputs.blank_lines,
+            "accepted": rows - rejected,
+            "rejected": rejected,
+            "success_rate": (rows - rejected) / rows,
+            "reasons": dict(reasons),
+            "label_counts": dict(labels.most_common()),
+            "attempts": {str(k): v for k, v in sorted(attempts.items())},
+            **totals,
+            "seconds": round(self.seconds, 1),
+            "rows_per_second": round(unique / self.seconds, 2) if self.seconds else None,
+            "output_tokens_per_second": round(totals["output_tokens"] / self.seconds, 1) if self.seconds else None,
+        }
+        with Replacing(beside(self.output, "manifest.json")) as file:
+            file.write(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+        return manifest
+
+
+def parse(line: bytes) -> dict | None:
+    """A journal line; None if it was torn or damaged, so that its input is asked again."""
+    try:
+        return json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+
+
+def beside(output: Path, ending: str) -> Path:
+    """OUTPUT.ending"""
+    return output.with_name(f"{output.name}.{ending}")
+
+
+class Replacing:
+    """A text file that appears under its name only when it is complete."""
+
+    def __init__(self, path: Path):
+        self.path, self.temporary = path, path.with_name(path.name + ".tmp")
+
+    def __enter__(self):
+        self.file = open(self.temporary, "w", encoding="utf-8")  # noqa: SIM115
+        return self.file
+
+    def __exit__(self, error, *_):
+        if error is None:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+        self.file.close()
+        if error is None:
+            os.replace(self.temporary, self.path)
+        else:
+            self.temporary.unlink(missing_ok=True)
