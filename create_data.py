@@ -240,8 +240,9 @@ def label_inputs(args, engine, task: Task, inputs, missing, journal: Journal):
         if thinks:
             ids = list(completion.token_ids)
             attempt["thinking_tokens"] = len(ids) - 1 - ids[::-1].index(think_end) if think_end in ids else len(ids)
-            # a label after such a thought was forced, so it is worth less than one that the teacher came to
-            attempt["thinking_cut"] = attempt["thinking_tokens"] >= sampling.get("thinking_token_budget", len(ids) + 1)
+            # a label after such a thought was forced; vLLM counts the newline after <think> in the prompt too
+            budget = sampling.get("thinking_token_budget", args.max_tokens)
+            attempt["thinking_cut"] = attempt["thinking_tokens"] >= budget - 1
         job["attempts"].append(attempt)
         for key in ("prompt_tokens", "cached_tokens", "output_tokens"):
             counts[key] += attempt[key]
