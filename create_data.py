@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from journal import Journal, scan_inputs
+from journal import Journal, check_writable, scan_inputs
 from task import THINK_END, NoAnswer, Task, check_model, load_task, prompt_ids
 
 log = logging.getLogger("create_data")
@@ -279,7 +279,11 @@ def check_teacher(args, engine_flags: list[str], task: Task):
     settings = {"tensor_parallel_size": args.tensor_parallel_size, "revision": args.revision}
     if args.reasoning_parser != "none":
         settings["reasoning_parser"] = args.reasoning_parser
-        tokenizer = AutoTokenizer.from_pretrained(args.model_name, revision=args.revision)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(args.model_name, revision=args.revision)
+        except (ValueError, OSError) as error:
+            reason = str(error).strip().splitlines()[0].rstrip(": ")
+            raise ValueError(f"{args.model_name}: no tokenizer that transformers can load ({reason})") from error
         if THINK_END not in tokenizer.get_vocab():
             raise ValueError(f"{args.model_name}: has no {THINK_END}; if it does not think add --reasoning_parser none")
     if args.structured_outputs != "never" and task.labels:
@@ -300,6 +304,7 @@ def main() -> int:
     try:
         task = load_task(args.task)
         check_model(args.model_name)
+        check_writable(output)
         if output.exists() and not args.overwrite:
             raise ValueError(f"{output}: exists and is finished; --overwrite replaces it")
         if args.overwrite and args.num_shards > 1:

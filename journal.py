@@ -220,6 +220,15 @@ def beside(output: Path, ending: str) -> Path:
     return output.with_name(f"{output.name}.{ending}")
 
 
+def check_writable(output: Path) -> None:
+    """Refuse, before a model is loaded, an output that could not be written."""
+    directory = next(p for p in output.absolute().parents if p.exists())
+    if not directory.is_dir() or not os.access(directory, os.W_OK):
+        raise ValueError(f"{output}: cannot be written below {directory}; choose another output")
+    if output.is_dir():
+        raise ValueError(f"{output}: is a directory; the output must be a file")
+
+
 class Replacing:
     """A text file that appears under its name only when it is complete."""
 

@@ -1,49 +1,12 @@
 """The three scripts on the tiny pair, each as a user runs it: real vLLM, real TRL."""
 
 import json
-import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-TEACHER, STUDENT = ROOT / "models" / "tiny-thinking", ROOT / "models" / "tiny-instruct"
-
-
-def run(*command, code=0):
-    """Run a command from another directory than the repository's; returns the finished process."""
-    result = subprocess.run([str(c) for c in command], capture_output=True, text=True, cwd="/", env=os.environ)
-    assert result.returncode == code, result.stdout[-2000:] + result.stderr[-4000:]
-    return result
-
-
-def last_json(result):
-    return json.loads(result.stdout.strip().splitlines()[-1])
-
-
-@pytest.fixture(scope="session")
-def pair():
-    run(sys.executable, ROOT / "tests" / "tiny_pair.py")
-
-
-@pytest.fixture(scope="session")
-def labelled(pair, tmp_path_factory):
-    """Step 1 over all sentences: (output file, JSON line)."""
-    output = tmp_path_factory.mktemp("data") / "labels.jsonl"
-    source = ROOT / "example-data" / "multilingual.txt"
-    flags = ["--model_name", TEACHER, "--input_file", source, "--output_file", output, "--max_tokens", 256]
-    return output, last_json(run(sys.executable, ROOT / "create_data.py", *flags))
-
-
-@pytest.fixture(scope="session")
-def distilled(labelled, tmp_path_factory):
-    """Step 2 on what step 1 wrote: (adapter directory, JSON line)."""
-    adapter = tmp_path_factory.mktemp("adapter") / "out"
-    config = ["--config", ROOT / "configs" / "tiny.yaml"]
-    return adapter, last_json(run("bash", ROOT / "train_trl.sh", STUDENT, adapter, labelled[0], *config))
+from conftest import ROOT, STUDENT, TEACHER, fails, last_json, python, run
 
 
 @pytest.mark.slow
@@ -60,22 +23,12 @@ def test_teacher_labels_every_sentence_in_order(labelled):
 
 
 @pytest.mark.slow
-def test_finished_output_is_kept(labelled):
-    output, _ = labelled
-    before = output.read_bytes()
-    source = ROOT / "example-data" / "multilingual.txt"
-    flags = ["--model_name", TEACHER, "--input_file", source, "--output_file", output]
-    result = run(sys.executable, ROOT / "create_data.py", *flags, code=2)
-    assert "--overwrite" in result.stderr and output.read_bytes() == before
-
-
-@pytest.mark.slow
 def test_student_learns_the_task_without_the_prompt(distilled):
     adapter, trained = distilled
     assert trained["steps"] >= 100
     flags = ["--teacher_model", TEACHER, "--student_model", STUDENT, "--adapter", adapter, "--max_tokens", 256]
     test_file = ["--test_file", ROOT / "example-data" / "heldout.jsonl"]
-    report = last_json(run(sys.executable, ROOT / "evaluate.py", *flags, *test_file))
+    report = last_json(python("evaluate.py", *flags, *test_file))
     assert report["rows"] == 420
     assert report["teacher_accuracy"] >= 0.95
     assert report["base_accuracy"] <= 0.15
@@ -90,55 +43,6 @@ def test_readme_code_block_answers(distilled):
     block = block.replace("models/prompt_distillation_trl", str(distilled[0]))
     answer = run(sys.executable, "-c", block).stdout.strip().splitlines()[-1]
     assert answer in "ar de el en es fr hi ru tr ur vi zh ot".split()
-
-
-def fails(script, *flags):
-    """Run a script that must refuse: exit code 2 and one line on stderr, which is returned."""
-    result = run(sys.executable, ROOT / script, *flags, code=2)
-    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-    assert result.stdout == ""
-    return result.stderr
-
-
-BAD_DATA = {
-    "missing input": (["--input_file", "/nowhere.txt"], "/nowhere.txt"),
-    "missing task": (["--task", "/nowhere.yaml"], "/nowhere.yaml"),
-    "missing model": (["--model_name", "./no-model"], "./no-model"),
-    "bad shard": (["--shard", "2/2"], "--shard"),
-    "negative retries": (["--max_retries", "-1"], "--max_retries"),
-}
-
-
-@pytest.mark.parametrize(("flags", "named"), BAD_DATA.values(), ids=BAD_DATA)
-def test_create_data_refuses_bad_input(flags, named, tmp_path):
-    source = tmp_path / "in.txt"
-    source.write_text("hola\n")
-    defaults = ["--input_file", source, "--output_file", tmp_path / "out.jsonl"]
-    assert named in fails("create_data.py", *defaults, *flags)
-    assert [p.name for p in tmp_path.iterdir()] == ["in.txt"]
-
-
-BAD_FILES = {
-    "empty": (b"", "in.txt: no inputs"),
-    "not UTF-8": (b"a\n\xff\n", "in.txt:2"),
-    "blank lines": (b"\n \n", "in.txt: no inputs"),
-}
-
-
-@pytest.mark.parametrize(("content", "named"), BAD_FILES.values(), ids=BAD_FILES)
-def test_create_data_refuses_a_bad_file(content, named, tmp_path):
-    source = tmp_path / "in.txt"
-    source.write_bytes(content)
-    assert named in fails("create_data.py", "--input_file", source, "--output_file", tmp_path / "out.jsonl")
-
-
-def test_an_unknown_flag_deletes_nothing(tmp_path):
-    source, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
-    source.write_text("hola\n")
-    output.write_text("finished\n")
-    flags = ["--input_file", source, "--output_file", output, "--overwrite", "--no_such_flag", "3"]
-    assert "no_such_flag" in fails("create_data.py", *flags).replace("-", "_")
-    assert output.read_text() == "finished\n"
 
 
 CHAT = '{"messages": [{"role": "user", "content": "hola"}, {"role": "assistant", "content": "es"}]}\n'

@@ -18,7 +18,7 @@ FREE_TAGGED = Task("Summarise.", (), r"<answer>(.*?)</answer>", "")
 WORDS = Task("Rate.", ("Very Good", "bad", "straße"), "", "")  # the whole content is the answer
 NONE, BAD, OPEN = "no_answer", "not_a_label", "unfinished_thinking"
 
-# ---------------------------------------------------------------------------------------------------- read_answer
+# read_answer
 
 ACCEPTED = {
     "plain": ("It is English.\n</think>\n\nFinal Answer: en", "en"),
@@ -186,7 +186,7 @@ def test_no_answer_shows_what_was_found():
         LANGUAGE.read_answer("x</think>Final Answer: en\nFinal Answer: fr")
 
 
-# ------------------------------------------------------------------------------------------------------ load_task
+# load_task
 
 BROKEN_TASKS = {
     "not UTF-8": ("prompt: é".encode("latin-1"), "UTF-8 at byte 8"),
@@ -253,7 +253,7 @@ def test_hash_tells_prompts_apart(tmp_path):
     assert first == third != second
 
 
-# ------------------------------------------------------------------------------------------------- example prompt
+# example prompt
 
 
 def test_example_prompt_is_long():
@@ -290,7 +290,7 @@ def test_every_label_has_a_worked_example():
     assert set(shown) == set(LANGUAGE.labels)
 
 
-# ------------------------------------------------------------------------------------------ read_lines, read_chat
+# read_lines, read_chat
 
 USER, ASSISTANT = {"role": "user", "content": "Hallo ä"}, {"role": "assistant", "content": "de"}
 ROW = json.dumps({"messages": [USER, ASSISTANT]}, ensure_ascii=False).encode()
@@ -396,7 +396,7 @@ def test_input_must_end_with_user_text(tmp_path, line):
         list(read_chat(path, "user"))
 
 
-# ---------------------------------------------------------------------------------------------------- check_model
+# check_model
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen3-30B-A3B-Instruct-2507", "Qwen/Qwen3-30B-A3B-Thinking-2507", "a/b.c"])
@@ -428,7 +428,7 @@ def test_model_directory_passes_once_it_has_a_config(tmp_path, monkeypatch, name
     assert check_model(name) == name
 
 
-# ----------------------------------------------------------------------------------------------------- prompt_ids
+# prompt_ids
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
