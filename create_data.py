@@ -116,6 +116,8 @@ def engine_arguments(model_name: str, engine_flags: list[str] = (), **settings):
     engine_args = EngineArgs.from_cli_args(parser.parse_args([*engine_flags, "--model", model_name]))
     for name, value in settings.items():
         setattr(engine_args, name, value)
+    if engine_args.max_model_len is None:
+        engine_args.max_model_len = -1  # vLLM's "auto": the model's context, or as much of it as fits the memory
     if current_platform.is_cpu():
         engine_args.enforce_eager = True  # compiling takes longer than a small model's whole run
     return engine_args
@@ -149,13 +151,13 @@ class Stream:
     def add(self, job, token_ids: list[int], sampling: dict, lora_request=None):
         """Queue one request; `job` comes back with its result."""
         from vllm import SamplingParams
+        from vllm.inputs.engine import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
         self.count += 1
         self.running[str(self.count)] = job
         params = SamplingParams(output_kind=RequestOutputKind.FINAL_ONLY, **sampling)
-        prompt = {"prompt_token_ids": token_ids}
-        self.engine.add_request(str(self.count), prompt, params, lora_request=lora_request)
+        self.engine.add_request(str(self.count), tokens_input(token_ids), params, lora_request=lora_request)
 
     def run(self, requests=()):
         """Feed `requests`, add()'s arguments, through a window; yield (job, vLLM RequestOutput) as they finish.

@@ -33,8 +33,13 @@ def descendants(process):
 
 
 def assert_gone(processes, seconds=10):
-    _, alive = psutil.wait_procs(processes, timeout=seconds)
-    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE], alive
+    """None of them runs any more; a zombie that nobody has collected yet does not."""
+    end = time.monotonic() + seconds
+    alive = processes
+    while alive and time.monotonic() < end:
+        alive = [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        time.sleep(0.02)
+    assert not alive
 
 
 def assert_complete(output, inputs):
@@ -107,12 +112,12 @@ def test_instances_killed_and_resumed(pair, source, tmp_path):
     command, rng = ["bash", ROOT / "create_data_h100x8.sh", *flags], random.Random(1)
     environment = {"LOG_DIR": str(tmp_path / "logs of instances"), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     kept = []
-    for both in (True, True, False):  # five instances are killed; in the last round the other one finishes
+    for victims in (2, 2, 1):  # five instances are killed; in the last round the other one finishes its share
         process = start(*command, **environment)
-        for _ in range(2 if both else 1):
+        for killed in range(victims):
             wait_for_rows(output, len(trace(output)) + rng.randrange(1, 200), process)
             drivers = [p for p in psutil.Process(process.pid).children() if "create_data.py" in " ".join(p.cmdline())]
-            assert len(drivers) == (2 if both and _ == 0 or not both else 1)
+            assert len(drivers) == 2 - killed
             victim = rng.choice(drivers)
             children = victim.children(recursive=True)
             victim.kill()
@@ -196,6 +201,25 @@ def test_retries_votes_and_odd_inputs(pair, tmp_path):
     wanted = [0, 1, 2, 3, 5]
     wanted = [i for i in wanted if records[0 if i == 2 else i]["answer"]]
     assert contents == [rows[i].get("text", text) for i in wanted]
+
+
+@pytest.mark.slow
+def test_free_answers_of_a_real_instruct_model(tmp_path):
+    """A task without labels, a teacher that does not think: everything it writes is the answer."""
+    python("tests/smollm2.py")
+    flags = ["--model_name", ROOT / "models" / "smollm2", "--task", ROOT / "example-data" / "plain_words.yaml"]
+    source, output = ROOT / "example-data" / "notices.txt", tmp_path / "out.jsonl"
+    flags += ["--input_file", source, "--output_file", output, "--max_tokens", 200, "--max_model_len", 2048]
+    assert "--reasoning_parser none" in fails("create_data.py", *flags)  # it has no </think>
+    summary = last_json(python("create_data.py", *flags, "--reasoning_parser", "none"))
+    assert summary["rows"] == summary["accepted"] == 8
+    answers = [row["messages"][1]["content"] for row in read_jsonl(output)]
+    assert len(set(answers)) == 8 and all(answer.strip() == answer and len(answer) > 20 for answer in answers)
+    facts = [("30 cm",), ("library", "14 June"), ("Friday", "16:00"), ("fire", "building"), ("Hartwell", "platform 7")]
+    hits = sum(any(word in answer for word in words) for answer, words in zip(answers, facts, strict=False))
+    assert hits >= 3, answers  # it is a small model, but it answers what it was asked
+    manifest = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())
+    assert manifest["label_counts"] == {} and manifest["reasoning_parser"] == "none"
 
 
 @pytest.mark.slow
