@@ -32,6 +32,12 @@ WINDOW = 512  # requests inside the engine at a time; more gains nothing, and me
 # What Qwen3's thinking model card recommends; a row that failed is asked again with it.
 RETRY_SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
 
+# What decides how a row is asked: recorded in the journal, and a run with other values does not continue it.
+ASKING = (
+    "reasoning_parser temperature max_tokens max_retries structured_outputs thinking_token_budget num_samples "
+    "min_agreement"
+)
+
 
 class Parser(argparse.ArgumentParser):
     """Accepts --a_b and --a-b alike; an error is one line."""
@@ -313,33 +319,33 @@ def main() -> int:
             raise ValueError("--overwrite does not go with --shard; remove the output and its journals instead")
         inputs = scan_inputs(args.input_file, args.limit)
         run = {"model": args.model_name, "revision": args.revision, "task": task.hash, "inputs": inputs.sha256}
-        sampling = (
-            "temperature max_tokens max_retries structured_outputs thinking_token_budget num_samples min_agreement"
-        )
-        run |= {name: getattr(args, name) for name in ("reasoning_parser", *sampling.split())}
+        run |= {name: getattr(args, name) for name in ASKING.split()}
         journal = Journal(output, run, inputs, args.shard_index, args.num_shards)
-        if not args.overwrite:
-            journal.open()
-        if args.overwrite or journal.missing().any():
-            engine_args = check_teacher(args, engine_flags, task)
-        if args.overwrite:
-            journal.open(overwrite=True)
+        journal.open(args.overwrite)
+        missing = journal.missing()
+        asked = int(missing.sum())
+        if asked:
+            if asked < len(inputs):
+                log.info("%d inputs, %d to ask; the others are finished, repeated or not ours", len(inputs), asked)
+            engine = start_engine(check_teacher(args, engine_flags, task))
     except (ValueError, OSError) as error:
-        print(f"create_data.py: {str(error).splitlines()[0]}", file=sys.stderr)
+        print(f"create_data.py: {one_line(error)}", file=sys.stderr)
         return 2
 
     details = {"versions": versions(), "engine_flags": engine_flags}
-    missing = journal.missing()
-    start, asked = time.perf_counter(), int(missing.sum())
+    start = time.perf_counter()
     if asked:
-        if asked < len(inputs):
-            log.info("%d inputs, %d to ask: the others are finished, repeated or another share", len(inputs), asked)
-        engine = start_engine(engine_args)
+        from vllm.v1.engine.exceptions import EngineDeadError
+
         try:
+            if args.overwrite:
+                journal.clear()
             journal.start(**details, started=datetime.now(UTC).isoformat(timespec="seconds"))
             label_inputs(args, engine, task, inputs, missing, journal)
-        except OSError as error:
-            log.error("%s: %s; what is finished is kept, run the same command again", journal.own, error.strerror)
+        except EngineDeadError:
+            log.error(
+                "create_data.py: the engine has ended, see above; what is finished is kept, the same command continues"
+            )
             return 1
         finally:
             engine.engine_core.shutdown()
@@ -357,6 +363,11 @@ def main() -> int:
     return 0
 
 
+def one_line(error: Exception) -> str:
+    """An error's message without what follows its first line; pydantic, which vLLM uses, has it elsewhere."""
+    return str(error.errors()[0]["msg"] if hasattr(error, "errors") else error).splitlines()[0]
+
+
 def versions() -> dict[str, str]:
     """Of the libraries that decide what is generated; vLLM's CPU build has a name of its own."""
     found = {}
@@ -372,5 +383,8 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        log.error("interrupted; the same command continues")
+        log.error("interrupted; what is finished is kept, the same command continues")
         sys.exit(130)
+    except OSError as full_disk:
+        log.error("create_data.py: %s; what is finished is kept, the same command continues", full_disk)
+        sys.exit(1)

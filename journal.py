@@ -95,10 +95,14 @@ class Journal:
         for path in self.paths():
             if path == self.own or self.num_shards == 1:
                 self.locks.append(self._lock(path))
-        if overwrite:
-            for path in (self.output, *self.paths()):
-                path.unlink(missing_ok=True)
-        self.replay(repair=True)
+        self.places = np.full(len(self.inputs), -1, np.int64)
+        if not overwrite:
+            self.replay(repair=True)
+
+    def clear(self) -> None:
+        """Delete the output and its journals."""
+        for path in (self.output, *self.paths()):
+            path.unlink(missing_ok=True)
 
     def _lock(self, path: Path):
         file = open(path, "ab")  # noqa: SIM115

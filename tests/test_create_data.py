@@ -144,16 +144,37 @@ def test_instances_killed_and_resumed(pair, source, tmp_path):
 
 
 @pytest.mark.slow
-def test_interrupted_by_ctrl_c(pair, source, tmp_path):
+def test_the_engine_dies_and_ctrl_c(pair, source, tmp_path):
     output = tmp_path / "out.jsonl"
     command = [sys.executable, ROOT / "create_data.py", "--model_name", TEACHER, "--input_file", source[0]]
     process = start(*command, "--output_file", output)
     wait_for_rows(output, 1, process)
     children = descendants(process)
+    for child in children:
+        child.kill()
+    assert process.wait(30) == 1
+    kept = trace(output)
+    process = start(*command, "--output_file", output)
+    wait_for_rows(output, len(kept) + 1, process)
+    children = descendants(process)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(30) == 130
     assert_gone(children)
-    assert trace(output) and not output.exists()
+    assert trace(output)[: len(kept)] == kept and not output.exists()
+
+
+@pytest.mark.slow
+def test_vllms_parser_agrees_on_well_formed_responses(pair):
+    """It guards the engine; the answer is read by the stricter rule, for it would stop at the first </think>."""
+    from transformers import AutoTokenizer
+    from vllm.reasoning import ReasoningParserManager
+
+    parser = ReasoningParserManager.get_reasoning_parser("qwen3")(AutoTokenizer.from_pretrained(TEACHER))
+    for response in ("The words are English.\n</think>\n\nFinal Answer: en", "</think>Final Answer: ot"):
+        _, content = parser.extract_reasoning(response, request=None)
+        assert TASK.read_content(content) == TASK.read_answer(response)
+    twice = "a</think>Final Answer: fr</think>Final Answer: en"
+    assert "fr" in parser.extract_reasoning(twice, request=None)[1] and TASK.read_answer(twice) == "en"
 
 
 @pytest.mark.slow
