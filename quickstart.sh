@@ -11,7 +11,12 @@ data=$out/data/tiny.jsonl
 adapter=$out/models/tiny-distilled
 SECONDS=0
 
-stage() { printf '%4d s  %s\n' "$SECONDS" "$1"; }
+begun=0
+stage() { # says how long the last stage took, and what comes next
+  if [ -n "${title:-}" ]; then echo "$title: $((SECONDS - begun)) s"; fi
+  title=$1 begun=$SECONDS
+  if [ -n "$title" ]; then echo "$title ..."; fi
+}
 
 stage "environment in $venv"
 bash requirements/install_cpu.sh "$venv"
@@ -29,7 +34,7 @@ bash train_trl.sh models/tiny-instruct "$adapter" "$data" --config configs/tiny.
 
 stage "step 3: held-out rows"
 result=$(python evaluate.py --teacher_model models/tiny-thinking --student_model models/tiny-instruct --adapter "$adapter" --max_tokens 256)
-stage "done"
+stage ""
 printf '%s\n' "$result" | sed '$d'
 printf '%s\n' "$result" | tail -n 1 |
   python -c "import json, sys; print(json.dumps(json.load(sys.stdin) | {'seconds': $SECONDS}))"

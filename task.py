@@ -218,3 +218,20 @@ def text_ids(tokenizer, text: str) -> list[int]:
     special = [str(token) for token in tokenizer.added_tokens_decoder.values() if len(str(token)) > 1]
     inside = "|".join(f"(?<={re.escape(t[0])})(?={re.escape(t[1:])})" for t in special) or "(?!)"
     return [i for piece in re.split(inside, text) for i in tokenizer(piece, add_special_tokens=False)["input_ids"]]
+
+
+def encode(tokenizer, messages: list[dict]) -> dict[str, list[int]]:
+    """input_ids and labels of one training row; labels are -100 but on the answer and its end of turn.
+
+    The context is what inference sees, prompt_ids() of the messages before the answer.
+    """
+    *prompt, answer = messages
+    context = prompt_ids(tokenizer, prompt)
+    mark = "\ue002"  # a private-use character, which no template touches
+    probe = [*prompt, {"role": "assistant", "content": mark}]
+    rendered = tokenizer.apply_chat_template(probe, tokenize=False)
+    # what the template writes after an answer, without the newline that inference never generates
+    ending = rendered.rpartition(mark)[2].rstrip() or tokenizer.eos_token
+    target = text_ids(tokenizer, answer["content"])
+    target += tokenizer(ending, add_special_tokens=False)["input_ids"]
+    return {"input_ids": context + target, "labels": [-100] * len(context) + target}

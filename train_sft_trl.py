@@ -30,10 +30,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Interv
 from trl import SFTConfig, SFTTrainer, TrlParser
 
 from journal import Replacing
-from task import check_model, prompt_ids, read_chat, text_ids
+from task import check_model, encode, read_chat
 
 log = logging.getLogger("train_sft_trl")
-PLACEHOLDER = "\ue002"  # a private-use character, which no template touches
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 WRITTEN = ["results.json", "run.json", "adapter_model.safetensors", "adapter_config.json", "report"]
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]  # fused parameters in transformers 5
@@ -116,19 +115,6 @@ class OneLineParser(TrlParser):
 
     def error(self, message):
         raise ValueError(f"{message} (see --help)")
-
-
-def encode(tokenizer, messages: list[dict]) -> dict[str, list[int]]:
-    """input_ids and labels of one row; labels are -100 everywhere but on the answer and its end of turn."""
-    *prompt, answer = messages
-    context = prompt_ids(tokenizer, prompt)
-    probe = [*prompt, {"role": "assistant", "content": PLACEHOLDER}]
-    rendered = tokenizer.apply_chat_template(probe, tokenize=False)
-    # what the template writes after an answer, without the newline that inference never generates
-    ending = rendered.rpartition(PLACEHOLDER)[2].rstrip() or tokenizer.eos_token
-    target = text_ids(tokenizer, answer["content"])
-    target += tokenizer(ending, add_special_tokens=False)["input_ids"]
-    return {"input_ids": context + target, "labels": [-100] * len(context) + target}
 
 
 def load_rows(path: str, tokenizer, max_length: int | None) -> list[dict]:

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, Qwen3MoeConfig
 
 from conftest import ROOT, STUDENT, fails, last_json, run
-from task import prompt_ids
-from train_sft_trl import empty_model, encode, load_rows, lora_config
+from task import encode, prompt_ids
+from train_sft_trl import empty_model, load_rows, lora_config
 
 # As the model cards describe the formats, written for these tests.
 QWEN_2507 = (
