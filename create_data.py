@@ -11,12 +11,15 @@ The same command again continues where it was stopped.
 """
 
 import argparse
+import contextlib
 import ctypes
 import json
 import logging
+import multiprocessing.connection
 import os
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from datetime import UTC, datetime
@@ -134,8 +137,19 @@ def start_engine(engine_args):
     from vllm import LLMEngine
     from vllm.usage.usage_lib import UsageContext
 
-    os.register_at_fork(after_in_child=end_with_parent)
-    return LLMEngine.from_engine_args(engine_args, usage_context=UsageContext.LLM_CLASS)
+    os.register_at_fork(after_in_child=lambda: (end_with_parent(), os.setpgid(0, 0)))  # Ctrl-C is for us alone
+    engine = LLMEngine.from_engine_args(engine_args, usage_context=UsageContext.LLM_CLASS)
+    if hasattr(engine.engine_core, "outputs_queue"):  # not when VLLM_ENABLE_V1_MULTIPROCESSING=0 keeps it in here
+        threading.Thread(target=report_death, args=[engine.engine_core], daemon=True).start()
+    return engine
+
+
+def report_death(client):
+    """vLLM's synchronous client would wait for ever for an engine that the kernel has killed; this wakes it up."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    multiprocessing.connection.wait([process.sentinel for process in client.resources.engine_manager.processes])
+    client.outputs_queue.put(EngineDeadError())
 
 
 def end_with_parent():
@@ -306,7 +320,14 @@ def check_teacher(args, engine_flags: list[str], task: Task):
 def main() -> int:
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    stopped = []  # by a signal, which may reach the engine first
+
+    def stop(number, _):
+        stopped.append(128 + number)
+        sys.exit(stopped[0])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     args, engine_flags = parse_args()
     output = Path(args.output_file)
     try:
@@ -343,12 +364,11 @@ def main() -> int:
             journal.start(**details, started=datetime.now(UTC).isoformat(timespec="seconds"))
             label_inputs(args, engine, task, inputs, missing, journal)
         except EngineDeadError:
-            log.error(
-                "create_data.py: the engine has ended, see above; what is finished is kept, the same command continues"
-            )
-            return 1
+            log.error("create_data.py: the engine has ended; what is finished is kept, the same command continues")
+            return stopped[0] if stopped else 1
         finally:
-            engine.engine_core.shutdown()
+            with contextlib.suppress(Exception):  # it may have ended by itself
+                engine.engine_core.shutdown()
     summary = {"asked": asked, "seconds": round(time.perf_counter() - start, 1)}
     if args.num_shards > 1:
         print(json.dumps({"shard": args.shard, **summary}))
@@ -382,9 +402,6 @@ def versions() -> dict[str, str]:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except KeyboardInterrupt:
-        log.error("interrupted; what is finished is kept, the same command continues")
-        sys.exit(130)
     except OSError as full_disk:
         log.error("create_data.py: %s; what is finished is kept, the same command continues", full_disk)
         sys.exit(1)

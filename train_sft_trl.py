@@ -6,35 +6,31 @@ Every SFTConfig flag is accepted, and --config FILE.yaml sets any of them. The l
 turn, in exactly the context that inference sees. The same command again resumes from the last complete checkpoint.
 """
 
-import hashlib
 import json
 import logging
 import os
-import shutil
 import sys
 import time
 import warnings
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 
 import torch
-from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
 from safetensors.torch import save_file
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, IntervalStrategy, TrainerCallback, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, IntervalStrategy, set_seed
 from trl import SFTConfig, SFTTrainer, TrlParser
 
-from journal import Replacing
 from task import check_model, encode, read_chat
+from training_run import CompleteCheckpoint, prepare_output, write_report
 
 log = logging.getLogger("train_sft_trl")
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
-WRITTEN = ["results.json", "run.json", "adapter_model.safetensors", "adapter_config.json", "report"]
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]  # fused parameters in transformers 5
 
 
@@ -96,6 +92,9 @@ class TrainArguments(SFTConfig):
     router_aux_loss_coef: float | None = field(default=0.0, metadata={"help": "load-balancing loss of a MoE"})
     report_to: str = field(default="none", metadata={"help": "wandb, tensorboard, trackio or none"})
     save_strategy: str = field(default="epoch", metadata={"help": "when checkpoints are written"})
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "a checkpoint, or none to start afresh (default: the last complete one)"}
+    )
     save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints kept"})
 
     def __post_init__(self):
@@ -193,74 +192,6 @@ def describe(model) -> str:
     return ", ".join(f"{count} {name} (rank {rank})" for (name, rank), count in found.items())
 
 
-# ---- resuming
-
-
-class CompleteCheckpoint(TrainerCallback):
-    """Marks a checkpoint as complete with the sizes of its files, so that a torn one is not resumed from."""
-
-    def on_save(self, args, state, control, **kwargs):
-        PartialState().wait_for_everyone()
-        if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            with Replacing(folder / "complete.json") as file:
-                json.dump(file_sizes(folder), file)
-
-
-def file_sizes(folder: Path) -> dict[str, int]:
-    files = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("complete.json"))
-    return {str(p.relative_to(folder)): p.stat().st_size for p in files}
-
-
-def last_checkpoint(output_dir: Path) -> Path | None:
-    """The newest complete checkpoint; a torn one is skipped with a warning."""
-    for folder in sorted(output_dir.glob("checkpoint-*"), key=lambda p: -int(p.name.rpartition("-")[2])):
-        try:
-            if json.loads((folder / "complete.json").read_text()) == file_sizes(folder):
-                return folder
-        except (OSError, ValueError):
-            pass
-        log.warning("%s: not complete, skipped", folder)
-    return None
-
-
-def prepare_output(script: ScriptArguments, args: TrainArguments) -> str | None:
-    """Where to resume from. Refuses to overwrite a finished adapter or to continue another run; ValueError says why."""
-    output_dir, resume = Path(args.output_dir), args.resume_from_checkpoint
-    if script.overwrite and args.process_index == 0:
-        for path in [output_dir / name for name in WRITTEN] + list(output_dir.glob("checkpoint-*")):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    PartialState().wait_for_everyone()
-    begun, adapter = (output_dir / name for name in ("run.json", "adapter_model.safetensors"))
-    if (output_dir / "results.json").exists() or adapter.exists() and not begun.exists():
-        raise ValueError(f"{output_dir}: holds a finished adapter; --overwrite replaces it")
-    with open(script.train_file, "rb") as file:
-        data = hashlib.file_digest(file, "sha256").hexdigest()
-    names = "learning_rate num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps"
-    names += " world_size seed lr_scheduler_type bf16 weight_decay optim"
-    run = {**asdict(script), "train_sha256": data, **{name: str(getattr(args, name)) for name in names.split()}}
-    for key in ("train_file", "overwrite"):
-        del run[key]
-    checkpoint = resume if resume and resume != "none" else None
-    if resume is None and (checkpoint := last_checkpoint(output_dir)):
-        old = json.loads(begun.read_text())
-        for key, value in run.items():
-            if old.get(key) != value:
-                raise ValueError(
-                    f"{output_dir}: begun with {key} {old.get(key)}, now {value}; --overwrite starts afresh"
-                )
-        log.info("resuming from %s", checkpoint)
-    PartialState().wait_for_everyone()
-    if args.process_index == 0:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        with Replacing(begun) as file:
-            json.dump(run, file, indent=2)
-    return str(checkpoint) if checkpoint else None
-
-
-# ---- training
-
-
 class LoraTrainer(SFTTrainer):
     """SFTTrainer that counts exact answers in evaluation, and under FSDP2 writes the adapter alone, not the base."""
 
@@ -321,7 +252,7 @@ class LoraTrainer(SFTTrainer):
 
 def main() -> int:
     logging.basicConfig(format="%(message)s")
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     # PEFT looks for the experts' rank among the modules, where they are not; tests pin the rank they get
     warnings.filterwarnings("ignore", message=".*_pattern keys did not match")
     try:
@@ -406,8 +337,7 @@ def main() -> int:
             "tokens_per_second": round(tokens * (1 - resumed / steps) / seconds, 1),
             "peak_memory_gib": round(peak / 2**30, 2),
         }
-        with Replacing(Path(args.output_dir) / "results.json") as file:  # last of all: now the adapter is finished
-            json.dump(summary, file, indent=2)
+        write_report(Path(args.output_dir), trainer.state.log_history, summary)
         print(json.dumps(summary))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

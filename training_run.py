@@ -1,0 +1,146 @@
+"""The output directory of step 2: what makes a run resumable, and what is written about it.
+
+run.json        what decides the result, written at the start; a rerun that differs in it is refused
+checkpoint-N/   each with complete.json, the sizes of its files, so that a torn one is not resumed from
+README.md       model card, and loss.png
+results.json    written last: from then on the adapter counts as finished
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from accelerate import PartialState
+from transformers import TrainerCallback
+
+from journal import Replacing
+
+log = logging.getLogger("train_sft_trl")
+WRITTEN = ["results.json", "run.json", "adapter_model.safetensors", "adapter_config.json", "report"]
+# Of SFTConfig, what changes the result; all of our own flags are compared too.
+COMPARED = (
+    "learning_rate num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps world_size seed "
+    "lr_scheduler_type bf16 weight_decay optim"
+)
+CARD = """---
+base_model: {model_name}
+library_name: peft
+pipeline_tag: text-generation
+tags: [lora, prompt-distillation, trl]
+---
+# LoRA adapter of a distilled prompt
+
+A student of `{model_name}` that gives a prompted, thinking teacher's answers without the prompt and without thinking.
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{output_dir}")
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{model_name}", dtype="auto"), "{output_dir}")
+```
+
+The user's message is the input alone. Training data: sha256 `{train_sha256}`, {rows} rows.
+
+## Training
+
+```json
+{run}
+```
+
+## Results
+
+```json
+{results}
+```
+"""
+
+
+class CompleteCheckpoint(TrainerCallback):
+    """Marks a checkpoint as complete with the sizes of its files, so that a torn one is not resumed from."""
+
+    def on_save(self, args, state, control, **kwargs):
+        PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            with Replacing(folder / "complete.json") as file:
+                json.dump(file_sizes(folder), file)
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    files = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("complete.json"))
+    return {str(p.relative_to(folder)): p.stat().st_size for p in files}
+
+
+def checkpoints(output_dir: Path) -> list[Path]:
+    return [p for p in output_dir.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
+
+
+def last_checkpoint(output_dir: Path) -> Path | None:
+    """The newest complete checkpoint; a torn one is skipped with a warning."""
+    for folder in sorted(checkpoints(output_dir), key=lambda p: -int(p.name.rpartition("-")[2])):
+        try:
+            if json.loads((folder / "complete.json").read_text()) == file_sizes(folder):
+                return folder
+        except (OSError, ValueError):
+            pass
+        log.warning("%s: not complete, skipped", folder)
+    return None
+
+
+def prepare_output(script, args) -> str | None:
+    """Where to resume from. Refuses to overwrite a finished adapter or to continue another run; ValueError says why."""
+    output_dir, resume = Path(args.output_dir), args.resume_from_checkpoint or "last"
+    if args.process_index == 0 and (script.overwrite or resume == "none"):
+        for path in checkpoints(output_dir) + [output_dir / name for name in WRITTEN if script.overwrite]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    PartialState().wait_for_everyone()
+    begun, adapter = (output_dir / name for name in ("run.json", "adapter_model.safetensors"))
+    if (output_dir / "results.json").exists() or adapter.exists() and not begun.exists():
+        raise ValueError(f"{output_dir}: holds a finished adapter; --overwrite replaces it")
+    with open(script.train_file, "rb") as file:
+        data = hashlib.file_digest(file, "sha256").hexdigest()
+    run = {**asdict(script), "train_sha256": data, **{name: str(getattr(args, name)) for name in COMPARED.split()}}
+    for key in ("train_file", "overwrite"):
+        del run[key]
+    checkpoint = None if resume in ("last", "none") else resume
+    if resume == "last" and (checkpoint := last_checkpoint(output_dir)):
+        old = json.loads(begun.read_text())
+        for key, value in run.items():
+            if old.get(key) != value:
+                raise ValueError(
+                    f"{output_dir}: begun with {key} {old.get(key)}, now {value}; --overwrite starts afresh"
+                )
+        log.info("resuming from %s", checkpoint)
+    PartialState().wait_for_everyone()
+    if args.process_index == 0:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with Replacing(begun) as file:
+            json.dump(run, file, indent=2)
+    return str(checkpoint) if checkpoint else None
+
+
+def write_report(output_dir: Path, history: list[dict], summary: dict) -> None:
+    """Model card, loss curve and, last of all, results.json: from then on the adapter counts as finished."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4))
+    for key, style in (("loss", "-"), ("eval_loss", "o--")):
+        points = [(entry["step"], entry[key]) for entry in history if key in entry]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=key)
+    axes.set(xlabel="optimizer step", ylabel="cross-entropy per answer token", yscale="log")
+    axes.legend()
+    figure.savefig(output_dir / "loss.png", dpi=120, bbox_inches="tight")
+    run = json.loads((output_dir / "run.json").read_text())
+    texts = {"run": json.dumps(run, indent=2), "results": json.dumps(summary, indent=2)}
+    with Replacing(output_dir / "README.md") as file:
+        file.write(CARD.format(**{**run, **summary, **texts}))
+    with Replacing(output_dir / "results.json") as file:
+        json.dump(summary, file, indent=2)
