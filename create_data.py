@@ -12,7 +12,6 @@ The same command again continues where it was stopped.
 
 import argparse
 import contextlib
-import ctypes
 import json
 import logging
 import multiprocessing.connection
@@ -26,7 +25,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from journal import Journal, check_writable, scan_inputs
+from journal import Journal, check_writable, end_with_parent, scan_inputs
 from task import THINK_END, NoAnswer, Task, check_model, load_task, prompt_ids
 
 log = logging.getLogger("create_data")
@@ -150,12 +149,6 @@ def report_death(client):
 
     multiprocessing.connection.wait([process.sentinel for process in client.resources.engine_manager.processes])
     client.outputs_queue.put(EngineDeadError())
-
-
-def end_with_parent():
-    """Let the kernel kill this process when its parent ends, so that a killed run leaves no engine on the GPU."""
-    PR_SET_PDEATHSIG = 1
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__mp_main__":  # a process that was spawned, where vLLM does not fork

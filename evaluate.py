@@ -19,8 +19,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from create_data import ROOT, Parser, Stream, end_with_parent, engine_arguments, start_engine
-from journal import Replacing
+from create_data import ROOT, Parser, Stream, engine_arguments, start_engine
+from journal import Replacing, end_with_parent
 from task import NoAnswer, Task, check_model, load_task, prompt_ids, read_chat
 
 log = logging.getLogger("evaluate")

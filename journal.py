@@ -4,11 +4,13 @@ The journal OUTPUT.trace.jsonl holds a header line {"run": ...} for each start a
 decided, appended and flushed as it finishes. It says all that a restart needs, and the outputs are written from it.
 """
 
+import ctypes
 import fcntl
 import glob
 import hashlib
 import json
 import os
+import signal
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,3 +254,9 @@ class Replacing:
             os.replace(self.temporary, self.path)
         else:
             self.temporary.unlink(missing_ok=True)
+
+
+def end_with_parent() -> None:
+    """Let the kernel kill this process when its parent ends, so that a killed run leaves nothing on the GPU."""
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -26,6 +26,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, IntervalStrategy, set_seed
 from trl import SFTConfig, SFTTrainer, TrlParser
 
+from journal import end_with_parent
 from task import check_model, encode, read_chat
 from training_run import CompleteCheckpoint, prepare_output, write_report
 
@@ -251,6 +252,8 @@ class LoraTrainer(SFTTrainer):
 
 
 def main() -> int:
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent()  # the launcher puts its processes into sessions of their own, where its death leaves them
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     # PEFT looks for the experts' rank among the modules, where they are not; tests pin the rank they get

@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +42,20 @@ def last_json(result):
 
 def read_jsonl(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def descendants(process):
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def assert_gone(processes, seconds=10):
+    """None of them runs any more; a zombie that nobody has collected yet does not."""
+    end = time.monotonic() + seconds
+    alive = processes
+    while alive and time.monotonic() < end:
+        alive = [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        time.sleep(0.02)
+    assert not alive
 
 
 @pytest.fixture(scope="session")

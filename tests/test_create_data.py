@@ -12,7 +12,7 @@ from collections import Counter
 import psutil
 import pytest
 
-from conftest import ROOT, SENTENCES, TEACHER, fails, last_json, python, read_jsonl, run
+from conftest import ROOT, SENTENCES, TEACHER, assert_gone, descendants, fails, last_json, python, read_jsonl, run
 from task import load_task
 
 TASK = load_task(ROOT / "example-data" / "language_classification.yaml")
@@ -26,20 +26,6 @@ def trace(output):
             if line.endswith(b"\n") and b'"index"' in line[:10]:
                 records.append(json.loads(line))
     return records
-
-
-def descendants(process):
-    return psutil.Process(process.pid).children(recursive=True)
-
-
-def assert_gone(processes, seconds=10):
-    """None of them runs any more; a zombie that nobody has collected yet does not."""
-    end = time.monotonic() + seconds
-    alive = processes
-    while alive and time.monotonic() < end:
-        alive = [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-        time.sleep(0.02)
-    assert not alive
 
 
 def assert_complete(output, inputs):

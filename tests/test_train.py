@@ -15,7 +15,7 @@ from peft import get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, Qwen3MoeConfig
 
-from conftest import ROOT, STUDENT, fails, last_json, run
+from conftest import ROOT, STUDENT, assert_gone, descendants, fails, last_json, run
 from task import encode, prompt_ids
 from train_sft_trl import empty_model, load_rows, lora_config
 
@@ -239,8 +239,10 @@ def test_killed_and_resumed_gives_the_same_adapter(trained, train_file, tmp_path
     while not (output_dir / "checkpoint-20" / "complete.json").exists():
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.01)
+    workers = descendants(process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    assert_gone(workers)
     assert not (output_dir / "results.json").exists()
     newest = max(output_dir.glob("checkpoint-*/complete.json"), key=lambda p: int(p.parent.name.split("-")[1])).parent
     if mode == "single":  # a torn checkpoint is skipped, the one before it serves
