@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 
-def merge(adapter: str | Path, output_dir: str | Path) -> None:
+def merge(adapter: str | Path, output_dir: str | Path, dtype: str = "bfloat16") -> None:
     """Merge the adapter into its base and save model and tokenizer; fused experts are written expert by expert."""
     import torch
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoTokenizer
 
-    model = AutoPeftModelForCausalLM.from_pretrained(adapter, dtype=torch.bfloat16).merge_and_unload()
+    model = AutoPeftModelForCausalLM.from_pretrained(adapter, dtype=getattr(torch, dtype)).merge_and_unload()
     model.config.use_cache = True
     model.save_pretrained(output_dir)
     AutoTokenizer.from_pretrained(adapter).save_pretrained(output_dir)
@@ -25,6 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapter", default="./models/prompt_distillation_trl", help="what train_sft_trl.py wrote")
     parser.add_argument("--output_dir", required=True, help="where the merged model goes; must not exist yet")
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="of the merged weights")
     args = parser.parse_args()
     if not (Path(args.adapter) / "adapter_config.json").is_file():
         print(f"merge_adapter.py: {args.adapter}: no adapter here (adapter_config.json is missing)", file=sys.stderr)
@@ -32,7 +33,7 @@ def main() -> int:
     if Path(args.output_dir).exists():
         print(f"merge_adapter.py: {args.output_dir}: exists already; choose another --output_dir", file=sys.stderr)
         return 2
-    merge(args.adapter, args.output_dir)
+    merge(args.adapter, args.output_dir, args.dtype)
     print(json.dumps({"output_dir": args.output_dir}))
     return 0
 
