@@ -64,7 +64,9 @@ def run_system(name: str, args, engine_flags: list[str], task: Task, chats: list
         elif name == "student":
             config = json.loads((Path(args.adapter) / "adapter_config.json").read_text())
             is_moe = bool(config.get("target_parameters"))
-            settings |= {"enable_lora": True, "max_lora_rank": config["r"], "enable_mixed_moe_lora_format": is_moe}
+            rank = max([config["r"], *config["rank_pattern"].values()])
+            allowed = next(n for n in (8, 16, 32, 64, 128, 256, 320, 512) if n >= rank)  # vLLM takes only these
+            settings |= {"enable_lora": True, "max_lora_rank": allowed, "enable_mixed_moe_lora_format": is_moe}
             lora = LoRARequest("student", 1, args.adapter, is_3d_lora_weight=is_moe)
         engine = start_engine(engine_arguments(model, engine_flags, **settings))
 
@@ -109,12 +111,13 @@ def run_system(name: str, args, engine_flags: list[str], task: Task, chats: list
 def score(result: dict, gold: list[str], teacher: list[str | None]) -> dict:
     """Accuracy on gold, agreement with the teacher, and mean cost per request of one system."""
     rows = len(gold)
+    pairs = [(a, t) for a, t in zip(result["answers"], teacher, strict=True) if t is not None]
     correct = sum(a == g for a, g in zip(result["answers"], gold, strict=True))
     mean = {key: statistics.mean(result[key]) for key in ("prompt_tokens", "cached_tokens", "output_tokens")}
     return {
         "correct": correct,
         "accuracy": correct / rows,
-        "agreement": sum(a == t for a, t in zip(result["answers"], teacher, strict=True) if t is not None) / rows,
+        "agreement": sum(a == t for a, t in pairs) / max(len(pairs), 1),
         "unreadable": result["answers"].count(None),
         **mean,
         "tokens": mean["prompt_tokens"] + mean["output_tokens"],

@@ -14,6 +14,7 @@ import time
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 
@@ -56,11 +57,14 @@ class ScriptArguments:
         default="all-linear", metadata={"help": "all-linear (never head or router), attention, or names with commas"}
     )
     warmup_ratio: float = field(default=0.03, metadata={"help": "share of the steps with a rising learning rate"})
+    load_in_4bit: bool = field(default=False, metadata={"help": "refused: see below"})
     overwrite: bool = field(default=False, metadata={"help": "start afresh, also over a finished adapter"})
 
     def __post_init__(self):
         if self.lora_rank < 1:
             raise ValueError(f"--lora_rank {self.lora_rank}: must be at least 1")
+        if self.load_in_4bit:  # bitsandbytes replaces linear layers, and the experts of transformers 5 are none
+            raise ValueError("--load_in_4bit: fused experts cannot be loaded in 4 bits; shard with train_trl_fsdp.sh")
         if not 0 <= self.eval_fraction < 1 or self.eval_fraction and self.eval_file:
             raise ValueError(
                 f"--eval_fraction {self.eval_fraction}: a share below 1, and not together with --eval_file"
@@ -303,22 +307,22 @@ def main() -> int:
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in trainer.model.parameters())
     effective = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    steps = args.max_steps if args.max_steps > 0 else ceil(len(train_data) / effective) * args.num_train_epochs
     if is_main:
         warn_about_rows(rows, eval_rows)
         learned = [t for t in rows[0]["labels"] if t != -100]
         log.info("LoRA on %s", describe(trainer.model))
         log.info("trainable parameters %s of %s (%.2f %%)", f"{trainable:,}", f"{total:,}", 100 * trainable / total)
-        log.info(
-            "%d rows, effective batch %d; first row's loss is on %r", len(rows), effective, tokenizer.decode(learned)
-        )
+        log.info("%d rows, effective batch %d, %d optimizer steps", len(train_data), effective, steps)
+        log.info("the first row's loss is on %r", tokenizer.decode(learned))
+        if steps < 100:
+            log.warning("only %d optimizer steps; more come from --num_train_epochs or a smaller batch", steps)
 
     start = time.perf_counter()
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     if is_main:
         steps = trainer.state.global_step
-        if steps < 100:
-            log.warning("only %d optimizer steps; more come from --num_train_epochs or a smaller batch", steps)
         seconds, last = time.perf_counter() - start, {}
         for entry in trainer.state.log_history:
             last.update(entry)

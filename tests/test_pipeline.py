@@ -73,6 +73,8 @@ BAD_TRAIN_FLAGS = {
     "unknown flag": (["--no_such_flag", "3"], "--no_such_flag"),
     "not a number": (["--learning_rate", "fast"], "--learning_rate"),
     "rank 0": (["--lora_rank", "0"], "--lora_rank 0"),
+    "4 bits": (["--load_in_4bit", "true"], "fused experts cannot be loaded in 4 bits"),
+    "eval file and fraction": (["--eval_file", "a", "--eval_fraction", "0.1"], "--eval_fraction 0.1"),
     "no GPU": ([], "--use_cpu true --bf16 false"),
 }
 
