@@ -30,7 +30,7 @@ from task import THINK_END, NoAnswer, Task, check_model, load_task, prompt_ids
 
 log = logging.getLogger("create_data")
 ROOT = Path(__file__).resolve().parent
-WINDOW = 512  # requests inside the engine at a time; more gains nothing, and memory stays constant
+WINDOW = 512  # requests handed to the engine at a time, at least; memory stays constant
 # What Qwen3's thinking model card recommends; a row that failed is asked again with it.
 RETRY_SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
 
@@ -160,6 +160,8 @@ class Stream:
 
     def __init__(self, engine):
         self.engine, self.running, self.count = engine, {}, 0
+        # twice what the engine runs at once, so that it never waits for us
+        self.window = max(WINDOW, 2 * engine.vllm_config.scheduler_config.max_num_seqs)
 
     def add(self, job, token_ids: list[int], sampling: dict, lora_request=None):
         """Queue one request; `job` comes back with its result."""
@@ -179,7 +181,7 @@ class Stream:
         """
         requests = iter(requests)
         while True:
-            while len(self.running) < WINDOW and (request := next(requests, None)) is not None:
+            while len(self.running) < self.window and (request := next(requests, None)) is not None:
                 self.add(*request)
             if not self.running:
                 return
@@ -317,6 +319,7 @@ def main() -> int:
 
     def stop(number, _):
         stopped.append(128 + number)
+        log.error("create_data.py: stopped; what is finished is kept, the same command continues")
         sys.exit(stopped[0])
 
     for number in (signal.SIGINT, signal.SIGTERM):

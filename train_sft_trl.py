@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, IntervalStrategy, set_seed
+from transformers.trainer_pt_utils import BatchRebalanceSampler
 from trl import SFTConfig, SFTTrainer, TrlParser
 
 from journal import end_with_parent
@@ -53,12 +54,14 @@ class ScriptArguments:
     lora_expert_rank: int = field(
         default=0, metadata={"help": "rank on each expert (0: lora_rank // experts per token)"}
     )
+    lora_dropout: float = field(default=0.0, metadata={"help": "not on experts, where PEFT has none"})
     lora_target: str = field(
         default="all-linear", metadata={"help": "all-linear (never head or router), attention, or names with commas"}
     )
     warmup_ratio: float = field(default=0.03, metadata={"help": "share of the steps with a rising learning rate"})
-    load_in_4bit: bool = field(default=False, metadata={"help": "refused: see below"})
+    load_in_4bit: bool = field(default=False, metadata={"help": "refused: fused experts cannot be"})
     overwrite: bool = field(default=False, metadata={"help": "start afresh, also over a finished adapter"})
+    check_only: bool = field(default=False, metadata={"help": "stop where training would begin, with exit code 0 or 2"})
 
     def __post_init__(self):
         if self.lora_rank < 1:
@@ -92,6 +95,8 @@ class TrainArguments(SFTConfig):
         default=True, metadata={"help": "without it expert LoRA keeps a merged copy of every layer's experts"}
     )
     padding_free: bool = field(default=True, metadata={"help": "no padding between the rows of a batch"})
+    # the same rows in each optimizer step as at random, none dropped or repeated, dealt out so that no GPU waits
+    train_sampling_strategy: str = field(default="batch_rebalance", metadata={"help": "how rows become batches"})
     bf16: bool = field(default=True, metadata={"help": "weights and computation in bfloat16"})
     # TRL turns the load-balancing loss on by default, which would train something the answers do not ask for
     router_aux_loss_coef: float | None = field(default=0.0, metadata={"help": "load-balancing loss of a MoE"})
@@ -158,7 +163,7 @@ def empty_model(config):
         return AutoModelForCausalLM.from_config(config)
 
 
-def lora_config(model, rank: int, alpha: int, expert_rank: int = 0, target: str = "all-linear") -> LoraConfig:
+def lora_config(model, rank, alpha, expert_rank=0, target="all-linear", dropout=0.0) -> LoraConfig:
     """LoRA on every linear layer but the head and the router; `model` may be empty. Raises ValueError.
 
     Each token passes only num_experts_per_tok of the experts, so the rank is split over the active ones, as in Thinking
@@ -177,13 +182,15 @@ def lora_config(model, rank: int, alpha: int, expert_rank: int = 0, target: str 
     }.get(target) or target.split(",")
     if unknown := set(modules) - linear:
         raise ValueError(f"--lora_target {target}: no linear layer {sorted(unknown)[0]!r}; there are {sorted(linear)}")
-    settings = {"r": rank, "lora_alpha": alpha, "target_modules": modules, "task_type": "CAUSAL_LM"}
+    settings = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": modules}
     if fused and target == "all-linear":
+        if dropout:
+            raise ValueError(f"--lora_dropout {dropout}: PEFT has none for fused experts; use --lora_target attention")
         expert_rank = expert_rank or max(1, rank // per_token)
         experts = r"mlp\.experts(\.gate_up_proj|\.down_proj|\.base_layer)*"
         settings |= {"target_parameters": EXPERTS, "rank_pattern": {experts: expert_rank}}
         settings["alpha_pattern"] = {experts: alpha * expert_rank / rank}
-    return LoraConfig(lora_dropout=0.0, **settings)  # PEFT cannot apply dropout to a parameter
+    return LoraConfig(task_type="CAUSAL_LM", **settings)
 
 
 def describe(model) -> str:
@@ -210,6 +217,12 @@ class LoraTrainer(SFTTrainer):
                 param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
             )
 
+    def _get_train_sampler(self, *args):
+        sampler = super()._get_train_sampler(*args)
+        if isinstance(sampler, BatchRebalanceSampler):  # Trainer leaves its seed at 42
+            sampler.seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return sampler
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """The loss, and the share of rows whose answer greedy decoding would write: each token is the likeliest."""
         inputs = self._prepare_inputs(inputs)
@@ -223,8 +236,8 @@ class LoraTrainer(SFTTrainer):
             )
         wrong = torch.zeros(int(row.max()) + 1, device=row.device)
         wrong.index_add_(0, row[:, 1:].flatten(), (outputs.label_mask & ~outputs.is_top1).flatten().float())
-        counts = torch.stack([(wrong == 0).sum(), torch.tensor(len(wrong), device=wrong.device)])
-        self.exact += self.accelerator.gather(counts[None]).sum(0).cpu()
+        exact = self.accelerator.gather_for_metrics(wrong == 0)  # without the rows that fill up the last batch
+        self.exact += torch.tensor([exact.sum().item(), len(exact)])
         return outputs.loss, None, None
 
     def log(self, logs, start_time=None):
@@ -270,14 +283,15 @@ def main() -> int:
             raise ValueError(f"{script.model_name}: the tokenizer has no chat template; use an instruct model")
         rows = load_rows(script.train_file, tokenizer, args.max_length)
         eval_rows = load_rows(script.eval_file, tokenizer, args.max_length) if script.eval_file else None
-        lora = lora_config(
-            empty_model(config), script.lora_rank, script.lora_alpha, script.lora_expert_rank, script.lora_target
-        )
+        empty, ranks = empty_model(config), (script.lora_rank, script.lora_alpha, script.lora_expert_rank)
+        lora = lora_config(empty, *ranks, script.lora_target, script.lora_dropout)
         checkpoint = prepare_output(script, args)
     except (ValueError, OSError) as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"train_sft_trl.py: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
+    if script.check_only:
+        return 0
 
     set_seed(args.seed)
     train_data, eval_data = Dataset.from_list(rows), Dataset.from_list(eval_rows) if eval_rows else None

@@ -23,6 +23,7 @@ fi
 if [ "$processes" -eq 1 ] && [ -z "${ACCELERATE_CONFIG:-}" ]; then
   exec python "$script" "${args[@]}" "$@" # one process needs no launcher, and keeps the script's exit code
 fi
+python "$script" "${args[@]}" "$@" --check_only true # one process says what is wrong, in one line, before many start
 exec accelerate launch --quiet \
   --config_file "${ACCELERATE_CONFIG:-$here/accelerate_configs/single_gpu.yaml}" \
   --num_processes "$processes" \

@@ -94,17 +94,21 @@ def last_checkpoint(output_dir: Path) -> Path | None:
 def prepare_output(script, args) -> str | None:
     """Where to resume from. Refuses to overwrite a finished adapter or to continue another run; ValueError says why."""
     output_dir, resume = Path(args.output_dir), args.resume_from_checkpoint or "last"
-    if args.process_index == 0 and (script.overwrite or resume == "none"):
+    if script.check_only and script.overwrite:
+        return None
+    if args.process_index == 0 and not script.check_only and (script.overwrite or resume == "none"):
         for path in checkpoints(output_dir) + [output_dir / name for name in WRITTEN if script.overwrite]:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     PartialState().wait_for_everyone()
     begun, adapter = (output_dir / name for name in ("run.json", "adapter_model.safetensors"))
     if (output_dir / "results.json").exists() or adapter.exists() and not begun.exists():
         raise ValueError(f"{output_dir}: holds a finished adapter; --overwrite replaces it")
+    if script.check_only:
+        return None  # what follows depends on the number of processes
     with open(script.train_file, "rb") as file:
         data = hashlib.file_digest(file, "sha256").hexdigest()
     run = {**asdict(script), "train_sha256": data, **{name: str(getattr(args, name)) for name in COMPARED.split()}}
-    for key in ("train_file", "overwrite"):
+    for key in ("train_file", "overwrite", "check_only"):
         del run[key]
     checkpoint = None if resume in ("last", "none") else resume
     if resume == "last" and (checkpoint := last_checkpoint(output_dir)):

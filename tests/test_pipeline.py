@@ -52,6 +52,7 @@ BAD_TRAINING = {
     "no messages": (CHAT + '{"text": "hola"}\n', "train.jsonl:2: not chat format"),
     "no answer": (CHAT + '{"messages": [{"role": "user", "content": "hola"}]}\n', "train.jsonl:2: the last message"),
     "unknown role": (CHAT.replace("user", "human"), "train.jsonl:1: unknown role"),
+    "empty answer": (CHAT.replace('"es"', '" "'), "train.jsonl:1: the last message"),
     "no question": ('{"messages": [{"role": "assistant", "content": "es"}]}\n', "train.jsonl:1: an answer without"),
     "too long": (CHAT + CHAT.replace("hola", "hola " * 3000), "train.jsonl:2:"),
 }
@@ -74,6 +75,7 @@ BAD_TRAIN_FLAGS = {
     "not a number": (["--learning_rate", "fast"], "--learning_rate"),
     "rank 0": (["--lora_rank", "0"], "--lora_rank 0"),
     "4 bits": (["--load_in_4bit", "true"], "fused experts cannot be loaded in 4 bits"),
+    "dropout in words": (["--lora_dropout", "some"], "--lora_dropout"),
     "eval file and fraction": (["--eval_file", "a", "--eval_fraction", "0.1"], "--eval_fraction 0.1"),
     "no GPU": ([], "--use_cpu true --bf16 false"),
 }

@@ -16,7 +16,7 @@ from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, Qwen3MoeConfig
 
-from conftest import ROOT, STUDENT, assert_gone, descendants, fails, last_json, run
+from conftest import ROOT, STUDENT, assert_gone, descendants, fails, last_json, python, run
 from task import encode, prompt_ids
 from train_sft_trl import empty_model, load_rows, lora_config
 
@@ -73,6 +73,14 @@ def check_encoding(tokenizer, messages):
     if not any("<|" in m["content"] for m in messages):
         assert context == tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True)["input_ids"]
     assert "<think>" not in tokenizer.decode(learned).replace(answer, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chat", CHATS.values(), ids=CHATS)
+def test_smollm2_learns_the_answer_and_its_end(chat):
+    python("tests/smollm2.py")
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "models" / "smollm2")
+    check_encoding(tokenizer, [{"role": r, "content": c} for r, c in chat])
 
 
 @pytest.mark.slow
@@ -141,6 +149,13 @@ def test_dense_student_is_trained_on_all_linear_layers_but_the_head():
         lora_config(empty_model(config), 4, 4, target="q_proj,gate")
 
 
+def test_dropout_on_experts_is_refused():
+    model = empty_model(Qwen3MoeConfig(**QWEN3_30B | {"num_hidden_layers": 1}))
+    with pytest.raises(ValueError, match="--lora_dropout 0.1: PEFT has none for fused experts"):
+        lora_config(model, 32, 16, dropout=0.1)
+    assert lora_config(model, 32, 16, target="attention", dropout=0.1).lora_dropout == 0.1
+
+
 # Training on the tiny student, 40 steps of 16 rows in fp32
 
 STEPS = 40
@@ -153,10 +168,10 @@ MODES = {
 
 @pytest.fixture(scope="session")
 def train_file(tmp_path_factory):
-    """160 gold rows: ten batches of 16, so that no process repeats a row to fill the last one."""
+    """168 gold rows: ten batches of 16 and one of 8, which no launcher may fill up or drop."""
     path = tmp_path_factory.mktemp("train") / "train.jsonl"
     lines = (ROOT / "example-data" / "multilingual_gold.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    path.write_text("".join(lines[:160]), encoding="utf-8")
+    path.write_text("".join(lines[:168]), encoding="utf-8")
     return path
 
 
@@ -191,7 +206,11 @@ def cosine(one, other):
 def trained(pair, train_file, tmp_path_factory):
     """An uninterrupted run in each mode: {mode: (output directory, JSON line)}."""
     folder = tmp_path_factory.mktemp("trained")
-    return {mode: (folder / mode, train(mode, folder / mode, train_file)) for mode in MODES}
+    lines = (ROOT / "example-data" / "multilingual_gold.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    eval_file = folder / "eval.jsonl"
+    eval_file.write_text("".join(lines[200:232]), encoding="utf-8")
+    flags = ["--eval_file", eval_file, "--eval_strategy", "steps", "--eval_steps", STEPS]
+    return {mode: (folder / mode, train(mode, folder / mode, train_file, *flags)) for mode in MODES}
 
 
 @pytest.mark.slow
@@ -202,6 +221,8 @@ def test_three_launchers_train_the_same(trained):
         assert (summary["steps"], summary["effective_batch_size"]) == (STEPS, 16)
         difference = [abs(a - b) for a, b in zip(losses(single), losses(output_dir), strict=True)]
         assert max(difference) < 1e-3, (mode, difference)
+        assert summary["eval_loss"] == pytest.approx(trained["single"][1]["eval_loss"], abs=2e-3)
+        assert summary["eval_exact_answers"] == trained["single"][1]["eval_exact_answers"] > 0.2
         assert cosine(single, output_dir) > 0.999
 
 
@@ -242,6 +263,30 @@ def test_padding_free_does_not_change_the_loss(trained, train_file, tmp_path):
     one, other = losses(trained["single"][0]), losses(tmp_path / "padded")
     assert max(abs(a - b) for a, b in zip(one, other, strict=True)) < 1e-3
     assert cosine(trained["single"][0], tmp_path / "padded") > 0.999
+
+
+@pytest.mark.slow
+def test_rows_are_shuffled_by_the_seed_and_in_each_epoch(trained, train_file, tmp_path):
+    train("single", tmp_path / "other", train_file, "--data_seed", 7, "--max_steps", 10, "--learning_rate", 0)
+    one = losses(tmp_path / "other", 10)
+    assert abs(one[0] - losses(trained["single"][0])[0]) > 1e-3  # before the first step both are the base student
+    train("single", tmp_path / "epochs", train_file, "--max_steps", 22, "--learning_rate", 0, "--save_steps", 22)
+    first, second = losses(tmp_path / "epochs", 22)[:11], losses(tmp_path / "epochs", 22)[11:]
+    assert first != second and sum(len(set(e)) for e in (first, second)) == 22
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+def test_bad_input_is_one_line_under_a_launcher_too(pair, train_file, tmp_path, mode):
+    bad = tmp_path / "train.jsonl"
+    bad.write_text(train_file.read_text(encoding="utf-8") + "hola\n", encoding="utf-8")
+    line, environment = command(mode, tmp_path / "out", bad)
+    result = run(*line, env=environment, cwd=ROOT, code=2)
+    assert (
+        result.stderr.strip()
+        == f"train_sft_trl.py: {bad}:169: not JSON (Expecting value); each line must be one JSON object"
+    )
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
@@ -320,7 +365,7 @@ def test_finished_adapter_and_other_runs_are_kept(trained, train_file):
     output_dir = trained["single"][0]
     before = (output_dir / "adapter_model.safetensors").read_bytes()
     flags = ["--model_name", STUDENT, "--output_dir", output_dir, "--train_file", train_file]
-    flags += ["--config", ROOT / "configs" / "tiny.yaml"]
+    flags += ["--config", ROOT / "configs" / "tiny.yaml", "--eval_file", output_dir.parent / "eval.jsonl"]
     assert "holds a finished adapter; --overwrite" in fails("train_sft_trl.py", *flags)
     results = output_dir / "results.json"
     results.rename(output_dir / "results.kept")  # as if it had been killed before its end
