@@ -24,7 +24,7 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, IntervalStrategy, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, IntervalStrategy, TrainerCallback, set_seed
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 from trl import SFTConfig, SFTTrainer, TrlParser
 
@@ -204,11 +204,23 @@ def describe(model) -> str:
     return ", ".join(f"{count} {name} (rank {rank})" for (name, rank), count in found.items())
 
 
+class SamplerEpoch(TrainerCallback):
+    """Tells the sampler its epoch; wrappers hide it from a resumed Trainer, which would take epoch 0's order again."""
+
+    sampler = None
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        if self.sampler is not None:
+            self.sampler.set_epoch(int(state.epoch + 1e-6))
+
+
 class LoraTrainer(SFTTrainer):
     """SFTTrainer that counts exact answers in evaluation, and under FSDP2 writes the adapter alone, not the base."""
 
     def __init__(self, *args, **kwargs):
+        self.sampler_epoch = SamplerEpoch()
         super().__init__(*args, **kwargs)
+        self.add_callback(self.sampler_epoch)
         self.exact = torch.zeros(2)  # exact answers and rows of the evaluation that is going on
         self.fsdp = getattr(self.accelerator.state, "fsdp_plugin", None)
         if self.fsdp is not None and self.args.bf16:
@@ -221,6 +233,7 @@ class LoraTrainer(SFTTrainer):
         sampler = super()._get_train_sampler(*args)
         if isinstance(sampler, BatchRebalanceSampler):  # Trainer leaves its seed at 42
             sampler.seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            self.sampler_epoch.sampler = sampler
         return sampler
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
