@@ -50,6 +50,9 @@ def parse_args(argv=None):
     parser.add("limit", type=int, default=0, help="only the first N rows (0: all)")
     parser.add("tensor_parallel_size", type=int, default=1, help="GPUs a model is split over")
     parser.add("systems", default=",".join(TITLES), help="which of them, with commas")
+    # instead: the labels of step 1 against gold, without any model
+    parser.add("labels", default="", help="what create_data.py wrote")
+    parser.add("gold", default="", help="the right answers for the same inputs, chat JSONL")
     # prices for the cost of a million requests
     parser.add("price_input", type=float, default=0.0, help="of a million input tokens that are not cached")
     parser.add("price_cached", type=float, default=0.0, help="of a million cached input tokens")
@@ -127,33 +130,39 @@ def run_system(name: str, args, engine_flags: list[str], task: Task, chats: list
     return {**results, "rows_per_second": len(prompts) / seconds, "latencies": latencies}
 
 
-def score(result: dict, gold: list[str], teacher: list[str | None], args) -> dict:
-    """Quality on gold, agreement with the teacher, and cost per request of one system; tokens are means per request."""
+def quality(answers: list[str | None], gold: list[str]) -> dict:
+    """How good answers are on gold; None counts as wrong."""
     from scipy.stats import binomtest
     from sklearn.metrics import precision_recall_fscore_support
 
-    answers, rows = result["answers"], len(gold)
     correct = sum(a == g for a, g in zip(answers, gold, strict=True))
-    pairs = [(a, t) for a, t in zip(answers, teacher, strict=True) if t is not None]
-    interval = binomtest(correct, rows).proportion_ci(method="wilson")
+    interval = binomtest(correct, len(gold)).proportion_ci(method="wilson")
     labels = sorted(set(gold))
-    read = [a or "" for a in answers]
-    per_label = precision_recall_fscore_support(gold, read, labels=labels, zero_division=0)
-    prompt, cached, output = (
-        statistics.mean(result[key]) for key in ("prompt_tokens", "cached_tokens", "output_tokens")
-    )
-    p50, p95 = map(float, np.percentile(result["latencies"], [50, 95]))
+    per_label = precision_recall_fscore_support(gold, [a or "" for a in answers], labels=labels, zero_division=0)
     return {
         "correct": correct,
-        "accuracy": correct / rows,
+        "accuracy": correct / len(gold),
         "accuracy_interval": [interval.low, interval.high],  # 95 %, Wilson
         "macro_f1": float(per_label[2].mean()),
+        "unreadable": answers.count(None),
         "per_label": {
             label: dict(zip(("precision", "recall", "f1", "rows"), map(float, values), strict=True))
             for label, *values in zip(labels, *per_label, strict=True)
         },
+    }
+
+
+def score(result: dict, gold: list[str], teacher: list[str | None], args) -> dict:
+    """Quality on gold, agreement with the teacher, and cost per request of one system; tokens are means per request."""
+    pairs = [(a, t) for a, t in zip(result["answers"], teacher, strict=True) if t is not None]
+    prompt, cached, output = (
+        statistics.mean(result[key]) for key in ("prompt_tokens", "cached_tokens", "output_tokens")
+    )
+    p50, p95 = map(float, np.percentile(result["latencies"], [50, 95]))
+    cost = (prompt - cached) * args.price_input + cached * args.price_cached + output * args.price_output
+    return {
+        **quality(result["answers"], gold),
         "agreement": sum(a == t for a, t in pairs) / max(len(pairs), 1),
-        "unreadable": answers.count(None),
         "prompt_tokens": prompt,
         "cached_tokens": cached,
         "output_tokens": output,
@@ -161,10 +170,18 @@ def score(result: dict, gold: list[str], teacher: list[str | None], args) -> dic
         "latency_s": p50,
         "latency_p95_s": p95,
         "rows_per_second": result["rows_per_second"],
-        "cost_per_million": (prompt - cached) * args.price_input
-        + cached * args.price_cached
-        + output * args.price_output,
+        "cost_per_million": cost,
     }
+
+
+def label_quality(labels_file: str, gold_file: str) -> dict:
+    """The teacher's training labels against gold, matched by input; an input without a label counts as wrong."""
+    labels, gold = (
+        {json.dumps(m[:-1]): m[-1]["content"] for _, m in read_chat(f, "assistant")} for f in (labels_file, gold_file)
+    )
+    if not labels.keys() & gold.keys():
+        raise ValueError(f"{labels_file}: has no input of {gold_file}; pass the gold answers of the same inputs")
+    return {"rows": len(gold), **quality([labels.get(key) for key in gold], list(gold.values()))}
 
 
 def mcnemar(one: list, other: list, gold: list[str]) -> dict:
@@ -201,6 +218,9 @@ def main() -> int:
     args, engine_flags = parse_args()
     start = time.perf_counter()
     try:
+        if args.labels or args.gold:
+            print(json.dumps(label_quality(args.labels, args.gold), ensure_ascii=False))
+            return 0
         task = load_task(args.task)
         chats = []
         for number, messages in read_chat(args.test_file, last_role="assistant"):

@@ -1,9 +1,11 @@
 """The figures of evaluate.py on answers whose scores are known by hand."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 
+from conftest import ROOT, fails, last_json, python
 from evaluate import mcnemar, score, table
 
 PRICES = SimpleNamespace(price_input=1.0, price_cached=0.1, price_output=4.0)
@@ -35,3 +37,16 @@ def test_mcnemar_counts_the_rows_that_only_one_gets_right():
     # 5 against 1 of 6 discordant rows: two-sided binomial, 2 * (1 + 6) / 64
     assert found == {"only_student": 5, "only_teacher": 1, "p_value": pytest.approx(14 / 64)}
     assert mcnemar(gold, gold, gold)["p_value"] == 1.0
+
+
+def test_labels_are_scored_against_gold(tmp_path):
+    gold = ROOT / "example-data" / "multilingual_gold.jsonl"
+    rows = [json.loads(line) for line in gold.read_text(encoding="utf-8").splitlines()]
+    labels = tmp_path / "labels.jsonl"
+    rows[0]["messages"][1]["content"] = "zh"  # one wrong, one rejected, in another order
+    labels.write_text("".join(json.dumps(row) + "\n" for row in reversed(rows[:-1])), encoding="utf-8")
+    found = last_json(python("evaluate.py", "--labels", labels, "--gold", gold))
+    assert (found["rows"], found["correct"], found["unreadable"]) == (2101, 2099, 1)
+    assert found["per_label"]["ar"]["recall"] == pytest.approx(1 - 1 / found["per_label"]["ar"]["rows"])
+    heldout = ROOT / "example-data" / "heldout.jsonl"
+    assert "has no input of" in fails("evaluate.py", "--labels", labels, "--gold", heldout)
