@@ -1,10 +1,10 @@
-"""Step 3: is the student as good as the teacher, and what did it save? Scores three systems on held-out gold rows.
+"""Step 3: is the student as good as the teacher, and what did it save? Scores four systems on held-out gold rows.
 
     python evaluate.py --test_file example-data/heldout.jsonl --adapter models/prompt_distillation_trl
 
-The systems are the teacher with its prompt and its thinking, the base student without prompt, and the distilled student
-without prompt. Every flag of vLLM's engine is accepted too. Writes report/ beside the adapter: report.md, metrics.json
-and predictions.jsonl (every row, every system).
+The systems are the teacher with its prompt and its thinking, the base student with and without the prompt, and the
+distilled student without prompt. Every flag of vLLM's engine is accepted too. Writes report/ beside the adapter:
+report.md, metrics.json and predictions.jsonl (every row, every system).
 """
 
 import argparse
@@ -19,13 +19,20 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from create_data import ROOT, Parser, Stream, engine_arguments, start_engine
 from journal import Replacing, end_with_parent
 from task import NoAnswer, Task, check_model, load_task, prompt_ids, read_chat
 
 log = logging.getLogger("evaluate")
 WARM_UP = 3  # requests before the clock starts; the first ones pay for the prefix cache and lazy set-up
-TITLES = {"teacher": "teacher, prompt and thinking", "base": "base student, no prompt", "student": "distilled student"}
+TITLES = {
+    "teacher": "teacher, prompt and thinking",
+    "base_prompt": "base student, prompt",
+    "base": "base student, no prompt",
+    "student": "distilled student",
+}
 
 
 def parse_args(argv=None):
@@ -42,7 +49,21 @@ def parse_args(argv=None):
     parser.add("latency_rows", type=int, default=50, help="rows asked one at a time for the latency")
     parser.add("limit", type=int, default=0, help="only the first N rows (0: all)")
     parser.add("tensor_parallel_size", type=int, default=1, help="GPUs a model is split over")
-    return parser.parse_known_args(argv)
+    parser.add("systems", default=",".join(TITLES), help="which of them, with commas")
+    # instead: the labels of step 1 against gold, without any model
+    parser.add("labels", default="", help="what create_data.py wrote")
+    parser.add("gold", default="", help="the right answers for the same inputs, chat JSONL")
+    # prices for the cost of a million requests
+    parser.add("price_input", type=float, default=0.0, help="of a million input tokens that are not cached")
+    parser.add("price_cached", type=float, default=0.0, help="of a million cached input tokens")
+    parser.add("price_output", type=float, default=0.0, help="of a million output tokens")
+    args, engine_flags = parser.parse_known_args(argv)
+    if args.latency_rows < 1:
+        parser.error(f"--latency_rows {args.latency_rows}: must be at least 1")
+    args.systems = [name for name in TITLES if name in args.systems.split(",")]  # in our order
+    if not {"teacher", "student"} <= set(args.systems):
+        parser.error(f"--systems: must hold teacher and student, of {','.join(TITLES)}")
+    return args, engine_flags
 
 
 def run_system(name: str, args, engine_flags: list[str], task: Task, chats: list[list[dict]]) -> dict:
@@ -74,7 +95,8 @@ def run_system(name: str, args, engine_flags: list[str], task: Task, chats: list
     is_teacher = name == "teacher"
     limit = args.max_tokens if is_teacher else args.student_max_tokens
     temperature = args.temperature if is_teacher else 0.0
-    prompts = [prompt_ids(tokenizer, task.messages(chat) if is_teacher else chat) for chat in chats]
+    prompted = name in ("teacher", "base_prompt")
+    prompts = [prompt_ids(tokenizer, task.messages(chat) if prompted else chat) for chat in chats]
     stream = Stream(engine)
 
     def request(i):
@@ -93,7 +115,7 @@ def run_system(name: str, args, engine_flags: list[str], task: Task, chats: list
     engine.engine_core.shutdown()  # otherwise this process waits for the engine's at its exit, for ever
 
     results = {"answers": [], "responses": [], "output_tokens": [], "cached_tokens": []}
-    reader = task if is_teacher else replace(task, answer="")  # a student gives the answer and nothing else
+    reader = task if prompted else replace(task, answer="")  # without the prompt, the answer and nothing else counts
     for i in range(len(prompts)):
         completion = outputs[i].outputs[0]
         try:
@@ -108,37 +130,84 @@ def run_system(name: str, args, engine_flags: list[str], task: Task, chats: list
     return {**results, "rows_per_second": len(prompts) / seconds, "latencies": latencies}
 
 
-def score(result: dict, gold: list[str], teacher: list[str | None]) -> dict:
-    """Accuracy on gold, agreement with the teacher, and mean cost per request of one system."""
-    rows = len(gold)
-    pairs = [(a, t) for a, t in zip(result["answers"], teacher, strict=True) if t is not None]
-    correct = sum(a == g for a, g in zip(result["answers"], gold, strict=True))
-    mean = {key: statistics.mean(result[key]) for key in ("prompt_tokens", "cached_tokens", "output_tokens")}
+def quality(answers: list[str | None], gold: list[str]) -> dict:
+    """How good answers are on gold; None counts as wrong."""
+    from scipy.stats import binomtest
+    from sklearn.metrics import precision_recall_fscore_support
+
+    correct = sum(a == g for a, g in zip(answers, gold, strict=True))
+    interval = binomtest(correct, len(gold)).proportion_ci(method="wilson")
+    labels = sorted(set(gold))
+    per_label = precision_recall_fscore_support(gold, [a or "" for a in answers], labels=labels, zero_division=0)
     return {
         "correct": correct,
-        "accuracy": correct / rows,
-        "agreement": sum(a == t for a, t in pairs) / max(len(pairs), 1),
-        "unreadable": result["answers"].count(None),
-        **mean,
-        "tokens": mean["prompt_tokens"] + mean["output_tokens"],
-        "latency_s": statistics.median(result["latencies"]),
-        "rows_per_second": result["rows_per_second"],
+        "accuracy": correct / len(gold),
+        "accuracy_interval": [interval.low, interval.high],  # 95 %, Wilson
+        "macro_f1": float(per_label[2].mean()),
+        "unreadable": answers.count(None),
+        "per_label": {
+            label: dict(zip(("precision", "recall", "f1", "rows"), map(float, values), strict=True))
+            for label, *values in zip(labels, *per_label, strict=True)
+        },
     }
+
+
+def score(result: dict, gold: list[str], teacher: list[str | None], args) -> dict:
+    """Quality on gold, agreement with the teacher, and cost per request of one system; tokens are means per request."""
+    pairs = [(a, t) for a, t in zip(result["answers"], teacher, strict=True) if t is not None]
+    prompt, cached, output = (
+        statistics.mean(result[key]) for key in ("prompt_tokens", "cached_tokens", "output_tokens")
+    )
+    p50, p95 = map(float, np.percentile(result["latencies"], [50, 95]))
+    cost = (prompt - cached) * args.price_input + cached * args.price_cached + output * args.price_output
+    return {
+        **quality(result["answers"], gold),
+        "agreement": sum(a == t for a, t in pairs) / max(len(pairs), 1),
+        "prompt_tokens": prompt,
+        "cached_tokens": cached,
+        "output_tokens": output,
+        "tokens": prompt + output,
+        "latency_s": p50,
+        "latency_p95_s": p95,
+        "rows_per_second": result["rows_per_second"],
+        "cost_per_million": cost,
+    }
+
+
+def label_quality(labels_file: str, gold_file: str) -> dict:
+    """The teacher's training labels against gold, matched by input; an input without a label counts as wrong."""
+    labels, gold = (
+        {json.dumps(m[:-1]): m[-1]["content"] for _, m in read_chat(f, "assistant")} for f in (labels_file, gold_file)
+    )
+    if not labels.keys() & gold.keys():
+        raise ValueError(f"{labels_file}: has no input of {gold_file}; pass the gold answers of the same inputs")
+    return {"rows": len(gold), **quality([labels.get(key) for key in gold], list(gold.values()))}
+
+
+def mcnemar(one: list, other: list, gold: list[str]) -> dict:
+    """Exact test of whether two systems differ in accuracy, by the rows that only one of them answers correctly."""
+    from scipy.stats import binomtest
+
+    right = [(a == g, b == g) for a, b, g in zip(one, other, gold, strict=True)]
+    only_one, only_other = right.count((True, False)), right.count((False, True))
+    p_value = binomtest(only_one, only_one + only_other).pvalue if only_one + only_other else 1.0
+    return {"only_student": only_one, "only_teacher": only_other, "p_value": float(p_value)}
 
 
 def table(metrics: dict, rows: int) -> str:
     """The result as a Markdown table."""
     lines = [
-        f"| system | accuracy on {rows} gold rows | agrees with teacher | tokens per request (prompt + output) "
-        "| seconds per request (median) | rows/s in a batch | speed-up |",
-        "|---|---|---|---|---|---|---|",
+        f"| system | accuracy on {rows} gold rows (95 % interval) | macro-F1 | agrees with teacher "
+        "| tokens per request (prompt + output) | seconds per request (median, p95) | rows/s in a batch | speed-up |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, m in metrics.items():
         speedup = metrics["teacher"]["latency_s"] / m["latency_s"]
+        low, high = m["accuracy_interval"]
         lines.append(
-            f"| {TITLES[name]} | {m['accuracy']:.1%} ({m['correct']}) | {m['agreement']:.1%} | {m['tokens']:.1f} "
-            f"({m['prompt_tokens']:.1f} + {m['output_tokens']:.1f}) | {m['latency_s']:.4f} "
-            f"| {m['rows_per_second']:.0f} | {speedup:.1f}x |"
+            f"| {TITLES[name]} | {m['accuracy']:.1%} ({m['correct']}; {low:.1%} to {high:.1%}) | {m['macro_f1']:.3f} "
+            f"| {m['agreement']:.1%} | {m['tokens']:.1f} ({m['prompt_tokens']:.1f} + {m['output_tokens']:.1f}) "
+            f"| {m['latency_s']:.4f}, {m['latency_p95_s']:.4f} | {m['rows_per_second']:.0f} | {speedup:.1f}x |"
         )
     return "\n".join(lines)
 
@@ -149,6 +218,9 @@ def main() -> int:
     args, engine_flags = parse_args()
     start = time.perf_counter()
     try:
+        if args.labels or args.gold:
+            print(json.dumps(label_quality(args.labels, args.gold), ensure_ascii=False))
+            return 0
         task = load_task(args.task)
         chats = []
         for number, messages in read_chat(args.test_file, last_role="assistant"):
@@ -176,24 +248,29 @@ def main() -> int:
     gold = [chat[-1]["content"] for chat in chats]
     questions = [chat[:-1] for chat in chats]
     results = {}
-    for name, title in TITLES.items():
-        log.info("evaluating: %s", title)
+    for name in args.systems:
+        log.info("evaluating: %s", TITLES[name])
         # a process per system, so that an engine gives all its memory back
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             results[name] = pool.submit(run_system, name, args, engine_flags, task, questions).result()
-    metrics = {name: score(r, gold, results["teacher"]["answers"]) for name, r in results.items()}
+    metrics = {name: score(r, gold, results["teacher"]["answers"], args) for name, r in results.items()}
+    test = mcnemar(results["student"]["answers"], results["teacher"]["answers"], gold)
 
     report = Path(args.adapter) / "report"
     report.mkdir(exist_ok=True)
     with Replacing(report / "metrics.json") as file:
-        file.write(json.dumps({"rows": len(gold), "systems": metrics}, indent=2) + "\n")
+        file.write(json.dumps({"rows": len(gold), "systems": metrics, "mcnemar": test}, indent=2) + "\n")
     with Replacing(report / "predictions.jsonl") as file:
         for i, chat in enumerate(questions):
             row = {"messages": chat, "gold": gold[i]}
             row |= {name: {"answer": r["answers"][i], "response": r["responses"][i]} for name, r in results.items()}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     with Replacing(report / "report.md") as file:
-        file.write(table(metrics, len(gold)) + "\n")
+        file.write(table(metrics, len(gold)) + "\n\n")
+        file.write(
+            f"Right where the other is wrong: student {test['only_student']} rows, teacher {test['only_teacher']} "
+            f"(McNemar's exact test: p = {test['p_value']:.3f}).\n"
+        )
 
     print(table(metrics, len(gold)))
     teacher, student = metrics["teacher"], metrics["student"]
