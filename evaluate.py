@@ -44,8 +44,8 @@ def parse_args(argv=None):
     parser.add("student_model", default="Qwen/Qwen3-30B-A3B-Instruct-2507", help="the student's base")
     parser.add("adapter", default="./models/prompt_distillation_trl", help="what train_sft_trl.py wrote")
     parser.add("temperature", type=float, default=0.15, help="of the teacher; students answer greedily")
-    parser.add("max_tokens", type=int, default=4096, help="of the teacher, thinking included")
-    parser.add("student_max_tokens", type=int, default=64, help="of the students, which do not think")
+    parser.add("max_tokens", type=int, default=4096, help="under the prompt, thinking included")
+    parser.add("student_max_tokens", type=int, default=64, help="of the students without prompt")
     parser.add("latency_rows", type=int, default=50, help="rows asked one at a time for the latency")
     parser.add("limit", type=int, default=0, help="only the first N rows (0: all)")
     parser.add("tensor_parallel_size", type=int, default=1, help="GPUs a model is split over")
@@ -93,9 +93,9 @@ def run_system(name: str, args, engine_flags: list[str], task: Task, chats: list
 
     tokenizer, longest = engine.get_tokenizer(), engine.model_config.max_model_len
     is_teacher = name == "teacher"
-    limit = args.max_tokens if is_teacher else args.student_max_tokens
+    prompted = name in ("teacher", "base_prompt")  # who may think aloud under the prompt gets room for it
+    limit = args.max_tokens if prompted else args.student_max_tokens
     temperature = args.temperature if is_teacher else 0.0
-    prompted = name in ("teacher", "base_prompt")
     prompts = [prompt_ids(tokenizer, task.messages(chat) if prompted else chat) for chat in chats]
     stream = Stream(engine)
 
