@@ -14,6 +14,7 @@ import time
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
@@ -110,6 +111,8 @@ class TrainArguments(SFTConfig):
     def __post_init__(self):
         if not self.use_cpu and not torch.cuda.is_available():
             raise ValueError("no GPU is visible; to train on a CPU add --use_cpu true --bf16 false")
+        if self.report_to != "none" and not find_spec(self.report_to):
+            raise ValueError(f"--report_to {self.report_to}: not installed; pip install {self.report_to}")
         super().__post_init__()
 
 

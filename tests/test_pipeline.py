@@ -77,6 +77,10 @@ BAD_TRAIN_FLAGS = {
     "4 bits": (["--load_in_4bit", "true"], "fused experts cannot be loaded in 4 bits"),
     "dropout in words": (["--lora_dropout", "some"], "--lora_dropout"),
     "eval file and fraction": (["--eval_file", "a", "--eval_fraction", "0.1"], "--eval_fraction 0.1"),
+    "report to what is not there": (
+        ["--use_cpu", "true", "--bf16", "false", "--report_to", "no_such_tracker"],
+        "no_such_tracker: not installed",
+    ),
     "no GPU": ([], "--use_cpu true --bf16 false"),
 }
 
