@@ -15,6 +15,7 @@ import pytest
 from conftest import ROOT, SENTENCES, TEACHER, assert_gone, descendants, fails, last_json, python, read_jsonl, run
 from task import load_task
 
+SLOWLY = ["--max_num_seqs", 16]  # of the engine, so that a kill finds it at work even on a machine that is busy
 TASK = load_task(ROOT / "example-data" / "language_classification.yaml")
 
 
@@ -71,8 +72,8 @@ def test_killed_at_any_moment_and_resumed(pair, source, tmp_path):
     command += ["--input_file", path, "--output_file", output]
     rng, kept = random.Random(0), []
     for part in range(5):
-        process = start(*command)
-        wait_for_rows(output, len(kept) + rng.randrange(1, 300), process)
+        process = start(*command, *SLOWLY)
+        wait_for_rows(output, len(kept) + rng.randrange(1, 200), process)
         children = descendants(process)
         assert children and process.poll() is None and not output.exists()
         process.kill()
@@ -99,9 +100,9 @@ def test_instances_killed_and_resumed(pair, source, tmp_path):
     environment = {"LOG_DIR": str(tmp_path / "logs of instances"), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     kept = []
     for victims in (2, 2, 1):  # five instances are killed; in the last round the other one finishes its share
-        process = start(*command, **environment)
+        process = start(*command, *SLOWLY, **environment)
         for killed in range(victims):
-            wait_for_rows(output, len(trace(output)) + rng.randrange(1, 200), process)
+            wait_for_rows(output, len(trace(output)) + rng.randrange(1, 100), process)
             drivers = [p for p in psutil.Process(process.pid).children() if "create_data.py" in " ".join(p.cmdline())]
             assert len(drivers) == 2 - killed
             victim = rng.choice(drivers)
@@ -114,7 +115,7 @@ def test_instances_killed_and_resumed(pair, source, tmp_path):
         kept = list(records.values())
     failed = run(*command[:2], "--limit", 5, *flags[:-1], tmp_path / "x.jsonl", "--task", "/nowhere.yaml", code=2)
     assert "instance 0 failed with exit code 2" in failed.stderr and "/nowhere.yaml: No such file" in failed.stderr
-    process = start(*command, **environment)  # TERM ends both and their engines
+    process = start(*command, *SLOWLY, **environment)  # TERM ends both and their engines
     wait_for_rows(output, len(kept) + 1, process)
     children = descendants(process)
     process.send_signal(signal.SIGTERM)
