@@ -6,6 +6,7 @@ Every SFTConfig flag is accepted, and --config FILE.yaml sets any of them. The l
 turn, in exactly the context that inference sees. The same command again resumes from the last complete checkpoint.
 """
 
+import atexit
 import json
 import logging
 import os
@@ -377,7 +378,11 @@ def main() -> int:
         write_report(Path(args.output_dir), trainer.state.log_history, summary)
         print(json.dumps(summary))
     if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+        trainer.accelerator.wait_for_everyone()
+        # gloo's destructor joins a thread that may wait for the GIL, and then a finished process never ends
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        os._exit(0)
     return 0
 
 
