@@ -164,11 +164,13 @@ class Stream:
         self.window = max(WINDOW, 2 * engine.vllm_config.scheduler_config.max_num_seqs)
 
     def add(self, job, token_ids: list[int], sampling: dict, lora_request=None):
-        """Queue one request; `job` comes back with its result."""
+        """Queue one request; `job` comes back with its result. `sampling` is vLLM's, structured_outputs a regex."""
         from vllm import SamplingParams
         from vllm.inputs.engine import tokens_input
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
+        if regex := sampling.get("structured_outputs"):
+            sampling = {**sampling, "structured_outputs": StructuredOutputsParams(regex=regex)}
         self.count += 1
         self.running[str(self.count)] = job
         params = SamplingParams(output_kind=RequestOutputKind.FINAL_ONLY, **sampling)
@@ -193,7 +195,6 @@ class Stream:
 def label_inputs(args, engine, task: Task, inputs, missing, journal: Journal):
     """Ask for every missing input, and record each as it is decided."""
     from tqdm import tqdm
-    from vllm.sampling_params import StructuredOutputsParams
 
     tokenizer, longest = engine.get_tokenizer(), engine.model_config.max_model_len
     thinks, constraint = args.reasoning_parser != "none", task.constraint()
@@ -208,13 +209,11 @@ def label_inputs(args, engine, task: Task, inputs, missing, journal: Journal):
         if tries:
             sampling |= {**RETRY_SAMPLING, "temperature": max(args.temperature, RETRY_SAMPLING["temperature"])}
         guarded = args.structured_outputs == "always" or args.structured_outputs == "retry" and tries > 0
-        settings = dict(sampling)
         if guarded and thinks:
-            settings["thinking_token_budget"] = sampling["thinking_token_budget"] = args.thinking_token_budget
+            sampling["thinking_token_budget"] = args.thinking_token_budget
         if guarded and constraint:
             sampling["structured_outputs"] = constraint
-            settings["structured_outputs"] = StructuredOutputsParams(regex=constraint)
-        return (job, tries, sampling), job["ids"], settings
+        return (job, tries, sampling), job["ids"], sampling
 
     def decide(job):
         answer, reason, agreement = vote(job["answers"], args.num_samples, args.min_agreement)
@@ -243,12 +242,7 @@ def label_inputs(args, engine, task: Task, inputs, missing, journal: Journal):
     for (job, tries, sampling), output in stream.run(requests()):
         completion, answer, reason = output.outputs[0], None, None
         try:
-            if thinks:
-                answer = task.read_answer(completion.text, completion.finish_reason)
-            elif completion.finish_reason == "length":
-                raise NoAnswer("no_answer", "cut at the token limit")
-            else:
-                answer = task.read_content(completion.text)
+            answer = task.read_answer(completion.text, completion.finish_reason, thinks)
         except NoAnswer as error:
             reason = error.reason
         attempt = {"response": completion.text, "finish_reason": completion.finish_reason, "answer": answer}

@@ -41,12 +41,13 @@ class Task:
         turns = [{"role": "user", "content": input}] if isinstance(input, str) else list(input)
         return [{"role": "system", "content": self.prompt}, *turns]
 
-    def read_answer(self, response: str, finish_reason: str = "stop") -> str:
+    def read_answer(self, response: str, finish_reason: str = "stop", thinks: bool = True) -> str:
         """The answer in a response whose thinking starts in the prompt; raises NoAnswer.
 
         Only what follows the last </think> counts: reasoning quotes rules and labels, so nothing is read from it.
+        A model that does not think (`thinks` false) answers with the whole response.
         """
-        thinking, closing_tag, content = response.rpartition(THINK_END)
+        thinking, closing_tag, content = response.rpartition(THINK_END) if thinks else ("", THINK_END, response)
         if finish_reason == "length":
             raise NoAnswer("no_answer" if closing_tag else "unfinished_thinking", "cut at the token limit")
         if not closing_tag:

@@ -32,7 +32,7 @@ from trl import SFTConfig, SFTTrainer, TrlParser
 
 from journal import end_with_parent
 from task import check_model, encode, read_chat
-from training_run import CompleteCheckpoint, prepare_output, write_report
+from training_run import CompleteCheckpoint, prepare_output, steps_of, write_report
 
 log = logging.getLogger("train_sft_trl")
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -358,7 +358,7 @@ def main() -> int:
         for entry in trainer.state.log_history:
             last.update(entry)
         tokens = sum(map(len, train_data["input_ids"])) * trainer.state.epoch
-        resumed = int(checkpoint.rpartition("-")[2]) if checkpoint else 0  # steps that an earlier run has done
+        resumed = steps_of(checkpoint) if checkpoint else 0  # steps that an earlier run has done
         peak = (
             torch.cuda.max_memory_allocated() if torch.cuda.is_available() else getrusage(RUSAGE_SELF).ru_maxrss * 1024
         )

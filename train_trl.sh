@@ -6,7 +6,11 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 script=${TRAIN_SCRIPT:-$here/train_sft_trl.py}
-processes=${NUM_PROCESSES:-1} # over all machines
+processes=${NUM_PROCESSES:-1} # over all machines; all: one for each visible GPU
+if [ "$processes" = all ]; then
+  gpus=$(python -c 'import torch; print(max(1, torch.cuda.device_count()))')
+  processes=$((gpus * ${NUM_MACHINES:-1}))
+fi
 
 args=()
 for name in model_name output_dir train_file; do

@@ -91,6 +91,11 @@ def last_checkpoint(output_dir: Path) -> Path | None:
     return None
 
 
+def steps_of(checkpoint: Path | str) -> int:
+    """Optimizer steps that a checkpoint holds; raises OSError or ValueError if it is none."""
+    return json.loads((Path(checkpoint) / "trainer_state.json").read_text())["global_step"]
+
+
 def prepare_output(script, args) -> str | None:
     """Where to resume from. Refuses to overwrite a finished adapter or to continue another run; ValueError says why."""
     output_dir, resume = Path(args.output_dir), args.resume_from_checkpoint or "last"
@@ -111,6 +116,8 @@ def prepare_output(script, args) -> str | None:
     for key in ("train_file", "overwrite", "check_only"):
         del run[key]
     checkpoint = None if resume in ("last", "none") else resume
+    if checkpoint:
+        steps_of(checkpoint)  # refuses what is no checkpoint
     if resume == "last" and (checkpoint := last_checkpoint(output_dir)):
         old = json.loads(begun.read_text())
         for key, value in run.items():
