@@ -349,6 +349,7 @@ def main() -> int:
         if steps < 100:
             log.warning("only %d optimizer steps; more come from --num_train_epochs or a smaller batch", steps)
 
+    resumed = steps_of(checkpoint) if checkpoint else 0  # read now: training deletes old checkpoints
     start = time.perf_counter()
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
@@ -358,7 +359,6 @@ def main() -> int:
         for entry in trainer.state.log_history:
             last.update(entry)
         tokens = sum(map(len, train_data["input_ids"])) * trainer.state.epoch
-        resumed = steps_of(checkpoint) if checkpoint else 0  # steps that an earlier run has done
         peak = (
             torch.cuda.max_memory_allocated() if torch.cuda.is_available() else getrusage(RUSAGE_SELF).ru_maxrss * 1024
         )
