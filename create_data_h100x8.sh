@@ -4,8 +4,7 @@
 # INSTANCES, GPUS_PER_INSTANCE and LOG_DIR override. A rerun asks what is missing. Without a GPU they run on the CPU.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-instances=${INSTANCES:-2}
-gpus=${GPUS_PER_INSTANCE:-4}
+instances=${INSTANCES:-2} gpus=${GPUS_PER_INSTANCE:-4}
 log_dir=${LOG_DIR:-$(mktemp -d)}
 mkdir -p "$log_dir"
 flags=()

@@ -4,98 +4,203 @@
 
 The systems are the teacher with its prompt and its thinking, the base student with and without the prompt, and the
 distilled student without prompt. Every flag of vLLM's engine is accepted too. Writes report/ beside the adapter:
-report.md, metrics.json and predictions.jsonl (every row, every system).
+report.md and report.html, metrics.json, predictions.jsonl (every row, every system) and plots.
 """
 
 import argparse
+import glob
 import json
 import logging
 import multiprocessing
-import statistics
+import os
+import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-
-from create_data import ROOT, Parser, Stream, engine_arguments, start_engine
-from journal import Replacing, end_with_parent
-from task import NoAnswer, Task, check_model, load_task, prompt_ids, read_chat
+from create_data import ROOT, Parser, Stream, engine_arguments, start_engine, versions
+from journal import beside, check_writable, end_with_parent, input_hash, parse, read_inputs
+from report import TITLES, markdown, sentences, tables, write_report
+from scores import measure, quality
+from task import NoAnswer, Task, check_model, load_task, prompt_ids, read_chat, read_lines
 
 log = logging.getLogger("evaluate")
 WARM_UP = 3  # requests before the clock starts; the first ones pay for the prefix cache and lazy set-up
-TITLES = {
-    "teacher": "teacher, prompt and thinking",
-    "base_prompt": "base student, prompt",
-    "base": "base student, no prompt",
-    "student": "distilled student",
-}
+# How far below PEFT's best token a served token may be, in nats: two ways of adding up differ by so much in a tie.
+TIE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
 
 
 def parse_args(argv=None):
     """Our flags, and the rest for vLLM."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    # what is asked
     parser.add("test_file", default="./example-data/heldout.jsonl", help="chat JSONL; the answers are gold")
+    parser.add("inputs_without_gold", default="", help="further inputs, as in create_data.py, for agreement only")
     parser.add("task", default=str(ROOT / "example-data/language_classification.yaml"), help="as in create_data.py")
+    parser.add("limit", type=int, default=0, help="only the first N rows of each file (0: all)")
+    # who is asked
+    parser.add("systems", default=",".join(TITLES), help="which of them, with commas")
     parser.add("teacher_model", default="Qwen/Qwen3-30B-A3B-Thinking-2507", help="the teacher")
+    parser.add("teacher_answers", default="", help="instead of asking it: what create_data.py wrote for these rows")
+    parser.add("reasoning_parser", default="qwen3", help="none: the teacher does not think")
     parser.add("student_model", default="Qwen/Qwen3-30B-A3B-Instruct-2507", help="the student's base")
     parser.add("adapter", default="./models/prompt_distillation_trl", help="what train_sft_trl.py wrote")
+    parser.add("serve_adapter", default="auto", choices=["auto", "lora", "merged"], help="by vLLM, or a merged copy")
+    # how it is asked
     parser.add("temperature", type=float, default=0.15, help="of the teacher; students answer greedily")
     parser.add("max_tokens", type=int, default=4096, help="under the prompt, thinking included")
     parser.add("student_max_tokens", type=int, default=64, help="of the students without prompt")
     parser.add("latency_rows", type=int, default=50, help="rows asked one at a time for the latency")
-    parser.add("limit", type=int, default=0, help="only the first N rows (0: all)")
+    parser.add("check_rows", type=int, default=8, help="rows whose served tokens must be PEFT's (0: no check)")
     parser.add("tensor_parallel_size", type=int, default=1, help="GPUs a model is split over")
-    parser.add("systems", default=",".join(TITLES), help="which of them, with commas")
-    # instead: the labels of step 1 against gold, without any model
-    parser.add("labels", default="", help="what create_data.py wrote")
-    parser.add("gold", default="", help="the right answers for the same inputs, chat JSONL")
     # prices for the cost of a million requests
     parser.add("price_input", type=float, default=0.0, help="of a million input tokens that are not cached")
     parser.add("price_cached", type=float, default=0.0, help="of a million cached input tokens")
     parser.add("price_output", type=float, default=0.0, help="of a million output tokens")
+    parser.add("report_dir", default="", help="where the report goes (report/ in the adapter)")
+    # instead: the labels of step 1 against gold, without any model
+    parser.add("labels", default="", help="what create_data.py wrote")
+    parser.add("gold", default="", help="the right answers for the same inputs, chat JSONL")
     args, engine_flags = parser.parse_known_args(argv)
-    if args.latency_rows < 1:
-        parser.error(f"--latency_rows {args.latency_rows}: must be at least 1")
-    args.systems = [name for name in TITLES if name in args.systems.split(",")]  # in our order
-    if not {"teacher", "student"} <= set(args.systems):
-        parser.error(f"--systems: must hold teacher and student, of {','.join(TITLES)}")
+    for name, least in {
+        "latency_rows": 1,
+        "limit": 0,
+        "check_rows": 0,
+        "max_tokens": 1,
+        "student_max_tokens": 1,
+    }.items():
+        if getattr(args, name) < least:
+            parser.error(f"--{name} {getattr(args, name)}: must be at least {least}")
+    wanted = args.systems.split(",")
+    if unknown := [name for name in wanted if name not in TITLES]:
+        parser.error(f"--systems {args.systems}: {unknown[0]!r} is none of {','.join(TITLES)}")
+    args.systems = [name for name in TITLES if name in wanted]  # in our order
+    if args.teacher_answers and "teacher" not in args.systems:
+        parser.error("--teacher_answers: --systems leaves the teacher out")
+    if bool(args.labels) != bool(args.gold):
+        parser.error("--labels and --gold go together")
+    args.report_dir = Path(args.report_dir or Path(args.adapter) / "report")
     return args, engine_flags
 
 
+# ---- what is asked
+
+
+def read_rows(args, task: Task) -> tuple[list[list[dict]], list[str], list[str | None]]:
+    """All chats without their answers, those without gold last; the gold answers; and each gold row's `kind`, if any.
+
+    Raises ValueError that names file and line.
+    """
+    chats, gold, kinds = [], [], []
+    lines = read_lines(args.test_file)
+    for number, messages in read_chat(args.test_file, last_role="assistant"):
+        *chat, answer = messages
+        if not chat:
+            raise ValueError(f"{args.test_file}:{number}: an answer without a question")
+        if task.labels and answer["content"] not in task.labels:
+            raise ValueError(
+                f"{args.test_file}:{number}: gold answer {answer['content']!r} is none of the task's labels"
+            )
+        chats.append(chat)
+        gold.append(answer["content"])
+        kinds.append(json.loads(next(lines)[1]).get("kind"))
+        if not isinstance(kinds[-1], str | None):
+            raise ValueError(f"{args.test_file}:{number}: 'kind' must be a text such as \"edge\"")
+        if len(chats) == args.limit:
+            break
+    if not chats:
+        raise ValueError(f"{args.test_file}: no rows")
+    if args.inputs_without_gold:
+        further = [messages for _, messages in read_inputs(args.inputs_without_gold)]
+        if not further:
+            raise ValueError(f"{args.inputs_without_gold}: no inputs")
+        chats += further[: args.limit or None]
+    return chats, gold, kinds
+
+
+def read_teacher(path: Path, chats: list[list[dict]], task: Task) -> dict:
+    """The teacher's results from what create_data.py wrote; tokens and responses if its journal lies beside it.
+
+    Tokens are those of all attempts at a row. Raises ValueError if it was made under another task or lacks a row.
+    """
+    answers = {input_hash(messages[:-1]): messages[-1]["content"] for _, messages in read_chat(path, "assistant")}
+    manifest, rejected, attempts = {}, beside(path, "rejected.jsonl"), {}
+    if rejected.exists():
+        answers |= {input_hash(json.loads(line)["messages"]): None for _, line in read_lines(rejected)}
+    if beside(path, "manifest.json").exists():
+        manifest = json.loads(beside(path, "manifest.json").read_text("utf-8"))
+        if manifest.get("task", task.hash) != task.hash:
+            raise ValueError(
+                f"{path}: made under another task ({manifest.get('task_file')}); pass that one with --task"
+            )
+    for journal in glob.glob(glob.escape(str(path)) + ".trace*.jsonl"):
+        with open(journal, "rb") as file:
+            attempts |= {record["hash"]: record["attempts"] for line in file if "hash" in (record := parse(line) or {})}
+    hashes = [input_hash(chat) for chat in chats]
+    for chat, key in zip(chats, hashes, strict=True):
+        if key not in answers:
+            text = chat[-1]["content"][:60]
+            raise ValueError(f"{path}: has no answer for {text!r}; label these rows with create_data.py first")
+    results = {"answers": [answers[key] for key in hashes], "responses": [answers[key] or "" for key in hashes]}
+    if all(attempts.get(key) for key in hashes):
+        results["responses"] = [attempts[key][-1]["response"] for key in hashes]
+        for name in ("prompt_tokens", "cached_tokens", "output_tokens"):
+            results[name] = [sum(attempt[name] for attempt in attempts[key]) for key in hashes]
+        results["rows_per_second"] = manifest.get("rows_per_second")
+    return results
+
+
+# ---- who is asked, each in a process of its own
+
+
+def adapter_settings(args) -> dict:
+    """vLLM's settings for the adapter; empty if it needs a merged copy: on a CPU, vLLM has no LoRA for experts."""
+    from transformers import AutoConfig
+    from vllm.platforms import current_platform
+
+    config = json.loads((Path(args.adapter) / "adapter_config.json").read_text())
+    base = AutoConfig.from_pretrained(args.student_model).get_text_config()
+    experts_on_cpu = current_platform.is_cpu() and getattr(base, "num_experts_per_tok", None)
+    rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
+    allowed = next((n for n in (8, 16, 32, 64, 128, 256, 320, 512) if n >= rank), None)  # vLLM takes only these
+    if args.serve_adapter == "merged" or args.serve_adapter == "auto" and (experts_on_cpu or not allowed):
+        return {}
+    is_moe = bool(config.get("target_parameters"))
+    return {"enable_lora": True, "max_lora_rank": allowed, "enable_mixed_moe_lora_format": is_moe}
+
+
 def run_system(name: str, args, engine_flags: list[str], task: Task, chats: list[list[dict]]) -> dict:
-    """Ask one system for every chat, then some of them one at a time. Runs in a process of its own.
+    """Ask one system for every chat, then some of them one at a time.
 
     Returns answers (None: unreadable), responses, tokens per request, rows/s in a batch and seconds per request.
     """
     from vllm.lora.request import LoRARequest
     from vllm.platforms import current_platform
 
-    model, lora = {"teacher": args.teacher_model}.get(name, args.student_model), None
+    model, lora, served_as = args.teacher_model if name == "teacher" else args.student_model, None, None
     settings = {"tensor_parallel_size": args.tensor_parallel_size}
     with tempfile.TemporaryDirectory() as merged:
-        if name == "student" and current_platform.is_cpu():
+        if name == "student" and (adapter := adapter_settings(args)):
+            settings |= adapter
+            is_3d = adapter["enable_mixed_moe_lora_format"]
+            lora, served_as = LoRARequest("student", 1, args.adapter, is_3d_lora_weight=is_3d), "LoRA in vLLM"
+        elif name == "student":
             from merge_adapter import merge
 
-            merge(args.adapter, merged)  # vLLM's kernel for expert LoRA needs a GPU
-            model = merged
-        elif name == "student":
-            config = json.loads((Path(args.adapter) / "adapter_config.json").read_text())
-            is_moe = bool(config.get("target_parameters"))
-            rank = max([config["r"], *config["rank_pattern"].values()])
-            allowed = next(n for n in (8, 16, 32, 64, 128, 256, 320, 512) if n >= rank)  # vLLM takes only these
-            settings |= {"enable_lora": True, "max_lora_rank": allowed, "enable_mixed_moe_lora_format": is_moe}
-            lora = LoRARequest("student", 1, args.adapter, is_3d_lora_weight=is_moe)
+            merge(args.adapter, merged, base=args.student_model)
+            model, served_as = merged, "a merged copy"
         engine = start_engine(engine_arguments(model, engine_flags, **settings))
 
     tokenizer, longest = engine.get_tokenizer(), engine.model_config.max_model_len
-    is_teacher = name == "teacher"
+    thinks = name == "teacher" and args.reasoning_parser != "none"
     prompted = name in ("teacher", "base_prompt")  # who may think aloud under the prompt gets room for it
     limit = args.max_tokens if prompted else args.student_max_tokens
-    temperature = args.temperature if is_teacher else 0.0
+    temperature = args.temperature if name == "teacher" else 0.0
     prompts = [prompt_ids(tokenizer, task.messages(chat) if prompted else chat) for chat in chats]
     stream = Stream(engine)
 
@@ -112,6 +217,7 @@ def run_system(name: str, args, engine_flags: list[str], task: Task, chats: list
     start = time.perf_counter()
     outputs = dict(stream.run(map(request, range(len(prompts)))))
     seconds = time.perf_counter() - start
+    dtype = str(engine.model_config.dtype).removeprefix("torch.")
     engine.engine_core.shutdown()  # otherwise this process waits for the engine's at its exit, for ever
 
     results = {"answers": [], "responses": [], "output_tokens": [], "cached_tokens": []}
@@ -119,169 +225,152 @@ def run_system(name: str, args, engine_flags: list[str], task: Task, chats: list
     for i in range(len(prompts)):
         completion = outputs[i].outputs[0]
         try:
-            read = reader.read_answer if is_teacher else lambda text, _: reader.read_content(text)
-            results["answers"].append(read(completion.text, completion.finish_reason))
+            results["answers"].append(reader.read_answer(completion.text, completion.finish_reason, thinks))
         except NoAnswer:
             results["answers"].append(None)
         results["responses"].append(completion.text)
         results["output_tokens"].append(len(completion.token_ids))
         results["cached_tokens"].append(outputs[i].num_cached_tokens or 0)
     results["prompt_tokens"] = [len(ids) for ids in prompts]
-    return {**results, "rows_per_second": len(prompts) / seconds, "latencies": latencies}
+    results |= {"rows_per_second": len(prompts) / seconds, "latencies": latencies, "served_as": served_as}
+    checked = [len(prompts) * k // args.check_rows for k in range(args.check_rows)]  # from the whole file
+    results["tokens"] = [(prompts[i], list(outputs[i].outputs[0].token_ids)) for i in checked]
+    device = None if current_platform.is_cpu() else current_platform.get_device_name()
+    return {**results, "dtype": dtype, "device": device}
 
 
-def quality(answers: list[str | None], gold: list[str]) -> dict:
-    """How good answers are on gold; None counts as wrong."""
-    from scipy.stats import binomtest
-    from sklearn.metrics import precision_recall_fscore_support
+def compare_with_peft(args, rows: list[tuple[list[int], list[int]]], dtype: str) -> dict:
+    """How far the served tokens of (prompt, tokens) rows are from PEFT's greedy ones, in log-probability (nats).
 
-    correct = sum(a == g for a, g in zip(answers, gold, strict=True))
-    interval = binomtest(correct, len(gold)).proportion_ci(method="wilson")
-    labels = sorted(set(gold))
-    per_label = precision_recall_fscore_support(gold, [a or "" for a in answers], labels=labels, zero_division=0)
-    return {
-        "correct": correct,
-        "accuracy": correct / len(gold),
-        "accuracy_interval": [interval.low, interval.high],  # 95 %, Wilson
-        "macro_f1": float(per_label[2].mean()),
-        "unreadable": answers.count(None),
-        "per_label": {
-            label: dict(zip(("precision", "recall", "f1", "rows"), map(float, values), strict=True))
-            for label, *values in zip(labels, *per_label, strict=True)
-        },
-    }
+    Each token is judged by PEFT's own distribution after the tokens before it: 0 where it is PEFT's choice.
+    """
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
 
-
-def score(result: dict, gold: list[str], teacher: list[str | None], args) -> dict:
-    """Quality on gold, agreement with the teacher, and cost per request of one system; tokens are means per request."""
-    pairs = [(a, t) for a, t in zip(result["answers"], teacher, strict=True) if t is not None]
-    prompt, cached, output = (
-        statistics.mean(result[key]) for key in ("prompt_tokens", "cached_tokens", "output_tokens")
-    )
-    p50, p95 = map(float, np.percentile(result["latencies"], [50, 95]))
-    cost = (prompt - cached) * args.price_input + cached * args.price_cached + output * args.price_output
-    return {
-        **quality(result["answers"], gold),
-        "agreement": sum(a == t for a, t in pairs) / max(len(pairs), 1),
-        "prompt_tokens": prompt,
-        "cached_tokens": cached,
-        "output_tokens": output,
-        "tokens": prompt + output,
-        "latency_s": p50,
-        "latency_p95_s": p95,
-        "rows_per_second": result["rows_per_second"],
-        "cost_per_million": cost,
-    }
+    place = {"device_map": "auto"} if torch.cuda.is_available() else {}
+    base = AutoModelForCausalLM.from_pretrained(args.student_model, dtype=getattr(torch, dtype), **place)
+    model = PeftModel.from_pretrained(base, args.adapter).eval()
+    gaps = []
+    with torch.inference_mode():
+        for prompt, served in rows:
+            logits = model(torch.tensor([prompt + served], device=model.device)).logits[0, len(prompt) - 1 : -1]
+            found = logits.float().log_softmax(-1)
+            chosen = found.gather(-1, torch.tensor(served, device=found.device)[:, None])[:, 0]
+            gaps.append(float((found.max(-1).values - chosen).max()))
+    differ = sum(gap > TIE[dtype] for gap in gaps)
+    tokens = sum(len(served) for _, served in rows)
+    return {"rows": len(rows), "tokens": tokens, "dtype": dtype, "largest_gap": max(gaps), "differ": differ}
 
 
-def label_quality(labels_file: str, gold_file: str) -> dict:
+def apart(function, *arguments):
+    """Run a function in a process of its own, so that it gives all its memory back."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def label_quality(labels_file: str, gold_file: str, limit: int) -> dict:
     """The teacher's training labels against gold, matched by input; an input without a label counts as wrong."""
     labels, gold = (
-        {json.dumps(m[:-1]): m[-1]["content"] for _, m in read_chat(f, "assistant")} for f in (labels_file, gold_file)
+        {input_hash(m[:-1]): m[-1]["content"] for _, m in read_chat(f, "assistant")} for f in (labels_file, gold_file)
     )
+    gold = dict(list(gold.items())[: limit or None])
     if not labels.keys() & gold.keys():
         raise ValueError(f"{labels_file}: has no input of {gold_file}; pass the gold answers of the same inputs")
-    return {"rows": len(gold), **quality([labels.get(key) for key in gold], list(gold.values()))}
+    return quality([labels.get(key) for key in gold], list(gold.values()))
 
 
-def mcnemar(one: list, other: list, gold: list[str]) -> dict:
-    """Exact test of whether two systems differ in accuracy, by the rows that only one of them answers correctly."""
-    from scipy.stats import binomtest
-
-    right = [(a == g, b == g) for a, b, g in zip(one, other, gold, strict=True)]
-    only_one, only_other = right.count((True, False)), right.count((False, True))
-    p_value = binomtest(only_one, only_one + only_other).pvalue if only_one + only_other else 1.0
-    return {"only_student": only_one, "only_teacher": only_other, "p_value": float(p_value)}
-
-
-def table(metrics: dict, rows: int) -> str:
-    """The result as a Markdown table."""
-    lines = [
-        f"| system | accuracy on {rows} gold rows (95 % interval) | macro-F1 | agrees with teacher "
-        "| tokens per request (prompt + output) | seconds per request (median, p95) | rows/s in a batch | speed-up |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, m in metrics.items():
-        speedup = metrics["teacher"]["latency_s"] / m["latency_s"]
-        low, high = m["accuracy_interval"]
-        lines.append(
-            f"| {TITLES[name]} | {m['accuracy']:.1%} ({m['correct']}; {low:.1%} to {high:.1%}) | {m['macro_f1']:.3f} "
-            f"| {m['agreement']:.1%} | {m['tokens']:.1f} ({m['prompt_tokens']:.1f} + {m['output_tokens']:.1f}) "
-            f"| {m['latency_s']:.4f}, {m['latency_p95_s']:.4f} | {m['rows_per_second']:.0f} | {speedup:.1f}x |"
-        )
-    return "\n".join(lines)
-
-
-def main() -> int:
-    logging.basicConfig(format="%(message)s")
-    log.setLevel(logging.INFO)
-    args, engine_flags = parse_args()
-    start = time.perf_counter()
-    try:
-        if args.labels or args.gold:
-            print(json.dumps(label_quality(args.labels, args.gold), ensure_ascii=False))
-            return 0
-        task = load_task(args.task)
-        chats = []
-        for number, messages in read_chat(args.test_file, last_role="assistant"):
-            if len(messages) < 2 or task.labels and messages[-1]["content"] not in task.labels:
-                gold = messages[-1]["content"]
-                raise ValueError(f"{args.test_file}:{number}: gold answer {gold!r} is not one of the task's labels")
-            chats.append(messages)
-        if not chats:
-            raise ValueError(f"{args.test_file}: no rows")
+def check_models(args, engine_flags: list[str]) -> None:
+    """Refuse models, an adapter or flags that cannot work, before anything is loaded."""
+    if "teacher" in args.systems and not args.teacher_answers:
         check_model(args.teacher_model)
+    if args.systems != ["teacher"]:
         check_model(args.student_model)
+    if "student" in args.systems:
         config_path = Path(args.adapter) / "adapter_config.json"
         if not config_path.is_file():
             raise ValueError(f"{args.adapter}: no adapter here (adapter_config.json is missing); train one first")
         base = json.loads(config_path.read_text())["base_model_name_or_path"]
         if Path(base).name != Path(args.student_model).name:
             raise ValueError(f"{args.adapter}: adapter of {base}, not of --student_model {args.student_model}")
-        if engine_flags:
-            engine_arguments(args.student_model, engine_flags)  # refuses a bad flag now, not in a child process
+    check_writable(args.report_dir / "report.md")
+    if engine_flags:
+        engine_arguments(args.student_model, engine_flags)  # refuses a bad flag now, not in a child process
+
+
+def origin(args, results: dict) -> dict:
+    """Where and with what the figures were measured."""
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    devices = [result["device"] for result in results.values() if result.get("device")]
+    machine = f"{args.tensor_parallel_size} x {devices[0]}" if devices else cpu_name()
+    names = ("teacher_model", "student_model", "adapter", "test_file", "temperature", "max_tokens")
+    found = {"date": datetime.now(UTC).date().isoformat(), "commit": commit, "machine": machine, "versions": versions()}
+    return {**found, "task_hash": load_task(args.task).hash, **{name: getattr(args, name) for name in names}}
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    name = next((line.partition(": ")[2] for line in info if line.startswith("model name")), "CPU")
+    return f"{len(os.sched_getaffinity(0))} cores of {name}"
+
+
+def main() -> int:
+    logging.basicConfig(format="%(message)s")
+    log.setLevel(logging.INFO)
+    args, engine_flags = parse_args()
+    start, results = time.perf_counter(), {}
+    try:
+        if args.labels:
+            print(json.dumps(label_quality(args.labels, args.gold, args.limit), ensure_ascii=False))
+            return 0
+        task = load_task(args.task)
+        chats, gold, kinds = read_rows(args, task)
+        if args.teacher_answers:
+            results["teacher"] = read_teacher(Path(args.teacher_answers), chats, task)
+        check_models(args, engine_flags)
     except (ValueError, KeyError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
 
-    chats = chats[: args.limit or None]
-    gold = [chat[-1]["content"] for chat in chats]
-    questions = [chat[:-1] for chat in chats]
-    results = {}
-    for name in args.systems:
-        log.info("evaluating: %s", TITLES[name])
-        # a process per system, so that an engine gives all its memory back
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            results[name] = pool.submit(run_system, name, args, engine_flags, task, questions).result()
-    metrics = {name: score(r, gold, results["teacher"]["answers"], args) for name, r in results.items()}
-    test = mcnemar(results["student"]["answers"], results["teacher"]["answers"], gold)
+    args.check_rows = min(args.check_rows, len(chats))
+    check = None
+    try:
+        for name in args.systems:
+            log.info("evaluating: %s", TITLES[name])
+            if name not in results:
+                results[name] = apart(run_system, name, args, engine_flags, task, chats)
+            if name == "student" and args.check_rows:
+                log.info("comparing %d rows with PEFT", args.check_rows)
+                check = apart(compare_with_peft, args, results[name]["tokens"], results[name]["dtype"])
+    except BrokenProcessPool:
+        log.error("evaluate.py: the process of %r was killed, most likely for memory; see --max_model_len", name)
+        return 1
+    if check and check["differ"]:
+        where = f"{check['differ']} of {check['rows']} rows ({check['dtype']}, up to {check['largest_gap']:.2f} nats)"
+        served = results["student"]["served_as"]
+        log.error("evaluate.py: %s, the adapter served as %s gives other tokens than PEFT; no report", where, served)
+        return 1
 
-    report = Path(args.adapter) / "report"
-    report.mkdir(exist_ok=True)
-    with Replacing(report / "metrics.json") as file:
-        file.write(json.dumps({"rows": len(gold), "systems": metrics, "mcnemar": test}, indent=2) + "\n")
-    with Replacing(report / "predictions.jsonl") as file:
-        for i, chat in enumerate(questions):
-            row = {"messages": chat, "gold": gold[i]}
-            row |= {name: {"answer": r["answers"][i], "response": r["responses"][i]} for name, r in results.items()}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    with Replacing(report / "report.md") as file:
-        file.write(table(metrics, len(gold)) + "\n\n")
-        file.write(
-            f"Right where the other is wrong: student {test['only_student']} rows, teacher {test['only_teacher']} "
-            f"(McNemar's exact test: p = {test['p_value']:.3f}).\n"
-        )
+    metrics = measure(results, gold, kinds, bool(task.labels), args) | origin(args, results)
+    metrics |= {"served_as": results.get("student", {}).get("served_as"), "check": check}
+    gold += [None] * (len(chats) - len(gold))
+    predictions = [{"messages": chat, "gold": answer} for chat, answer in zip(chats, gold, strict=True)]
+    for name, result in results.items():
+        for i, row in enumerate(predictions):
+            row[name] = {"answer": result["answers"][i], "response": result["responses"][i]}
+    write_report(args.report_dir, metrics, predictions)
 
-    print(table(metrics, len(gold)))
-    teacher, student = metrics["teacher"], metrics["student"]
-    summary = {f"{name}_accuracy": round(m["accuracy"], 4) for name, m in metrics.items()}
-    summary |= {
-        "teacher_latency_s": round(teacher["latency_s"], 4),
-        "student_latency_s": round(student["latency_s"], 4),
-    }
-    summary["speedup"] = round(teacher["latency_s"] / student["latency_s"], 1)
-    summary |= {"teacher_tokens": round(teacher["tokens"], 1), "student_tokens": round(student["tokens"], 1)}
-    print(json.dumps({**summary, "rows": len(gold), "seconds": round(time.perf_counter() - start, 1)}))
+    _, header, rows = tables(metrics)[0]
+    print(markdown(header, rows), *sentences(metrics), sep="\n")
+    summary = {f"{name}_accuracy": round(m["accuracy"], 4) for name, m in metrics["systems"].items()}
+    for name in ("teacher", "student"):
+        for key, digits in (("latency_s", 4), ("tokens", 1)):
+            if (value := metrics["systems"].get(name, {}).get(key)) is not None:
+                summary[f"{name}_{key}"] = round(value, digits)
+    if speedup := metrics["systems"].get("student", {}).get("speedup"):
+        summary["speedup"] = round(speedup, 1)
+    print(json.dumps({**summary, "rows": metrics["rows"], "seconds": round(time.perf_counter() - start, 1)}))
     return 0
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import signal
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,13 +56,23 @@ class Inputs:
         return f"{self.digests[index, 0]:016x}"
 
 
+def digest(messages: list[dict]) -> bytes:
+    """sha256 of an input."""
+    return hashlib.sha256(json.dumps(messages, ensure_ascii=False).encode()).digest()
+
+
+def input_hash(messages: list[dict]) -> str:
+    """Eight bytes of an input's digest, as a journal line has them."""
+    return f"{int.from_bytes(digest(messages)[:8], sys.byteorder):016x}"
+
+
 def scan_inputs(path: str, limit: int = 0) -> Inputs:
     """Read and check all inputs, or the first `limit`; raises ValueError that names file and line."""
     digests, total, lines = bytearray(), hashlib.sha256(), 0
     for lines, messages in read_inputs(path):  # noqa: B007, its last value is used below
-        digest = hashlib.sha256(json.dumps(messages, ensure_ascii=False).encode()).digest()
-        total.update(digest)
-        digests += digest[:16]
+        sha256 = digest(messages)
+        total.update(sha256)
+        digests += sha256[:16]
         if len(digests) == 16 * limit:
             break
     else:

@@ -9,13 +9,15 @@ import sys
 from pathlib import Path
 
 
-def merge(adapter: str | Path, output_dir: str | Path, dtype: str = "bfloat16") -> None:
+def merge(adapter: str | Path, output_dir: str | Path, dtype: str = "bfloat16", base: str = "") -> None:
     """Merge the adapter into its base and save model and tokenizer; fused experts are written expert by expert."""
     import torch
-    from peft import AutoPeftModelForCausalLM
-    from transformers import AutoTokenizer
+    from peft import PeftConfig, PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoPeftModelForCausalLM.from_pretrained(adapter, dtype=getattr(torch, dtype)).merge_and_unload()
+    base = base or PeftConfig.from_pretrained(adapter).base_model_name_or_path
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
+    model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     model.config.use_cache = True
     model.save_pretrained(output_dir)
     AutoTokenizer.from_pretrained(adapter).save_pretrained(output_dir)

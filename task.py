@@ -146,7 +146,8 @@ def check_model(name: str) -> str:
 def read_chat(path: str | Path, last_role: str) -> Iterator[tuple[int, list[dict]]]:
     """Yield (line number, messages) of a chat-format JSONL; raises ValueError that names file and line.
 
-    Every conversation must end with a message of `last_role` that is not empty; blank lines are skipped.
+    Every conversation must end with a message of `last_role` that is not empty; blank lines are skipped. Where inputs
+    are read (`last_role` user), an answer that a row already has is left out.
     """
     for number, line in read_lines(path):
         where = f"{path}:{number}"
@@ -169,6 +170,8 @@ def read_chat(path: str | Path, last_role: str) -> Iterator[tuple[int, list[dict
             "".join(m["content"] for m in messages).encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"{where}: holds half of a surrogate pair; write the text as UTF-8") from error
+        if last_role == "user" and len(messages) > 1 and messages[-1]["role"] == "assistant":
+            messages = messages[:-1]
         if messages[-1]["role"] != last_role or not messages[-1]["content"].strip():
             raise ValueError(f"{where}: the last message must be from the {last_role} and not empty")
         yield number, [{"role": m["role"], "content": m["content"]} for m in messages]

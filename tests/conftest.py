@@ -77,3 +77,14 @@ def distilled(labelled, tmp_path_factory):
     adapter = tmp_path_factory.mktemp("adapter") / "out"
     config = ["--config", ROOT / "configs" / "tiny.yaml"]
     return adapter, last_json(run("bash", ROOT / "train_trl.sh", STUDENT, adapter, labelled[0], *config))
+
+
+@pytest.fixture(scope="session")
+def evaluated(distilled, tmp_path_factory):
+    """Step 3 on what step 2 trained, with 20 inputs without gold: (report directory, finished process)."""
+    further = tmp_path_factory.mktemp("further") / "inputs.txt"
+    further.write_text("\n".join(SENTENCES.read_text(encoding="utf-8").splitlines()[:20]), encoding="utf-8")
+    flags = ["--teacher_model", TEACHER, "--student_model", STUDENT, "--adapter", distilled[0], "--max_tokens", 256]
+    flags += ["--test_file", ROOT / "example-data" / "heldout.jsonl", "--inputs_without_gold", further]
+    prices = ["--price_input", 0.1, "--price_cached", 0.01, "--price_output", 0.4]
+    return distilled[0] / "report", python("evaluate.py", *flags, *prices)

@@ -1,34 +1,80 @@
 """The figures of evaluate.py on answers whose scores are known by hand."""
 
 import json
+import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
 
 from conftest import ROOT, fails, last_json, python
-from evaluate import mcnemar, score, table
+from evaluate import read_teacher
+from report import MARKS, markdown, tables, write_report
+from scores import mcnemar, measure, quality
+from task import load_task
 
+CHROMIUM = shutil.which("chromium")
+TASK = ROOT / "example-data" / "language_classification.yaml"
 PRICES = SimpleNamespace(price_input=1.0, price_cached=0.1, price_output=4.0)
 
 
-def result(answers):
+def result(answers, **further):
     tokens = {"prompt_tokens": [10] * 4, "cached_tokens": [4] * 4, "output_tokens": [1, 2, 2, 3]}
-    return {"answers": answers, **tokens, "latencies": [0.1, 0.2, 0.3], "rows_per_second": 5.0}
+    return {"answers": answers, **tokens, "latencies": [0.1, 0.2, 0.3], "rows_per_second": 5.0, **further}
 
 
-def test_score():
-    metrics = score(result(["en", "de", None, "fr"]), ["en", "de", "fr", "de"], ["en", None, "fr", "fr"], PRICES)
-    assert (metrics["correct"], metrics["accuracy"], metrics["unreadable"]) == (2, 0.5, 1)
+def test_figures():
+    gold = ["en", "de", "fr", "de"]
+    teacher, student = result(["en", None, "fr", "fr"], latencies=[1.0]), result(["en", "de", None, "fr"])
+    metrics = measure({"teacher": teacher, "student": student}, gold, ["a", "a", "b", None], True, PRICES)
+    found = metrics["systems"]["student"]
+    assert (found["rows"], found["correct"], found["accuracy"], found["unreadable"]) == (4, 2, 0.5, 1)
     # Wilson's interval for 2 of 4 at z = 1.96: (0.5 + 1.92 / 4 -+ 1.96 * sqrt(0.0625 + 0.96 / 16)) / (1 + 3.84 / 4)
-    assert metrics["accuracy_interval"] == pytest.approx([0.150, 0.850], abs=1e-3)
-    assert metrics["agreement"] == pytest.approx(2 / 3)  # of the rows that the teacher answered
-    assert metrics["per_label"]["de"] == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "rows": 2.0}
-    assert metrics["macro_f1"] == pytest.approx((2 / 3 + 1 + 0) / 3)
-    assert (metrics["tokens"], metrics["latency_s"]) == (12, pytest.approx(0.2))
-    assert metrics["latency_p95_s"] == pytest.approx(0.29)
-    assert metrics["cost_per_million"] == pytest.approx(6 * 1.0 + 4 * 0.1 + 2 * 4.0)
-    text = table({"teacher": metrics, "student": metrics}, 4)
-    assert "50.0% (2; 15.0% to 85.0%)" in text and text.count("1.0x") == 2
+    assert found["accuracy_interval"] == pytest.approx([0.150, 0.850], abs=1e-3)
+    assert found["agreement"] == pytest.approx(2 / 3)  # of the rows that the teacher answered
+    assert found["per_label"]["de"] == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "rows": 2.0}
+    assert found["macro_f1"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert (found["tokens"], found["latency_s"]) == (12, pytest.approx(0.2))
+    assert found["latency_p95_s"] == pytest.approx(0.29)
+    assert found["cost_per_million"] == pytest.approx(6 * 1.0 + 4 * 0.1 + 2 * 4.0)
+    assert (found["speedup"], found["token_ratio"]) == (pytest.approx(5), 1)
+    assert {kind: of["student"]["correct"] for kind, of in metrics["kinds"].items()} == {"a": 2, "b": 0}
+    # gold de, en, fr by answer de, en, fr, other
+    assert metrics["confusion"]["student"]["matrix"] == [[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
+    _, header, rows = tables(metrics)[0]
+    assert "50.0% (2 of 4; 15.0% to 85.0%)" in rows[1] and "5.0" in rows[1] and len(rows[1]) == len(header)
+
+
+def test_inputs_without_gold_count_for_agreement_alone():
+    answers = ["en", "de", "fr", "es"]
+    results = {"teacher": result(answers), "student": result(["en", "fr", "fr", None], prompt_tokens=[1, 3, 9, 9])}
+    metrics = measure(results, ["en", "de"], [None, None], True, PRICES)
+    assert metrics["without_gold"]["student"] == {"rows": 2, "unreadable": 1, "agreement": 0.5}
+    student = metrics["systems"]["student"]
+    assert (student["rows"], student["agreement"], student["prompt_tokens"]) == (2, 0.5, 2)
+    assert metrics["kinds"] == {}
+
+
+def test_one_system_alone_and_unmeasured_figures_are_shown_as_missing():
+    metrics = measure({"student": {"answers": ["en", "de"]}}, ["en", "en"], [None, None], True, PRICES)
+    assert metrics["mcnemar"] is None and "agreement" not in metrics["systems"]["student"]
+    assert metrics["systems"]["student"]["tokens"] is None
+    assert tables(metrics)[0][2][0][3:] == ["–", "0", "– (– + –)", "–", "–", "–, –", "–", "–"]
+
+
+def test_free_answers_have_exact_match_and_token_f1():
+    found = quality(["the cat sat.", "no", None], ["Cat sat", "yes it is", "a"], labelled=False)
+    # SQuAD's measures leave out case, punctuation and articles; F1 is that of the words
+    assert (found["correct"], found["exact_match"], found["token_f1"]) == (
+        0,
+        pytest.approx(1 / 3),
+        pytest.approx(1 / 3),
+    )
+    assert quality(["it was"], ["it is"], labelled=False)["token_f1"] == pytest.approx(0.5)
+    metrics = measure({"student": {"answers": ["a b"]}}, ["b a"], [None], False, PRICES)
+    _, header, rows = tables(metrics)[0]
+    assert dict(zip(header, rows[0], strict=True))["token-F1"] == "1.000"
+    assert "macro_f1" not in metrics["systems"]["student"] and metrics["confusion"] == {}
 
 
 def test_mcnemar_counts_the_rows_that_only_one_gets_right():
@@ -48,5 +94,175 @@ def test_labels_are_scored_against_gold(tmp_path):
     found = last_json(python("evaluate.py", "--labels", labels, "--gold", gold))
     assert (found["rows"], found["correct"], found["unreadable"]) == (2101, 2099, 1)
     assert found["per_label"]["ar"]["recall"] == pytest.approx(1 - 1 / found["per_label"]["ar"]["rows"])
+    found = last_json(python("evaluate.py", "--labels", labels, "--gold", gold, "--limit", 100))
+    assert (found["rows"], found["correct"]) == (100, 99)
     heldout = ROOT / "example-data" / "heldout.jsonl"
     assert "has no input of" in fails("evaluate.py", "--labels", labels, "--gold", heldout)
+
+
+def write(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def chat(question, answer, **more):
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], **more}
+
+
+def test_teacher_answers_are_read_from_a_file(tmp_path):
+    """Without its journal only the answers are known; what was rejected is unreadable."""
+    task = load_task(TASK)
+    labels = write(tmp_path / "out.jsonl", chat("hola", "es"), chat("hi", "en"))
+    rejected = {"index": 1, "messages": chat("?", "")["messages"][:1], "reason": "no_answer", "responses": []}
+    write(tmp_path / "out.jsonl.rejected.jsonl", rejected)
+    chats = [chat(text, "")["messages"][:1] for text in ("?", "hola")]
+    assert read_teacher(labels, chats, task) == {"answers": [None, "es"], "responses": ["", "es"]}
+    with pytest.raises(ValueError, match="out.jsonl: has no answer for 'ciao'"):
+        read_teacher(labels, [chat("ciao", "")["messages"][:1]], task)
+    write(tmp_path / "out.jsonl.manifest.json", {"task": "another", "task_file": "other.yaml"})
+    with pytest.raises(ValueError, match=r"another task \(other.yaml\)"):
+        read_teacher(labels, chats, task)
+
+
+HOLA = chat("hola", "es")
+BAD_EVALUATION = {
+    "missing file": ([], ["--test_file", "/nowhere.jsonl"], "/nowhere.jsonl"),
+    "no rows": ([], [], "test.jsonl: no rows"),
+    "not a label": ([HOLA, chat("hola", "xx")], [], "test.jsonl:2: gold answer 'xx'"),
+    "row without gold": ([HOLA, {"messages": HOLA["messages"][:1]}], [], "test.jsonl:2: the last message must be from"),
+    "gold without a question": ([{"messages": HOLA["messages"][1:]}], [], "test.jsonl:1: an answer without a question"),
+    "kind is a number": ([chat("hola", "es", kind=3)], [], "test.jsonl:1: 'kind'"),
+    "missing teacher": ([HOLA], ["--teacher_model", "./no-model"], "./no-model: no model here"),
+    "missing student": ([HOLA], ["--student_model", "./no-model"], "./no-model: no model here"),
+    "missing adapter": ([HOLA], ["--adapter", "/nowhere"], "/nowhere: no adapter"),
+    "adapter of another base": (
+        [HOLA],
+        ["--student_model", "some/other"],
+        "adapter of some/base, not of --student_model",
+    ),
+    "teacher's answers missing": ([HOLA], ["--teacher_answers", "/nowhere.jsonl"], "/nowhere.jsonl: No such file"),
+    "teacher's answers to other rows": ([HOLA], ["--teacher_answers", "GOLD"], "has no answer for 'hola'"),
+    "teacher's answers without teacher": (
+        [HOLA],
+        ["--systems", "student", "--teacher_answers", "x"],
+        "--systems leaves the teacher out",
+    ),
+    "inputs without gold missing": ([HOLA], ["--inputs_without_gold", "/nowhere.txt"], "/nowhere.txt"),
+    "unknown system": ([HOLA], ["--systems", "teacher,pupil"], "'pupil' is none of"),
+    "no latency": ([HOLA], ["--latency_rows", "0"], "--latency_rows 0: must be at least 1"),
+    "labels without gold": ([], ["--labels", "x"], "--labels and --gold go together"),
+    "labels missing": ([], ["--labels", "/nowhere.jsonl", "--gold", "GOLD"], "/nowhere.jsonl: No such file"),
+    "report cannot be written": (
+        [HOLA],
+        ["--report_dir", "GOLD"],
+        "multilingual_gold.jsonl/report.md: cannot be written",
+    ),
+    "unknown flag": ([HOLA], ["--no_such_flag", "1"], "unrecognized arguments: --no-such-flag"),
+}
+
+
+@pytest.mark.parametrize(("rows", "flags", "named"), BAD_EVALUATION.values(), ids=BAD_EVALUATION)
+def test_bad_input_is_refused_before_a_model_is_loaded(rows, flags, named, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
+    defaults = ["--test_file", write(tmp_path / "test.jsonl", *rows), "--adapter", adapter]
+    defaults += ["--teacher_model", "some/teacher", "--student_model", "some/base"]
+    flags = [ROOT / "example-data" / "multilingual_gold.jsonl" if flag == "GOLD" else flag for flag in flags]
+    assert named in fails("evaluate.py", *defaults, *flags)
+    assert [p.name for p in adapter.iterdir()] == ["adapter_config.json"]
+
+
+TEXTS = {
+    "ar": "أشتاق إلى الأمسيات الهادئة على الشرفة.",
+    "ur": "یہ پل ایک ہی گرمی کے موسم میں بنا، 1954 میں۔",
+    "zh": "我最怀念的就是在露台上度过的那些宁静的夜晚。",
+    "hi": "यह पुल एक ही गर्मी में बना।",
+    "en": '<script>document.title = "run"</script><img src="http://example.com/x.png"> & "so on" | pipe',
+}
+
+
+@pytest.fixture
+def report(tmp_path):
+    """report/ of five rows, the last of which the student gets wrong."""
+    gold = list(TEXTS)
+    results = {"teacher": {"answers": gold}, "student": {"answers": [*gold[:4], "<b>x</b>"]}}
+    metrics = measure(results, gold, ["edge", *["parallel"] * 4], True, PRICES)
+    rows = [{"messages": [{"role": "user", "content": text}], "gold": label} for label, text in TEXTS.items()]
+    for i, row in enumerate(rows):
+        row |= {name: {"answer": result["answers"][i], "response": ""} for name, result in results.items()}
+    metrics |= {"machine": "2 cores of X", "date": "2026-01-31", "commit": "abc1234"}
+    write_report(tmp_path / "report", metrics, rows)
+    return tmp_path / "report"
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
+def test_page_in_a_browser(report):
+    from playwright.sync_api import sync_playwright
+
+    flags = (
+        "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync".split()
+    )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        page, requests, messages = browser.new_page(), [], []
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: messages.append(message.text))
+        page.goto((report / "report.html").as_uri())
+        assert [url for url in requests if not url.startswith("data:")] == [(report / "report.html").as_uri()]
+        assert messages == [] and page.title() == "Prompt distillation: evaluation"  # nothing in a row was run
+        assert page.locator("table").count() == 4
+        cells = page.locator("#rows td.text")
+        assert cells.first.inner_text() == TEXTS["en"]  # the row that is wrong comes first, as text
+        assert sorted(cells.all_inner_texts()) == sorted(TEXTS.values())
+        direction = "cells => cells.map(cell => getComputedStyle(cell).direction)"
+        found = dict(zip(cells.all_inner_texts(), cells.evaluate_all(direction), strict=True))
+        assert {label: found[text] for label, text in TEXTS.items()} == {
+            "ar": "rtl",
+            "ur": "rtl",
+            "zh": "ltr",
+            "hi": "ltr",
+            "en": "ltr",
+        }
+        # right-to-left text starts at the cell's right edge
+        edges = """cell => { const range = document.createRange(); range.selectNodeContents(cell);
+            return [range.getBoundingClientRect(), cell.getBoundingClientRect()].map(box => [box.left, box.right]) }"""
+        (left, right), (cell_left, cell_right) = cells.filter(has_text=TEXTS["ar"]).evaluate(edges)
+        assert cell_right - right < 15 < left - cell_left
+        assert page.locator("td.wrong").all_inner_texts() == ["<b>x</b>"]
+        images = page.locator("img").evaluate_all("images => images.map(i => [i.complete, i.naturalWidth > 300])")
+        assert images == [[True, True]] * 2  # without latencies and tokens there are two plots
+        browser.close()
+
+
+def test_page_needs_nothing_else(report):
+    page = (report / "report.html").read_text(encoding="utf-8")
+    assert all(address.startswith("data:image/png") for address in re.findall(r'(?:src|href)="([^"]*)"', page))
+    assert "<script" not in page and "@import" not in page and "url(" not in page
+    assert page.count("&lt;script&gt;") == 1 and all(text in page for label, text in TEXTS.items() if label != "en")
+
+
+def test_readme_table_is_written_from_the_metrics(report, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{MARKS[0]}\nformer\n{MARKS[1]}\nafter\n")
+    flags = ["--metrics", report / "metrics.json", "--readme", readme]
+    for _ in range(2):  # again gives the same
+        python("report.py", *flags)
+        text = readme.read_text()
+        assert text.startswith(f"before\n{MARKS[0]}\n") and text.endswith(f"\n{MARKS[1]}\nafter\n")
+        assert "former" not in text and text.count("| distilled student | 80.0% (4 of 5;") == 1
+        assert "Measured on 2 cores of X, 2026-01-31, abc1234." in text
+    readme.write_text("no marks")
+    assert f"holds no {MARKS[0]}" in fails("report.py", *flags)
+    assert readme.read_text() == "no marks"
+
+
+def test_readme_holds_a_generated_table():
+    """The table says where, when and from which commit; a table written by hand would not have this form."""
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition(MARKS[0])[2].partition(MARKS[1])[0]
+    assert re.search(r"Measured on .+, \d{4}-\d\d-\d\d, [0-9a-f]{7,}\.", section)
+    assert section.count("| distilled student |") >= 2
+
+
+def test_cells_do_not_break_a_markdown_table():
+    assert markdown(["a|b"], [["x\ny"]]).splitlines() == ["| a\\|b |", "| --- |", "| x y |"]

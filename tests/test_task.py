@@ -388,12 +388,18 @@ def test_broken_chat_is_named_with_its_line(tmp_path, line, message):
         list(read_chat(path, "assistant"))
 
 
-@pytest.mark.parametrize("line", ['{"text": ""}', '{"text": " "}', chat(USER | {"content": ""}), chat(USER, ASSISTANT)])
+@pytest.mark.parametrize("line", ['{"text": ""}', '{"text": " "}', chat(USER | {"content": ""}), chat(ASSISTANT)])
 def test_input_must_end_with_user_text(tmp_path, line):
     path = tmp_path / "chat.jsonl"
     path.write_text(line)
     with pytest.raises(ValueError, match=":1: the last message must be from the user and not empty"):
         list(read_chat(path, "user"))
+
+
+def test_an_input_that_has_an_answer_already_is_read_without_it(tmp_path):
+    path = tmp_path / "chat.jsonl"
+    path.write_text(chat(USER, ASSISTANT))
+    assert [messages for _, messages in read_chat(path, "user")] == [[USER]]
 
 
 # check_model
