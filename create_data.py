@@ -375,7 +375,7 @@ def main() -> int:
 
 def one_line(error: Exception) -> str:
     """An error's message without what follows its first line; pydantic, which vLLM uses, has it elsewhere."""
-    return str(error.errors()[0]["msg"] if hasattr(error, "errors") else error).splitlines()[0]
+    return next(iter(str(error.errors()[0]["msg"] if hasattr(error, "errors") else error).splitlines()), "")
 
 
 def versions() -> dict[str, str]:

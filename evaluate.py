@@ -8,7 +8,6 @@ report.md and report.html, metrics.json, predictions.jsonl (every row, every sys
 """
 
 import argparse
-import glob
 import json
 import logging
 import multiprocessing
@@ -17,14 +16,15 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from create_data import ROOT, Parser, Stream, engine_arguments, start_engine, versions
-from journal import beside, check_writable, end_with_parent, input_hash, parse, read_inputs
+from create_data import ROOT, Parser, Stream, engine_arguments, one_line, start_engine, versions
+from journal import check_writable, end_with_parent, input_hash, read_finished, read_inputs
 from report import TITLES, markdown, sentences, tables, write_report
 from scores import measure, quality
 from task import NoAnswer, Task, check_model, load_task, prompt_ids, read_chat, read_lines
@@ -128,19 +128,9 @@ def read_teacher(path: Path, chats: list[list[dict]], task: Task) -> dict:
 
     Tokens are those of all attempts at a row. Raises ValueError if it was made under another task or lacks a row.
     """
-    answers = {input_hash(messages[:-1]): messages[-1]["content"] for _, messages in read_chat(path, "assistant")}
-    manifest, rejected, attempts = {}, beside(path, "rejected.jsonl"), {}
-    if rejected.exists():
-        answers |= {input_hash(json.loads(line)["messages"]): None for _, line in read_lines(rejected)}
-    if beside(path, "manifest.json").exists():
-        manifest = json.loads(beside(path, "manifest.json").read_text("utf-8"))
-        if manifest.get("task", task.hash) != task.hash:
-            raise ValueError(
-                f"{path}: made under another task ({manifest.get('task_file')}); pass that one with --task"
-            )
-    for journal in glob.glob(glob.escape(str(path)) + ".trace*.jsonl"):
-        with open(journal, "rb") as file:
-            attempts |= {record["hash"]: record["attempts"] for line in file if "hash" in (record := parse(line) or {})}
+    answers, attempts, manifest = read_finished(path)
+    if manifest.get("task", task.hash) != task.hash:
+        raise ValueError(f"{path}: made under another task ({manifest.get('task_file')}); pass that one with --task")
     hashes = [input_hash(chat) for chat in chats]
     for chat, key in zip(chats, hashes, strict=True):
         if key not in answers:
@@ -264,9 +254,17 @@ def compare_with_peft(args, rows: list[tuple[list[int], list[int]]], dtype: str)
 
 
 def apart(function, *arguments):
-    """Run a function in a process of its own, so that it gives all its memory back."""
+    """Run a function in a process of its own, so that it gives all its memory back; RuntimeError if it fails."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
+        return pool.submit(in_child, function, *arguments).result()
+
+
+def in_child(function, *arguments):
+    try:
+        return function(*arguments)
+    except Exception as error:  # some of vLLM's cannot be sent to the parent
+        traceback.print_exc()
+        raise RuntimeError(f"{type(error).__name__}: {one_line(error)}") from None
 
 
 def label_quality(labels_file: str, gold_file: str, limit: int) -> dict:
@@ -346,6 +344,9 @@ def main() -> int:
     except BrokenProcessPool:
         log.error("evaluate.py: the process of %r was killed, most likely for memory; see --max_model_len", name)
         return 1
+    except RuntimeError as error:
+        log.error("evaluate.py: %r failed with %s", name, error)
+        return 1
     if check and check["differ"]:
         where = f"{check['differ']} of {check['rows']} rows ({check['dtype']}, up to {check['largest_gap']:.2f} nats)"
         served = results["student"]["served_as"]
@@ -362,7 +363,7 @@ def main() -> int:
     write_report(args.report_dir, metrics, predictions)
 
     _, header, rows = tables(metrics)[0]
-    print(markdown(header, rows), *sentences(metrics), sep="\n")
+    print(markdown(header, rows), *sentences(metrics), f"Report: {args.report_dir / 'report.html'}", sep="\n")
     summary = {f"{name}_accuracy": round(m["accuracy"], 4) for name, m in metrics["systems"].items()}
     for name in ("teacher", "student"):
         for key, digits in (("latency_s", 4), ("tokens", 1)):

@@ -224,6 +224,23 @@ class Journal:
         return manifest
 
 
+def read_finished(output: Path) -> tuple[dict, dict, dict]:
+    """A finished output as (answers, attempts, manifest), the first two by input_hash(); a rejected answer is None.
+
+    Attempts and manifest are empty where the files beside the output are missing.
+    """
+    answers = {input_hash(messages[:-1]): messages[-1]["content"] for _, messages in read_chat(output, "assistant")}
+    manifest, attempts, rejected = {}, {}, beside(output, "rejected.jsonl")
+    if rejected.exists():
+        answers |= {input_hash(json.loads(line)["messages"]): None for _, line in read_lines(rejected)}
+    if beside(output, "manifest.json").exists():
+        manifest = json.loads(beside(output, "manifest.json").read_text("utf-8"))
+    for path in glob.glob(glob.escape(str(output)) + ".trace*.jsonl"):
+        with open(path, "rb") as file:
+            attempts |= {record["hash"]: record["attempts"] for line in file if "hash" in (record := parse(line) or {})}
+    return answers, attempts, manifest
+
+
 def parse(line: bytes) -> dict | None:
     """A journal line; None if it was torn or damaged, so that its input is asked again."""
     try:

@@ -85,6 +85,13 @@ def evaluated(distilled, tmp_path_factory):
     further = tmp_path_factory.mktemp("further") / "inputs.txt"
     further.write_text("\n".join(SENTENCES.read_text(encoding="utf-8").splitlines()[:20]), encoding="utf-8")
     flags = ["--teacher_model", TEACHER, "--student_model", STUDENT, "--adapter", distilled[0], "--max_tokens", 256]
-    flags += ["--test_file", ROOT / "example-data" / "heldout.jsonl", "--inputs_without_gold", further]
+    flags += [
+        "--test_file",
+        ROOT / "example-data" / "heldout.jsonl",
+        "--inputs_without_gold",
+        further,
+        "--latency_rows",
+        20,
+    ]
     prices = ["--price_input", 0.1, "--price_cached", 0.01, "--price_output", 0.4]
     return distilled[0] / "report", python("evaluate.py", *flags, *prices)

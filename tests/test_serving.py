@@ -1,15 +1,22 @@
-"""A trained adapter gives the same tokens wherever it is loaded: PEFT, merged, in vLLM merged, in vLLM as LoRA."""
+"""A trained adapter gives the same tokens wherever it is loaded: PEFT, merged, vLLM, evaluate.py, an OpenAI server."""
 
+import contextlib
 import json
+import os
 import re
+import socket
+import subprocess
+import sys
+import time
 import types
 
+import openai
 import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from conftest import ROOT, STUDENT, fails, last_json, python, run
+from conftest import ROOT, STUDENT, TEACHER, assert_gone, descendants, fails, last_json, python, read_jsonl, run
 from task import prompt_ids
 
 ROWS = 40
@@ -21,27 +28,54 @@ sys.path.insert(0, sys.argv[1])
 from create_data import Stream, engine_arguments, start_engine
 
 if __name__ == "__main__":
-    model, adapter, prompts = sys.argv[2], sys.argv[3], json.loads(sys.stdin.read())
-    settings, lora = {}, None
-    if adapter:
-        from vllm.lora.request import LoRARequest
-        settings, lora = {"enable_lora": True, "max_lora_rank": 16}, LoRARequest("student", 1, adapter)
-    engine = start_engine(engine_arguments(model, ["--dtype", "float32"], **settings))
+    prompts = json.loads(sys.stdin.read())
+    engine = start_engine(engine_arguments(sys.argv[2], ["--dtype", "float32"]))
     sampling = {"temperature": 0.0, "max_tokens": 12}
-    outputs = dict(Stream(engine).run((i, ids, sampling, lora) for i, ids in enumerate(prompts)))
+    outputs = dict(Stream(engine).run((i, ids, sampling) for i, ids in enumerate(prompts)))
     engine.engine_core.shutdown()
     print(json.dumps([list(outputs[i].outputs[0].token_ids) for i in range(len(prompts))]))
 """
 
 
-def ask_vllm(model, adapter, prompts):
-    import subprocess
-    import sys
-
-    command = [sys.executable, "-c", ASK_VLLM, str(ROOT), str(model), str(adapter or "")]
+def ask_vllm(model, prompts):
+    command = [sys.executable, "-c", ASK_VLLM, str(ROOT), str(model)]
     result = subprocess.run(command, input=json.dumps(prompts), capture_output=True, text=True, cwd="/")
     assert result.returncode == 0, result.stderr[-3000:]
     return json.loads(result.stdout.strip().splitlines()[-1])
+
+
+@contextlib.contextmanager
+def server(log, model, *flags):
+    """vLLM's OpenAI server for a model; gives the client. No process is left when it has been stopped."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--port", port, *flags]
+    env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"}
+    with open(log, "w") as file:
+        process = subprocess.Popen([str(c) for c in [*command, "--enforce-eager"]], stdout=file, stderr=file, env=env)
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+    try:
+        end = time.monotonic() + 180
+        while True:
+            assert process.poll() is None and time.monotonic() < end, log.read_text()[-3000:]
+            with contextlib.suppress(openai.OpenAIError):
+                client.models.list()
+                break
+            time.sleep(0.5)
+        yield client
+    finally:
+        processes = descendants(process)
+        process.terminate()
+        process.wait(60)
+        assert_gone(processes, 30)
+
+
+def ask(client, name, rows):
+    """What the server answers to the inputs of the report's rows."""
+    asked = {"model": name, "temperature": 0, "max_tokens": 64}
+    answers = (client.chat.completions.create(messages=row["messages"], **asked) for row in rows)
+    return [answer.choices[0].message.content for answer in answers]
 
 
 def greedy(model, prompts):
@@ -71,7 +105,7 @@ def test_expert_adapter_merged_gives_the_same_tokens(distilled, prompts, tmp_pat
     expected = greedy(PeftModel.from_pretrained(base, adapter), prompts)
     assert len({tuple(answer) for answer in expected}) > 5  # it answers, and not always the same
     assert greedy(AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32), prompts) == expected
-    assert ask_vllm(merged, None, prompts) == expected
+    assert ask_vllm(merged, prompts) == expected
     assert AutoTokenizer.from_pretrained(merged).chat_template == AutoTokenizer.from_pretrained(STUDENT).chat_template
 
 
@@ -112,8 +146,19 @@ def test_vllms_loader_reads_the_expert_adapter_exactly(distilled):
 
 
 @pytest.mark.slow
-def test_dense_student_is_served_by_vllm_as_it_is(labelled, prompts, tmp_path):
-    """A dense student by --model_name alone, in the architecture of Qwen2.5; vLLM loads its adapter itself."""
+def test_server_with_the_merged_student_answers_as_evaluated(distilled, evaluated, tmp_path):
+    python("merge_adapter.py", "--adapter", distilled[0], "--output_dir", tmp_path / "merged")
+    rows = read_jsonl(evaluated[0] / "predictions.jsonl")[: 5 * ROWS : 5]
+    with server(tmp_path / "log", tmp_path / "merged", "--served-model-name", "student") as client:
+        answers = ask(client, "student", rows)
+    equal = sum(answer == row["student"]["response"] for answer, row in zip(answers, rows, strict=True))
+    assert equal >= ROWS - 1  # in bfloat16 a batch may add up a tie differently
+
+
+@pytest.fixture(scope="module")
+def dense(labelled, tmp_path_factory):
+    """A dense student in the architecture of Qwen2.5, trained by --model_name alone: (base, adapter)."""
+    folder = tmp_path_factory.mktemp("dense")
     tokenizer = AutoTokenizer.from_pretrained(STUDENT)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
@@ -125,17 +170,54 @@ def test_dense_student_is_served_by_vllm_as_it_is(labelled, prompts, tmp_path):
         max_position_embeddings=2048,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.1,
         bos_token_id=None,
     )
     torch.manual_seed(0)
-    dense, adapter = tmp_path / "dense", tmp_path / "adapter"
-    Qwen2ForCausalLM(config).save_pretrained(dense)
-    tokenizer.save_pretrained(dense)
-    flags = [dense, adapter, labelled[0], "--config", ROOT / "configs" / "tiny.yaml", "--max_steps", 40]
+    base, adapter = folder / "base", folder / "adapter"
+    Qwen2ForCausalLM(config).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    flags = [base, adapter, labelled[0], "--config", ROOT / "configs" / "tiny.yaml", "--max_steps", 120]
     result = run("bash", ROOT / "train_trl.sh", *flags, "--lora_rank", 16, "--logging_steps", 1)
     assert re.search(r"LoRA on .*2 gate_proj \(rank 16\).*2 down_proj", result.stderr)
-    base = AutoModelForCausalLM.from_pretrained(dense, dtype=torch.float32)
-    without = greedy(base, prompts)
-    expected = greedy(PeftModel.from_pretrained(base, adapter), prompts)
-    assert expected != without
-    assert ask_vllm(dense, adapter, prompts) == expected
+    return base, adapter
+
+
+@pytest.mark.slow
+def test_dense_student_is_evaluated_and_served_as_it_is(dense, prompts, tmp_path):
+    """vLLM loads its adapter itself. The teacher's answers come from a file, so that it is not asked again."""
+    base, adapter = dense
+    heldout, answers = ROOT / "example-data" / "heldout.jsonl", tmp_path / "heldout_answers.jsonl"
+    flags = ["--model_name", TEACHER, "--input_file", heldout, "--output_file", answers, "--limit", ROWS]
+    python("create_data.py", *flags, "--max_tokens", 256, "--min_success_rate", 0)
+    flags = ["--systems", "teacher,student", "--teacher_model", "not/asked", "--teacher_answers", answers]
+    flags += ["--student_model", base, "--adapter", adapter, "--test_file", heldout, "--limit", ROWS]
+    found = last_json(python("evaluate.py", *flags, "--check_rows", ROWS, "--dtype", "float32"))
+    metrics = json.loads((adapter / "report" / "metrics.json").read_text())
+    assert metrics["served_as"] == "LoRA in vLLM"
+    check = metrics["check"]
+    assert (check["rows"], check["dtype"], check["largest_gap"]) == (ROWS, "float32", 0.0)  # PEFT's greedy tokens
+    teacher, student = metrics["systems"]["teacher"], metrics["systems"]["student"]
+    assert teacher["accuracy"] > 0.8 and teacher["tokens"] > 2000 and teacher["latency_s"] is None
+    assert "speedup" not in found and student["token_ratio"] > 10 and found["student_latency_s"] > 0
+    rows = read_jsonl(adapter / "report" / "predictions.jsonl")
+    assert [row["gold"] for row in rows] == [row["messages"][-1]["content"] for row in read_jsonl(heldout)[:ROWS]]
+    expected = [row["student"]["response"] for row in rows]
+    assert len(set(expected)) > 1
+    lora = ["--enable-lora", "--max-lora-rank", "16", "--lora-modules", f"student={adapter}", "--dtype", "float32"]
+    with server(tmp_path / "log", base, *lora) as client:
+        assert ask(client, "student", rows) == expected
+        assert ask(client, str(base), rows) != expected
+
+
+@pytest.mark.slow
+def test_a_student_that_is_served_differently_from_peft_fails(dense):
+    """Here by a flag that changes the model in vLLM alone, without a word from it."""
+    base, adapter = dense
+    flags = ["--systems", "student", "--student_model", base, "--adapter", adapter, "--limit", 20, "--latency_rows", 1]
+    flags += ["--test_file", ROOT / "example-data" / "heldout.jsonl", "--report_dir", adapter / "other"]
+    result = python("evaluate.py", *flags, "--dtype", "float32", "--hf_overrides", '{"rms_norm_eps": 9.0}', code=1)
+    assert re.search(r"of 8 rows .*served as LoRA in vLLM gives other tokens than PEFT", result.stderr)
+    assert result.stdout == "" and not (adapter / "other").exists()
+    result = python("evaluate.py", *flags, "--hf_overrides", '{"rms_norm_eps": "x"}', code=1)  # vLLM's own error
+    assert "evaluate.py: 'student' failed with StrictDataclassFieldValidationError: " in result.stderr
