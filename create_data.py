@@ -102,9 +102,6 @@ def parse_args(argv=None):
     return args, engine_flags
 
 
-# ---- the engine
-
-
 def engine_arguments(model_name: str, engine_flags: list[str] = (), **settings):
     """vLLM's EngineArgs from its own command-line flags; one that it does not know ends with exit code 2."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -132,7 +129,7 @@ def engine_arguments(model_name: str, engine_flags: list[str] = (), **settings):
 
 
 def start_engine(engine_args):
-    """vLLM's engine; whoever starts it calls engine.engine_core.shutdown(), or its process may outlive this one."""
+    """vLLM's engine; whoever starts it calls stop_engine(), or this process waits for the engine's at its exit."""
     from vllm import LLMEngine
     from vllm.usage.usage_lib import UsageContext
 
@@ -141,6 +138,12 @@ def start_engine(engine_args):
     if hasattr(engine.engine_core, "outputs_queue"):  # not when VLLM_ENABLE_V1_MULTIPROCESSING=0 keeps it in here
         threading.Thread(target=report_death, args=[engine.engine_core], daemon=True).start()
     return engine
+
+
+def stop_engine(engine):
+    """End the engine's process, which may have ended by itself; a second is enough, since nothing is running in it."""
+    with contextlib.suppress(Exception):
+        engine.engine_core.shutdown(timeout=1)
 
 
 def report_death(client):
@@ -357,8 +360,7 @@ def main() -> int:
             log.error("create_data.py: the engine has ended; what is finished is kept, the same command continues")
             return stopped[0] if stopped else 1
         finally:
-            with contextlib.suppress(Exception):  # it may have ended by itself
-                engine.engine_core.shutdown()
+            stop_engine(engine)
     summary = {"asked": asked, "seconds": round(time.perf_counter() - start, 1)}
     if args.num_shards > 1:
         print(json.dumps({"shard": args.shard, **summary}))

@@ -23,7 +23,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from create_data import ROOT, Parser, Stream, engine_arguments, one_line, start_engine, versions
+from create_data import ROOT, Parser, Stream, engine_arguments, one_line, start_engine, stop_engine, versions
 from journal import check_writable, end_with_parent, input_hash, read_finished, read_inputs
 from report import TITLES, markdown, sentences, tables, write_report
 from scores import measure, quality
@@ -88,9 +88,6 @@ def parse_args(argv=None):
     return args, engine_flags
 
 
-# ---- what is asked
-
-
 def read_rows(args, task: Task) -> tuple[list[list[dict]], list[str], list[str | None]]:
     """All chats without their answers, those without gold last; the gold answers; and each gold row's `kind`, if any.
 
@@ -145,9 +142,6 @@ def read_teacher(path: Path, chats: list[list[dict]], task: Task) -> dict:
     return results
 
 
-# ---- who is asked, each in a process of its own
-
-
 def adapter_settings(args) -> dict:
     """vLLM's settings for the adapter; empty if it needs a merged copy: on a CPU, vLLM has no LoRA for experts."""
     from transformers import AutoConfig
@@ -164,55 +158,66 @@ def adapter_settings(args) -> dict:
     return {"enable_lora": True, "max_lora_rank": allowed, "enable_mixed_moe_lora_format": is_moe}
 
 
-def run_system(name: str, args, engine_flags: list[str], task: Task, chats: list[list[dict]]) -> dict:
-    """Ask one system for every chat, then some of them one at a time.
-
-    Returns answers (None: unreadable), responses, tokens per request, rows/s in a batch and seconds per request.
-    """
+def run_model(names: list[str], args, engine_flags: list[str], task: Task, chats: list[list[dict]]) -> dict[str, dict]:
+    """Ask the systems that run on one model, one after the other; returns what ask_system() does for each, by name."""
     from vllm.lora.request import LoRARequest
     from vllm.platforms import current_platform
 
-    model, lora, served_as = args.teacher_model if name == "teacher" else args.student_model, None, None
+    model, lora, served_as = args.teacher_model if names == ["teacher"] else args.student_model, None, None
     settings = {"tensor_parallel_size": args.tensor_parallel_size}
     with tempfile.TemporaryDirectory() as merged:
-        if name == "student" and (adapter := adapter_settings(args)):
+        if names == ["student"] and (adapter := adapter_settings(args)):
             settings |= adapter
             is_3d = adapter["enable_mixed_moe_lora_format"]
             lora, served_as = LoRARequest("student", 1, args.adapter, is_3d_lora_weight=is_3d), "LoRA in vLLM"
-        elif name == "student":
+        elif names == ["student"]:
             from merge_adapter import merge
 
             merge(args.adapter, merged, base=args.student_model)
             model, served_as = merged, "a merged copy"
         engine = start_engine(engine_arguments(model, engine_flags, **settings))
+    try:
+        device = None if current_platform.is_cpu() else current_platform.get_device_name()
+        of_model = {"served_as": served_as, "dtype": str(engine.model_config.dtype).split(".")[-1], "device": device}
+        return {name: ask_system(name, args, engine, lora, task, chats) | of_model for name in names}
+    finally:
+        stop_engine(engine)
 
+
+def ask_system(name: str, args, engine, lora, task: Task, chats: list[list[dict]]) -> dict:
+    """Ask one system for some chats one at a time, then for all of them in a batch.
+
+    Returns answers (None: unreadable), responses, tokens per request, rows/s in a batch and seconds per request.
+    """
     tokenizer, longest = engine.get_tokenizer(), engine.model_config.max_model_len
     thinks = name == "teacher" and args.reasoning_parser != "none"
     prompted = name in ("teacher", "base_prompt")  # who may think aloud under the prompt gets room for it
     limit = args.max_tokens if prompted else args.student_max_tokens
     temperature = args.temperature if name == "teacher" else 0.0
     prompts = [prompt_ids(tokenizer, task.messages(chat) if prompted else chat) for chat in chats]
-    stream = Stream(engine)
+    stream, rows = Stream(engine), range(len(prompts))
 
     def request(i):
         room = max(1, longest - len(prompts[i]))
         return i, prompts[i], {"temperature": temperature, "max_tokens": min(limit, room)}, lora
 
-    latencies, warm_up = [], range(min(WARM_UP, len(prompts)))
-    for i in [*warm_up, *range(min(args.latency_rows, len(prompts)))]:
+    def ask_alone(i):
         start = time.perf_counter()
         list(stream.run([request(i)]))
-        latencies.append(time.perf_counter() - start)
-    del latencies[: len(warm_up)]
+        return time.perf_counter() - start
+
+    for i in rows[-WARM_UP:]:
+        ask_alone(i)
+    latencies = [ask_alone(i) for i in rows[: args.latency_rows]]
+    engine.reset_prefix_cache()  # otherwise the batch would find these rows cached
+    ask_alone(rows[-1])
     start = time.perf_counter()
-    outputs = dict(stream.run(map(request, range(len(prompts)))))
+    outputs = dict(stream.run(map(request, rows)))
     seconds = time.perf_counter() - start
-    dtype = str(engine.model_config.dtype).removeprefix("torch.")
-    engine.engine_core.shutdown()  # otherwise this process waits for the engine's at its exit, for ever
 
     results = {"answers": [], "responses": [], "output_tokens": [], "cached_tokens": []}
     reader = task if prompted else replace(task, answer="")  # without the prompt, the answer and nothing else counts
-    for i in range(len(prompts)):
+    for i in rows:
         completion = outputs[i].outputs[0]
         try:
             results["answers"].append(reader.read_answer(completion.text, completion.finish_reason, thinks))
@@ -222,11 +227,9 @@ def run_system(name: str, args, engine_flags: list[str], task: Task, chats: list
         results["output_tokens"].append(len(completion.token_ids))
         results["cached_tokens"].append(outputs[i].num_cached_tokens or 0)
     results["prompt_tokens"] = [len(ids) for ids in prompts]
-    results |= {"rows_per_second": len(prompts) / seconds, "latencies": latencies, "served_as": served_as}
-    checked = [len(prompts) * k // args.check_rows for k in range(args.check_rows)]  # from the whole file
+    checked = [len(rows) * k // args.check_rows for k in range(args.check_rows)]  # from the whole file
     results["tokens"] = [(prompts[i], list(outputs[i].outputs[0].token_ids)) for i in checked]
-    device = None if current_platform.is_cpu() else current_platform.get_device_name()
-    return {**results, "dtype": dtype, "device": device}
+    return {**results, "rows_per_second": len(rows) / seconds, "latencies": latencies}
 
 
 def compare_with_peft(args, rows: list[tuple[list[int], list[int]]], dtype: str) -> dict:
@@ -334,18 +337,19 @@ def main() -> int:
     args.check_rows = min(args.check_rows, len(chats))
     check = None
     try:
-        for name in args.systems:
-            log.info("evaluating: %s", TITLES[name])
-            if name not in results:
-                results[name] = apart(run_system, name, args, engine_flags, task, chats)
-            if name == "student" and args.check_rows:
-                log.info("comparing %d rows with PEFT", args.check_rows)
-                check = apart(compare_with_peft, args, results[name]["tokens"], results[name]["dtype"])
+        for model in (["teacher"], ["base_prompt", "base"], ["student"]):
+            names = [name for name in model if name in args.systems and name not in results]
+            if names:
+                log.info("evaluating: %s", "; ".join(TITLES[name] for name in names))
+                results |= apart(run_model, names, args, engine_flags, task, chats)
+        if "student" in names and args.check_rows:
+            log.info("comparing %d rows with PEFT", args.check_rows)
+            check = apart(compare_with_peft, args, results["student"]["tokens"], results["student"]["dtype"])
     except BrokenProcessPool:
-        log.error("evaluate.py: the process of %r was killed, most likely for memory; see --max_model_len", name)
+        log.error("evaluate.py: the process of %s was killed, most likely for memory; see --max_model_len", names)
         return 1
     except RuntimeError as error:
-        log.error("evaluate.py: %r failed with %s", name, error)
+        log.error("evaluate.py: %s failed with %s", names, error)
         return 1
     if check and check["differ"]:
         where = f"{check['differ']} of {check['rows']} rows ({check['dtype']}, up to {check['largest_gap']:.2f} nats)"

@@ -228,6 +228,17 @@ def test_free_answers_of_a_real_instruct_model(tmp_path):
     assert hits >= 3, answers  # it is a small model, but it answers what it was asked
     manifest = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())
     assert manifest["label_counts"] == {} and manifest["reasoning_parser"] == "none"
+    # and evaluated as text; the student's base is the same model here, which decodes greedily
+    flags = ["--task", ROOT / "example-data" / "plain_words.yaml", "--test_file", output, "--teacher_answers", output]
+    flags += ["--systems", "teacher,base_prompt", "--student_model", ROOT / "models" / "smollm2", "--latency_rows", 1]
+    flags += ["--report_dir", tmp_path / "report", "--max_tokens", 200, "--limit", 4]
+    flags += ["--max_model_len", 2048]
+    assert last_json(python("evaluate.py", *flags))["teacher_accuracy"] == 1
+    systems = json.loads((tmp_path / "report" / "metrics.json").read_text())["systems"]
+    assert systems["teacher"]["token_f1"] == systems["teacher"]["exact_match"] == 1
+    base = systems["base_prompt"]
+    assert base["rows"] == 4 and 0.1 < base["token_f1"] < 1 and base["exact_match"] <= base["token_f1"]
+    assert "token-F1" in (tmp_path / "report" / "report.md").read_text()
 
 
 @pytest.mark.slow

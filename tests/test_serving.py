@@ -25,14 +25,14 @@ ROWS = 40
 ASK_VLLM = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
-from create_data import Stream, engine_arguments, start_engine
+from create_data import Stream, engine_arguments, start_engine, stop_engine
 
 if __name__ == "__main__":
     prompts = json.loads(sys.stdin.read())
     engine = start_engine(engine_arguments(sys.argv[2], ["--dtype", "float32"]))
     sampling = {"temperature": 0.0, "max_tokens": 12}
     outputs = dict(Stream(engine).run((i, ids, sampling) for i, ids in enumerate(prompts)))
-    engine.engine_core.shutdown()
+    stop_engine(engine)
     print(json.dumps([list(outputs[i].outputs[0].token_ids) for i in range(len(prompts))]))
 """
 
@@ -220,4 +220,4 @@ def test_a_student_that_is_served_differently_from_peft_fails(dense):
     assert re.search(r"of 8 rows .*served as LoRA in vLLM gives other tokens than PEFT", result.stderr)
     assert result.stdout == "" and not (adapter / "other").exists()
     result = python("evaluate.py", *flags, "--hf_overrides", '{"rms_norm_eps": "x"}', code=1)  # vLLM's own error
-    assert "evaluate.py: 'student' failed with StrictDataclassFieldValidationError: " in result.stderr
+    assert "evaluate.py: ['student'] failed with StrictDataclassFieldValidationError: " in result.stderr
