@@ -125,7 +125,6 @@ def engine_arguments(model_name: str, engine_flags: list[str] = (), **settings):
         engine_args.max_model_len = -1  # vLLM's "auto": the model's context, or as much of it as fits the memory
     if current_platform.is_cpu():
         engine_args.enforce_eager = True  # compiling takes longer than a small model's whole run
-        engine_args.block_size = engine_args.block_size or 32  # with vLLM's 128 up to 127 tokens miss the cache
     return engine_args
 
 
