@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 
@@ -40,11 +41,12 @@ def assert_complete(output, inputs):
 
 
 def start(*command, **kwargs):
-    env = {**os.environ, **kwargs}
-    pipe = subprocess.DEVNULL
-    return subprocess.Popen(
-        [str(c) for c in command], stdout=pipe, stderr=pipe, cwd="/", env=env, start_new_session=True
-    )
+    """A command in the background; what it prints is shown by pytest if the test fails."""
+    log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+    env, command = {**os.environ, **kwargs}, [str(c) for c in command]
+    process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", env=env, start_new_session=True)
+    process.log = log
+    return process
 
 
 def wait_for_rows(output, count, process, seconds=180):
@@ -53,6 +55,10 @@ def wait_for_rows(output, count, process, seconds=180):
     while len(trace(output)) < count and process.poll() is None:
         assert time.monotonic() < end
         time.sleep(0.05)
+    print(f"waited for {count} rows, {len(trace(output))} there, exit code {process.poll()}")
+    if process.poll() is not None:
+        process.log.seek(0)
+        print(process.log.read()[-3000:])
 
 
 @pytest.fixture(scope="module")
