@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from create_data import ROOT, Parser, Stream, engine_arguments, one_line, start_engine, stop_engine, versions
-from journal import check_writable, end_with_parent, input_hash, read_finished, read_inputs
+from journal import check_writable, end_with_parent, input_hash, read_answers, read_finished, read_inputs
 from report import TITLES, markdown, sentences, tables, write_report
 from scores import measure, quality
 from task import NoAnswer, Task, check_model, load_task, prompt_ids, read_chat, read_lines
@@ -275,9 +275,7 @@ def in_child(function, *arguments):
 
 def label_quality(labels_file: str, gold_file: str, limit: int) -> dict:
     """The teacher's training labels against gold, matched by input; an input without a label counts as wrong."""
-    labels, gold = (
-        {input_hash(m[:-1]): m[-1]["content"] for _, m in read_chat(f, "assistant")} for f in (labels_file, gold_file)
-    )
+    labels, gold = read_answers(labels_file), read_answers(gold_file)
     gold = dict(list(gold.items())[: limit or None])
     if not labels.keys() & gold.keys():
         raise ValueError(f"{labels_file}: has no input of {gold_file}; pass the gold answers of the same inputs")
@@ -302,7 +300,7 @@ def check_models(args, engine_flags: list[str]) -> None:
         engine_arguments(args.student_model, engine_flags)  # refuses a bad flag now, not in a child process
 
 
-def origin(args, results: dict) -> dict:
+def origin(args, task: Task, results: dict) -> dict:
     """Where and with what the figures were measured."""
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
@@ -310,7 +308,7 @@ def origin(args, results: dict) -> dict:
     machine = f"{args.tensor_parallel_size} x {devices[0]}" if devices else cpu_name()
     names = ("teacher_model", "student_model", "adapter", "test_file", "temperature", "max_tokens")
     found = {"date": datetime.now(UTC).date().isoformat(), "commit": commit, "machine": machine, "versions": versions()}
-    return {**found, "task_hash": load_task(args.task).hash, **{name: getattr(args, name) for name in names}}
+    return {**found, "task_hash": task.hash, **{name: getattr(args, name) for name in names}}
 
 
 def cpu_name() -> str:
@@ -361,7 +359,7 @@ def main() -> int:
         log.error("--serve_adapter merged serves a merged copy; --check_rows 0 leaves the check out")
         return 1
 
-    metrics = measure(results, gold, kinds, bool(task.labels), args) | origin(args, results)
+    metrics = measure(results, gold, kinds, bool(task.labels), args) | origin(args, task, results)
     metrics |= {"served_as": results.get("student", {}).get("served_as"), "check": check}
     gold += [None] * (len(chats) - len(gold))
     predictions = [{"messages": chat, "gold": answer} for chat, answer in zip(chats, gold, strict=True)]

@@ -101,7 +101,7 @@ class Journal:
 
     def paths(self) -> list[Path]:
         """All journals of this output, the single one and those of shards."""
-        return sorted(map(Path, glob.glob(glob.escape(str(self.output)) + ".trace*.jsonl")))
+        return journals_of(self.output)
 
     def open(self, overwrite: bool = False) -> None:
         """Lock and read what is there; raises ValueError if another run is at work or the journal is another run's."""
@@ -224,18 +224,27 @@ class Journal:
         return manifest
 
 
+def journals_of(output: Path) -> list[Path]:
+    """All journals beside an output that exist, the single one and those of shards."""
+    return sorted(map(Path, glob.glob(glob.escape(str(output)) + ".trace*.jsonl")))
+
+
+def read_answers(path: str | Path) -> dict[str, str]:
+    """The answers of a chat JSONL by input_hash() of what precedes them; raises ValueError as read_chat()."""
+    return {input_hash(messages[:-1]): messages[-1]["content"] for _, messages in read_chat(path, "assistant")}
+
+
 def read_finished(output: Path) -> tuple[dict, dict, dict]:
     """A finished output as (answers, attempts, manifest), the first two by input_hash(); a rejected answer is None.
 
     Attempts and manifest are empty where the files beside the output are missing.
     """
-    answers = {input_hash(messages[:-1]): messages[-1]["content"] for _, messages in read_chat(output, "assistant")}
-    manifest, attempts, rejected = {}, {}, beside(output, "rejected.jsonl")
+    answers, manifest, attempts, rejected = read_answers(output), {}, {}, beside(output, "rejected.jsonl")
     if rejected.exists():
         answers |= {input_hash(json.loads(line)["messages"]): None for _, line in read_lines(rejected)}
     if beside(output, "manifest.json").exists():
         manifest = json.loads(beside(output, "manifest.json").read_text("utf-8"))
-    for path in glob.glob(glob.escape(str(output)) + ".trace*.jsonl"):
+    for path in journals_of(output):
         with open(path, "rb") as file:
             attempts |= {record["hash"]: record["attempts"] for line in file if "hash" in (record := parse(line) or {})}
     return answers, attempts, manifest

@@ -69,14 +69,18 @@ class Model:
 
     @property
     def parameters(self) -> int:
-        embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
-        return self.layers * self.layer + embeddings + self.hidden
+        return self.layers * self.layer + self.vocabulary * self.hidden + self.looked_up + self.hidden
+
+    @property
+    def looked_up(self) -> int:
+        """Parameters of an input embedding that is not the output's too; a token reads one row of it."""
+        return 0 if self.tied else self.vocabulary * self.hidden
 
     @property
     def active(self) -> int:
-        """Parameters that one token passes; of the input embedding it reads one row."""
+        """Parameters that one token passes; but for the embedding that it looks up."""
         idle = self.layers * (self.experts - self.per_token) * self.expert
-        return self.parameters - idle - (0 if self.tied else self.vocabulary * self.hidden)
+        return self.parameters - idle - self.looked_up
 
     def lora(self, rank: int, expert_rank: int) -> int:
         """Trainable parameters of LoRA on attention and experts; a matrix of n x m has rank * (n + m)."""
@@ -92,8 +96,7 @@ class Model:
     def read_bytes(self, batch: int) -> float:
         """Bytes of bf16 weights that a step of `batch` tokens reads: of the experts those that any token chose."""
         touched = self.experts * (1 - (1 - self.per_token / self.experts) ** batch)  # with an even router
-        rest = self.parameters - self.layers * self.experts * self.expert
-        rest -= 0 if self.tied else self.vocabulary * self.hidden
+        rest = self.parameters - self.looked_up - self.layers * self.experts * self.expert
         return 2 * (rest + self.layers * touched * self.expert)
 
 

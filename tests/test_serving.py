@@ -184,7 +184,7 @@ def dense(labelled, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_dense_student_is_evaluated_and_served_as_it_is(dense, prompts, tmp_path):
+def test_dense_student_is_evaluated_and_served_as_it_is(dense, tmp_path):
     """vLLM loads its adapter itself. The teacher's answers come from a file, so that it is not asked again."""
     base, adapter = dense
     heldout, answers = ROOT / "example-data" / "heldout.jsonl", tmp_path / "heldout_answers.jsonl"
