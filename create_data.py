@@ -125,6 +125,7 @@ def engine_arguments(model_name: str, engine_flags: list[str] = (), **settings):
         engine_args.max_model_len = -1  # vLLM's "auto": the model's context, or as much of it as fits the memory
     if current_platform.is_cpu():
         engine_args.enforce_eager = True  # compiling takes longer than a small model's whole run
+        engine_args.block_size = engine_args.block_size or 32  # with vLLM's 128 up to 127 tokens miss the cache
     return engine_args
 
 
@@ -161,10 +162,10 @@ if __name__ == "__mp_main__":  # a process that was spawned, where vLLM does not
 class Stream:
     """One continuous batch: requests go in while others are still running, results come out as they finish."""
 
-    def __init__(self, engine):
+    def __init__(self, engine, window: int | None = None):
         self.engine, self.running, self.count = engine, {}, 0
         # twice what the engine runs at once, so that it never waits for us
-        self.window = max(WINDOW, 2 * engine.vllm_config.scheduler_config.max_num_seqs)
+        self.window = window or max(WINDOW, 2 * engine.vllm_config.scheduler_config.max_num_seqs)
 
     def add(self, job, token_ids: list[int], sampling: dict, lora_request=None):
         """Queue one request; `job` comes back with its result. `sampling` is vLLM's, structured_outputs a regex."""

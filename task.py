@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -209,12 +210,36 @@ def prompt_ids(tokenizer, messages: list[dict]) -> list[int]:
             message = {**message, "content": f"{mark}{i}\ue001"}
         marked.append(message)
     text = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True)
-    ids = []
+    # what precedes the last message is the same in every row of a task, so it is tokenised once
+    last = text.rfind(marked[-1]["content"])
+    cut = max(
+        (text.rfind(token, 0, last) + len(token) for token in cut_points(tokenizer) if token in text[:last]), default=0
+    )
+    if any(placeholder in text[:cut] for placeholder in contents):
+        cut = 0
+    ids, text = list(head_ids(tokenizer, text[:cut])), text[cut:]
     for placeholder, content in contents.items():
         before, _, text = text.partition(placeholder)
         ids += tokenizer(before, add_special_tokens=False)["input_ids"]
         ids += text_ids(tokenizer, content)
     return ids + tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+@lru_cache(maxsize=8)
+def head_ids(tokenizer, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
+
+
+@lru_cache(maxsize=8)
+def cut_points(tokenizer) -> tuple[str, ...]:
+    """Special tokens after which a text may be cut, because what follows is tokenised as it would be alone."""
+
+    def ids(text):
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    tokens = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    probes = ("user", "\n user", " a")
+    return tuple(t for t in tokens if all(ids(f"a{t}{probe}") == ids(f"a{t}") + ids(probe) for probe in probes))
 
 
 def text_ids(tokenizer, text: str) -> list[int]:

@@ -285,6 +285,34 @@ class LoraTrainer(SFTTrainer):
         self.accelerator.wait_for_everyone()
 
 
+def make_trainer(script, args, tokenizer, lora, rows: list[dict], eval_rows: list[dict] | None) -> LoraTrainer:
+    """Load the student, put LoRA on it and give it its rows; completes `args` where a default depends on others."""
+    set_seed(args.seed)
+    train_data, eval_data = Dataset.from_list(rows), Dataset.from_list(eval_rows) if eval_rows else None
+    if script.eval_fraction:
+        train_data, eval_data = train_data.train_test_split(script.eval_fraction, seed=args.seed).values()
+    if eval_data is not None and args.eval_strategy == "no":
+        args.eval_strategy = IntervalStrategy.EPOCH
+    args.warmup_steps = args.warmup_steps or script.warmup_ratio  # below 1 transformers reads it as a ratio
+    args.padding_free = args.padding_free and args.per_device_train_batch_size > 1  # one row has no padding
+    if args.padding_free:
+        args.max_length = None  # load_rows has refused longer rows; TRL cannot enforce it without padding
+    args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
+    model = AutoModelForCausalLM.from_pretrained(
+        script.model_name, dtype=torch.bfloat16 if args.bf16 else torch.float32
+    )
+    model.config.use_cache = False
+    return LoraTrainer(
+        model=model,
+        args=args,
+        train_dataset=train_data,
+        eval_dataset=eval_data,
+        processing_class=tokenizer,
+        peft_config=lora,
+        callbacks=[CompleteCheckpoint()],
+    )
+
+
 def main() -> int:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with_parent()  # the launcher puts its processes into sessions of their own, where its death leaves them
@@ -310,31 +338,8 @@ def main() -> int:
     if script.check_only:
         return 0
 
-    set_seed(args.seed)
-    train_data, eval_data = Dataset.from_list(rows), Dataset.from_list(eval_rows) if eval_rows else None
-    if script.eval_fraction:
-        train_data, eval_data = train_data.train_test_split(script.eval_fraction, seed=args.seed).values()
-    if eval_data is not None and args.eval_strategy == "no":
-        args.eval_strategy = IntervalStrategy.EPOCH
-    args.warmup_steps = args.warmup_steps or script.warmup_ratio  # below 1 transformers reads it as a ratio
-    args.padding_free = args.padding_free and args.per_device_train_batch_size > 1  # one row has no padding
-    if args.padding_free:
-        args.max_length = None  # load_rows has refused longer rows; TRL cannot enforce it without padding
-    args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
-    is_main = args.process_index == 0
-    model = AutoModelForCausalLM.from_pretrained(
-        script.model_name, dtype=torch.bfloat16 if args.bf16 else torch.float32
-    )
-    model.config.use_cache = False
-    trainer = LoraTrainer(
-        model=model,
-        args=args,
-        train_dataset=train_data,
-        eval_dataset=eval_data,
-        processing_class=tokenizer,
-        peft_config=lora,
-        callbacks=[CompleteCheckpoint()],
-    )
+    trainer = make_trainer(script, args, tokenizer, lora, rows, eval_rows)
+    is_main, train_data = args.process_index == 0, trainer.train_dataset
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in trainer.model.parameters())
     effective = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size

@@ -2,50 +2,87 @@
 
     python benchmarks/generation.py --rows 2000 20000 --repeats 3
 
-One engine asks both ways in turn, each time with an empty prefix cache. Ours is everything that create_data.py does for
+One engine asks all ways in turn, each time with an empty prefix cache. Ours is everything that create_data.py does for
 a row: reading, tokenising, the sliding window, reading the answer, the journal, the progress bar and the outputs. The
 bare loop gets its tokens ready, hands all requests over at once and counts what comes out. Decoding is greedy, so that
-both produce the same tokens. The ratio is that of the medians; the spread is the lowest and the highest repeat.
+both produce the same tokens. At the first number of rows it also measures other windows, an answer that is guarded in
+every attempt, and rows that fail, asked again in flight or in a second pass.
 """
 
 import argparse
-import json
-import statistics
+import copy
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from figures import ROOT, finish, in_turn, show, spread, write_inputs
 
-import create_data  # noqa: E402
-from journal import Journal, scan_inputs  # noqa: E402
-from task import load_task, prompt_ids  # noqa: E402
+import create_data
+from journal import Journal, scan_inputs
+from task import load_task, prompt_ids
 
-
-def write_inputs(path: Path, rows: int) -> Path:
-    """`rows` different inputs: the example sentences, numbered from the second round on."""
-    lines = (ROOT / "example-data" / "multilingual.txt").read_text(encoding="utf-8").splitlines()
-    rounds = (f"{line} {k}" if k else line for k in range(rows // len(lines) + 1) for line in lines)
-    path.write_text("\n".join(line for line, _ in zip(rounds, range(rows), strict=False)), encoding="utf-8")
-    return path
+FAILS = 20  # every so many rows are made to fail once: 5 %
 
 
-def ours(args, engine, task, inputs, folder: Path) -> dict:
-    """Step 1 from the first read to the written outputs; seconds and what the manifest counts."""
-    engine.reset_prefix_cache()
-    journal = Journal(Path(tempfile.mkdtemp(dir=folder)) / "out.jsonl", {"run": 1}, inputs)
-    start = time.perf_counter()
+class Stumbling:
+    """An engine in which each FAILS-th row's first attempt does not end by itself, as a thought that runs on."""
+
+    def __init__(self, engine):
+        self.engine, self.first = engine, 0
+
+    def __getattr__(self, name):
+        return getattr(self.engine, name)
+
+    def add_request(self, request_id, prompt, params, **kwargs):
+        if params.temperature == 0:  # a second attempt is warmer
+            self.first += 1
+            if self.first % FAILS == 0:
+                params.ignore_eos, params.min_tokens = True, params.max_tokens
+        self.engine.add_request(request_id, prompt, params, **kwargs)
+
+
+def label(args, engine, task, inputs, path: Path, missing=None) -> dict:
+    """Step 1 from opening the journal to the written outputs; returns the manifest."""
+    journal = Journal(path, {"run": 1}, inputs)
     journal.open()
     journal.start()
-    create_data.label_inputs(args, engine, task, inputs, journal.missing(), journal)
-    journal.replay()
-    manifest = journal.write_outputs(bool(task.labels))
+    create_data.label_inputs(args, engine, task, inputs, journal.missing() if missing is None else missing, journal)
+    if missing is None:
+        journal.replay()
+        manifest = journal.write_outputs(bool(task.labels))
     journal.file.close()
-    seconds = time.perf_counter() - start
-    counts = {key: manifest[key] for key in ("rows", "accepted", "prompt_tokens", "cached_tokens", "output_tokens")}
-    return {"seconds": seconds, **counts, "attempts": manifest["attempts"]}
+    return manifest if missing is None else {}
+
+
+def ours(args, engine, task, inputs, folder: Path, window=None, **changes) -> dict:
+    """Seconds of step 1, and its manifest. `window` and `changes` of the flags replace the defaults."""
+    args = copy.copy(args)
+    vars(args).update(changes)
+    engine.reset_prefix_cache()
+    create_data.Stream = partial(Stream, window=window)
+    path, start = Path(tempfile.mkdtemp(dir=folder)) / "out.jsonl", time.perf_counter()
+    manifest = label(args, engine, task, inputs, path)
+    return {"seconds": time.perf_counter() - start, **manifest}
+
+
+def second_pass(args, engine, task, inputs, folder: Path) -> dict:
+    """The same rows, but those that failed are asked again when all others have ended."""
+    import numpy as np
+
+    args, engine = copy.copy(args), Stumbling(engine)
+    engine.reset_prefix_cache()
+    args.max_retries, start = 0, time.perf_counter()
+    create_data.Stream = Stream
+    path = Path(tempfile.mkdtemp(dir=folder))
+    manifest = label(args, engine, task, inputs, path / "first.jsonl")
+    failed = np.zeros(len(inputs), bool)
+    failed[FAILS - 1 :: FAILS] = True
+    assert manifest["rejected"] == failed.sum()
+    args.structured_outputs, args.temperature = "always", create_data.RETRY_SAMPLING["temperature"]
+    label(args, engine, task, inputs, path / "second.jsonl", failed)
+    return {"seconds": time.perf_counter() - start, **manifest}
 
 
 def bare(args, engine, prompts: list[list[int]]) -> dict:
@@ -66,53 +103,55 @@ def bare(args, engine, prompts: list[list[int]]) -> dict:
     return {"seconds": time.perf_counter() - start, "output_tokens": tokens}
 
 
+def start_teacher(model_name: str, max_tokens: int, engine_flags: list[str]):
+    """(step 1's arguments, decoding greedily; task; engine)"""
+    flags = ["--model_name", model_name, "--max_tokens", str(max_tokens), "--temperature", "0"]
+    args, engine_flags = create_data.parse_args([*flags, *engine_flags])
+    task = load_task(args.task)
+    return args, task, create_data.start_engine(create_data.check_teacher(args, engine_flags, task))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_name", default=str(ROOT / "models" / "tiny-thinking"), help="the teacher")
     parser.add_argument("--rows", type=int, nargs="+", default=[2000, 20000], help="inputs of each measurement")
     parser.add_argument("--repeats", type=int, default=3, help="of each way, taken in turn")
+    parser.add_argument("--windows", type=int, nargs="*", default=[128, 1 << 30], help="requests in the engine at most")
     parser.add_argument("--max_tokens", type=int, default=256, help="thinking and answer together")
     mine, engine_flags = parser.parse_known_args()
-    flags = ["--model_name", mine.model_name, "--max_tokens", str(mine.max_tokens), "--temperature", "0"]
-    args, engine_flags = create_data.parse_args([*flags, *engine_flags])
-    task = load_task(args.task)
-    engine = create_data.start_engine(create_data.check_teacher(args, engine_flags, task))
-    tokenizer, results = engine.get_tokenizer(), {}
+    args, task, engine = start_teacher(mine.model_name, mine.max_tokens, engine_flags)
+    tokenizer, table, results = engine.get_tokenizer(), [], []
     try:
         with tempfile.TemporaryDirectory() as folder:
             folder = Path(folder)
             for rows in mine.rows:
                 inputs = scan_inputs(write_inputs(folder / "inputs.txt", rows))
                 prompts = [prompt_ids(tokenizer, task.messages(messages)) for _, messages in inputs.read()]
-                found = {"ours": [], "bare": []}
-                for repeat in range(mine.repeats):
-                    for way in ("ours", "bare") if repeat % 2 else ("bare", "ours"):
-                        found[way].append(
-                            ours(args, engine, task, inputs, folder) if way == "ours" else bare(args, engine, prompts)
-                        )
-                rates = {way: [rows / result["seconds"] for result in found[way]] for way in found}
-                last = found["ours"][-1]
-                results[rows] = {
-                    **{f"{way}_rows_per_second": round(statistics.median(rates[way]), 1) for way in rates},
-                    **{f"{way}_spread": [round(min(rates[way]), 1), round(max(rates[way]), 1)] for way in rates},
-                    "ratio": round(statistics.median(rates["ours"]) / statistics.median(rates["bare"]), 3),
-                    "cached_share": round(last["cached_tokens"] / last["prompt_tokens"], 4),
-                    "accepted": last["accepted"],
-                    "attempts": last["attempts"],
-                    "output_tokens": [last["output_tokens"], found["bare"][-1]["output_tokens"]],
-                }
+                step = partial(ours, args, engine, task, inputs, folder)
+                ways = {"bare engine": partial(bare, args, engine, prompts), "create_data.py": step}
+                if rows == mine.rows[0]:
+                    for window in mine.windows:
+                        ways[f"window of {window}" if window < rows else "no window"] = partial(step, window=window)
+                    ways["guarded in every attempt"] = partial(step, structured_outputs="always")
+                    stumbling = partial(ours, args, Stumbling(engine), task, inputs, folder)
+                    ways["5 % fail, asked again in flight"] = stumbling
+                    ways["5 % fail, second pass"] = partial(second_pass, args, engine, task, inputs, folder)
+                found = in_turn(ways, mine.repeats)
+                rates = {way: spread([rows / result["seconds"] for result in found[way]]) for way in found}
+                for way, runs in found.items():
+                    last, ratio = runs[-1], rates[way]["median"] / rates["bare engine"]["median"]
+                    cached = last["cached_tokens"] / last["prompt_tokens"] if "cached_tokens" in last else None
+                    share = f"{cached:.1%}" if cached else ""
+                    table.append([f"{rows:,}", way, show(rates[way]), f"{ratio:.3f}", share])
+                    results.append({"rows": rows, "way": way, **rates[way], "ratio": ratio, "cached_share": cached})
+                    results[-1] |= {key: last.get(key) for key in ("output_tokens", "accepted", "attempts")}
     finally:
         create_data.stop_engine(engine)
-    print("| rows | create_data.py, rows/s | bare engine, rows/s | ratio | prompt tokens from the cache |")
-    print("|---|---|---|---|---|")
-    for rows, m in results.items():
-        spread = {
-            way: "{} ({} to {})".format(m[f"{way}_rows_per_second"], *m[f"{way}_spread"]) for way in ("ours", "bare")
-        }
-        print(f"| {rows} | {spread['ours']} | {spread['bare']} | {m['ratio']} | {m['cached_share']:.1%} |")
-    print(json.dumps({"generation": results}))
-    return 0
+    header = ["rows", "way", "rows/s", "to the bare engine", "prompt tokens from the cache"]
+    notes = [f"Median of {mine.repeats} (lowest to highest), taken in turn with one engine; its start is left out."]
+    return finish("Generation against the bare engine", header, table, notes, {"generation": results})
 
 
+Stream = create_data.Stream
 if __name__ == "__main__":
     sys.exit(main())

