@@ -33,11 +33,13 @@ ROOT = Path(__file__).resolve().parent
 WINDOW = 512  # requests handed to the engine at a time, at least; memory stays constant
 # What Qwen3's thinking model card recommends; a row that failed is asked again with it.
 RETRY_SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
+# Tokens that come again and again in a loop; every shorter period has a multiple in this range.
+LOOP = {"min_pattern_size": 32, "max_pattern_size": 63}
 
 # What decides how a row is asked: recorded in the journal, and a run with other values does not continue it.
 ASKING = (
-    "reasoning_parser temperature max_tokens max_retries structured_outputs thinking_token_budget num_samples "
-    "min_agreement"
+    "reasoning_parser temperature max_tokens max_retries max_repeats structured_outputs thinking_token_budget "
+    "num_samples min_agreement"
 )
 
 
@@ -71,6 +73,7 @@ def parse_args(argv=None):
     parser.add("temperature", type=float, default=0.15, help="of the first attempt; retries are warmer")
     parser.add("max_tokens", type=int, default=4096, help="thinking and answer together, in tokens")
     parser.add("max_retries", type=int, default=3, help="further attempts for a row without a valid answer")
+    parser.add("max_repeats", type=int, default=4, help="end a first attempt that loops so many times (0: never)")
     parser.add(
         "structured_outputs", default="retry", choices=["retry", "always", "never"], help="only a label can follow"
     )
@@ -87,7 +90,7 @@ def parse_args(argv=None):
     except (ValueError, AssertionError):
         parser.error(f"--shard {args.shard}: expected i/n with 0 <= i < n, such as 0/2")
     least = {"max_tokens": 2, "num_samples": 1, "tensor_parallel_size": 1}
-    for name in ("max_tokens", "num_samples", "tensor_parallel_size", "max_retries", "temperature", "limit"):
+    for name in (*least, "max_retries", "max_repeats", "temperature", "limit"):
         if not getattr(args, name) >= least.get(name, 0):
             parser.error(f"--{name} {getattr(args, name)}: must be at least {least.get(name, 0)}")
     for name in ("min_agreement", "min_success_rate"):
@@ -95,6 +98,8 @@ def parse_args(argv=None):
             parser.error(f"--{name} {getattr(args, name)}: must be between 0 and 1")
     if not 0 <= args.thinking_token_budget < args.max_tokens:
         parser.error(f"--thinking_token_budget {args.thinking_token_budget}: must be below --max_tokens")
+    if args.max_repeats == 1:
+        parser.error("--max_repeats 1: a loop is seen from the second time on; 0 lets it run")
     if args.num_samples > 1 and args.temperature == 0:
         parser.error("--num_samples asks for the same answer again at --temperature 0; raise the temperature")
     room = max(args.max_tokens // 8, min(64, args.max_tokens // 2))  # for the answer after the thinking
@@ -168,11 +173,16 @@ class Stream:
         self.window = window or max(WINDOW, 2 * engine.vllm_config.scheduler_config.max_num_seqs)
 
     def add(self, job, token_ids: list[int], sampling: dict, lora_request=None):
-        """Queue one request; `job` comes back with its result. `sampling` is vLLM's, structured_outputs a regex."""
+        """Queue one request; `job` comes back with its result.
+
+        `sampling` is vLLM's, but structured_outputs is a regular expression and repetition_detection a dictionary.
+        """
         from vllm import SamplingParams
         from vllm.inputs.engine import tokens_input
-        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+        from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, StructuredOutputsParams
 
+        if loop := sampling.get("repetition_detection"):
+            sampling = {**sampling, "repetition_detection": RepetitionDetectionParams(**loop)}
         if regex := sampling.get("structured_outputs"):
             sampling = {**sampling, "structured_outputs": StructuredOutputsParams(regex=regex)}
         self.count += 1
@@ -210,6 +220,8 @@ def label_inputs(args, engine, task: Task, inputs, missing, journal: Journal):
     def request(job, tries=0):
         """The next attempt: warmer after a failure, and guarded so that a thought ends and a label follows."""
         sampling = {"temperature": args.temperature, "max_tokens": min(args.max_tokens, longest - len(job["ids"]))}
+        if args.max_repeats and not tries:  # an input that repeats itself may be quoted in the next attempt
+            sampling["repetition_detection"] = {**LOOP, "min_count": args.max_repeats}
         if tries:
             sampling |= {**RETRY_SAMPLING, "temperature": max(args.temperature, RETRY_SAMPLING["temperature"])}
         guarded = args.structured_outputs == "always" or args.structured_outputs == "retry" and tries > 0

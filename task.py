@@ -49,8 +49,8 @@ class Task:
         A model that does not think (`thinks` false) answers with the whole response.
         """
         thinking, closing_tag, content = response.rpartition(THINK_END) if thinks else ("", THINK_END, response)
-        if finish_reason == "length":
-            raise NoAnswer("no_answer" if closing_tag else "unfinished_thinking", "cut at the token limit")
+        if finish_reason in ("length", "repetition"):
+            raise NoAnswer("no_answer" if closing_tag else "unfinished_thinking", f"cut for {finish_reason}")
         if not closing_tag:
             raise NoAnswer("unfinished_thinking", f"no {THINK_END}")
         return self.read_content(content)

@@ -23,14 +23,14 @@ import create_data
 from journal import Journal, scan_inputs
 from task import load_task, prompt_ids
 
-FAILS = 20  # every so many rows are made to fail once: 5 %
+FAILS = 20  # of so many rows one is made to fail once: 5 %
 
 
 class Stumbling:
-    """An engine in which each FAILS-th row's first attempt does not end by itself, as a thought that runs on."""
+    """An engine in which every FAILS-th row's first attempt does not end by itself: it runs on, or it loops."""
 
-    def __init__(self, engine):
-        self.engine, self.first = engine, 0
+    def __init__(self, engine, loops=False):
+        self.engine, self.loops, self.first = engine, loops, 0
 
     def __getattr__(self, name):
         return getattr(self.engine, name)
@@ -39,50 +39,48 @@ class Stumbling:
         if params.temperature == 0:  # a second attempt is warmer
             self.first += 1
             if self.first % FAILS == 0:
-                params.ignore_eos, params.min_tokens = True, params.max_tokens
+                params.ignore_eos = True
+                if self.loops:
+                    params.allowed_token_ids = prompt["prompt_token_ids"][-1:]
+                else:
+                    params.min_tokens = params.max_tokens
         self.engine.add_request(request_id, prompt, params, **kwargs)
 
 
-def label(args, engine, task, inputs, path: Path, missing=None) -> dict:
-    """Step 1 from opening the journal to the written outputs; returns the manifest."""
-    journal = Journal(path, {"run": 1}, inputs)
-    journal.open()
-    journal.start()
-    create_data.label_inputs(args, engine, task, inputs, journal.missing() if missing is None else missing, journal)
-    if missing is None:
-        journal.replay()
-        manifest = journal.write_outputs(bool(task.labels))
-    journal.file.close()
-    return manifest if missing is None else {}
+class SecondPass(create_data.Stream):
+    """A stream that asks again only when all first attempts have ended."""
+
+    held, holding = (), True
+
+    def add(self, job, *request):
+        if job[1] and self.holding:  # of (row, attempts before, sampling)
+            self.held = (*self.held, (job, *request))
+        else:
+            super().add(job, *request)
+
+    def run(self, requests=()):
+        yield from super().run(requests)
+        self.holding = False
+        yield from super().run(self.held)
 
 
-def ours(args, engine, task, inputs, folder: Path, window=None, **changes) -> dict:
-    """Seconds of step 1, and its manifest. `window` and `changes` of the flags replace the defaults."""
+def ours(args, engine, task, inputs, folder: Path, stream=create_data.Stream, **changes) -> dict:
+    """Step 1 from opening the journal to the written outputs: its manifest, seconds and journal.
+
+    `stream` replaces create_data.py's, `changes` replace values of flags.
+    """
     args = copy.copy(args)
     vars(args).update(changes)
     engine.reset_prefix_cache()
-    create_data.Stream = partial(Stream, window=window)
-    path, start = Path(tempfile.mkdtemp(dir=folder)) / "out.jsonl", time.perf_counter()
-    manifest = label(args, engine, task, inputs, path)
-    return {"seconds": time.perf_counter() - start, **manifest}
-
-
-def second_pass(args, engine, task, inputs, folder: Path) -> dict:
-    """The same rows, but those that failed are asked again when all others have ended."""
-    import numpy as np
-
-    args, engine = copy.copy(args), Stumbling(engine)
-    engine.reset_prefix_cache()
-    args.max_retries, start = 0, time.perf_counter()
-    create_data.Stream = Stream
-    path = Path(tempfile.mkdtemp(dir=folder))
-    manifest = label(args, engine, task, inputs, path / "first.jsonl")
-    failed = np.zeros(len(inputs), bool)
-    failed[FAILS - 1 :: FAILS] = True
-    assert manifest["rejected"] == failed.sum()
-    args.structured_outputs, args.temperature = "always", create_data.RETRY_SAMPLING["temperature"]
-    label(args, engine, task, inputs, path / "second.jsonl", failed)
-    return {"seconds": time.perf_counter() - start, **manifest}
+    create_data.Stream, path = stream, Path(tempfile.mkdtemp(dir=folder)) / "out.jsonl"
+    start, journal = time.perf_counter(), Journal(path, {"run": 1}, inputs)
+    journal.open()
+    journal.start()
+    create_data.label_inputs(args, engine, task, inputs, journal.missing(), journal)
+    journal.replay()
+    manifest = journal.write_outputs(bool(task.labels))
+    journal.file.close()
+    return {**manifest, "seconds": time.perf_counter() - start, "journal": journal.own}
 
 
 def bare(args, engine, prompts: list[list[int]]) -> dict:
@@ -131,11 +129,14 @@ def main() -> int:
                 ways = {"bare engine": partial(bare, args, engine, prompts), "create_data.py": step}
                 if rows == mine.rows[0]:
                     for window in mine.windows:
-                        ways[f"window of {window}" if window < rows else "no window"] = partial(step, window=window)
+                        stream = partial(create_data.Stream, window=window)
+                        ways[f"window of {window}" if window < rows else "no window"] = partial(step, stream=stream)
                     ways["guarded in every attempt"] = partial(step, structured_outputs="always")
-                    stumbling = partial(ours, args, Stumbling(engine), task, inputs, folder)
-                    ways["5 % fail, asked again in flight"] = stumbling
-                    ways["5 % fail, second pass"] = partial(second_pass, args, engine, task, inputs, folder)
+                    for name, loops in (("run on", False), ("loop", True)):
+                        stumbling = partial(ours, args, Stumbling(engine, loops), task, inputs, folder)
+                        ways[f"5 % {name}, asked again in flight"] = stumbling
+                        ways[f"5 % {name}, second pass"] = partial(stumbling, stream=SecondPass)
+                    ways["5 % loop, not noticed"] = partial(stumbling, max_repeats=0)
                 found = in_turn(ways, mine.repeats)
                 rates = {way: spread([rows / result["seconds"] for result in found[way]]) for way in found}
                 for way, runs in found.items():
@@ -152,6 +153,5 @@ def main() -> int:
     return finish("Generation against the bare engine", header, table, notes, {"generation": results})
 
 
-Stream = create_data.Stream
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,23 +1,30 @@
 """The 30B pair on paper: memory per GPU, KV cache, and the most that GPUs could generate, from the configuration.
 
     python benchmarks/plan.py --gpu h100 --num_gpus 8
+    python benchmarks/plan.py --readme    # writes the memory table into README.md
 
-Every line prints its formula. Sizes are exact for the architecture (Qwen3-MoE); rates are roofline bounds, which no
-program passes: the slower of reading the weights and the cache once per step, and computing.
+Every number is printed with its formula. Sizes are exact for the architecture (Qwen3-MoE). Rates are bounds, which no
+program passes: the slower of reading what must be read from memory and computing what must be computed.
 """
 
 import argparse
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
+
+from figures import ROOT, markdown
+
+from journal import Replacing
 
 GIB = 2**30
-# Memory in bytes, its bandwidth in bytes/s and dense bf16 FLOP/s, from NVIDIA's data sheets of the SXM modules
+MARKS = "<!-- plan -->", "<!-- /plan -->"
+# Memory in bytes as torch reports it; bandwidth in bytes/s and dense bf16 FLOP/s from NVIDIA's data sheets (SXM)
 GPUS = {
-    "a100": (80e9, 2.039e12, 312e12),
-    "h100": (80e9, 3.35e12, 989e12),
-    "h200": (141e9, 4.8e12, 989e12),
-    "b200": (180e9, 8.0e12, 2250e12),
+    "a100": (79.1 * GIB, 2.039e12, 312e12),
+    "h100": (79.1 * GIB, 3.35e12, 989e12),
+    "h200": (139.8 * GIB, 4.8e12, 989e12),
+    "b200": (178.3 * GIB, 8.0e12, 2250e12),
 }
 
 
@@ -35,27 +42,16 @@ class Model:
     expert_size: int = 768  # moe_intermediate_size
     vocabulary: int = 151936
     tied: bool = False  # input and output embedding are one
+    context: int = 262144  # tokens
 
     @classmethod
     def of(cls, config):
-        """From a transformers configuration."""
-        return cls(
-            hidden=config.hidden_size,
-            layers=config.num_hidden_layers,
-            heads=config.num_attention_heads,
-            kv_heads=config.num_key_value_heads,
-            head_dim=config.head_dim,
-            experts=config.num_experts,
-            per_token=config.num_experts_per_tok,
-            expert_size=config.moe_intermediate_size,
-            vocabulary=config.vocab_size,
-            tied=config.tie_word_embeddings,
-        )
-
-    @property
-    def attention(self) -> int:
-        """Parameters of a layer's attention: q, k, v, o, and the norms of q and k."""
-        return self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads) + 2 * self.head_dim
+        """From a transformers configuration; raises ValueError for another architecture."""
+        if config.model_type != "qwen3_moe" or config.mlp_only_layers or config.decoder_sparse_step != 1:
+            raise ValueError(f"{config.model_type}: not a Qwen3-MoE model with experts in every layer")
+        names = "hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim num_experts "
+        names += "num_experts_per_tok moe_intermediate_size vocab_size tie_word_embeddings max_position_embeddings"
+        return cls(*(getattr(config, name) for name in names.split()))  # in the order of the fields above
 
     @property
     def expert(self) -> int:
@@ -63,24 +59,39 @@ class Model:
         return 3 * self.hidden * self.expert_size
 
     @property
-    def layer(self) -> int:
-        """Parameters of a layer: attention, router, experts, two norms."""
-        return self.attention + self.hidden * self.experts + self.experts * self.expert + 2 * self.hidden
-
-    @property
-    def parameters(self) -> int:
-        return self.layers * self.layer + self.vocabulary * self.hidden + self.looked_up + self.hidden
+    def head(self) -> int:
+        """Parameters of the output embedding."""
+        return self.vocabulary * self.hidden
 
     @property
     def looked_up(self) -> int:
         """Parameters of an input embedding that is not the output's too; a token reads one row of it."""
-        return 0 if self.tied else self.vocabulary * self.hidden
+        return 0 if self.tied else self.head
+
+    def layer(self, tensor_parallel: int = 1, experts: float | None = None) -> float:
+        """Parameters of a layer on each GPU, with `experts` of its experts; norms and router are on every GPU."""
+        heads = self.heads // tensor_parallel + max(1, self.kv_heads // tensor_parallel)  # k and v are repeated
+        split = (self.experts if experts is None else experts) * self.expert / tensor_parallel
+        whole = 2 * self.head_dim + self.hidden * self.experts + 2 * self.hidden
+        return 2 * self.hidden * self.head_dim * heads + split + whole
+
+    def held(self, tensor_parallel: int = 1, experts: float | None = None) -> float:
+        """Parameters on each GPU: layers, both embeddings, which are split, and the last norm."""
+        vocabulary = (self.head + self.looked_up) / tensor_parallel
+        return self.layers * self.layer(tensor_parallel, experts) + vocabulary + self.hidden
+
+    @property
+    def parameters(self) -> int:
+        return int(self.held())
 
     @property
     def active(self) -> int:
         """Parameters that one token passes; but for the embedding that it looks up."""
-        idle = self.layers * (self.experts - self.per_token) * self.expert
-        return self.parameters - idle - self.looked_up
+        return int(self.held(experts=self.per_token)) - self.looked_up
+
+    def flops(self, context: float) -> float:
+        """FLOPs of one token that looks at `context` tokens: active parameters, scores, and their weighted sum."""
+        return 2 * self.active + 4 * self.layers * self.heads * self.head_dim * context
 
     def lora(self, rank: int, expert_rank: int) -> int:
         """Trainable parameters of LoRA on attention and experts; a matrix of n x m has rank * (n + m)."""
@@ -93,52 +104,101 @@ class Model:
         """Bytes of KV cache per token on each GPU, in bf16; beyond kv_heads GPUs a head is repeated."""
         return 2 * self.layers * max(1, self.kv_heads // tensor_parallel) * self.head_dim * 2
 
-    def read_bytes(self, batch: int) -> float:
-        """Bytes of bf16 weights that a step of `batch` tokens reads: of the experts those that any token chose."""
-        touched = self.experts * (1 - (1 - self.per_token / self.experts) ** batch)  # with an even router
-        rest = self.parameters - self.looked_up - self.layers * self.experts * self.expert
-        return 2 * (rest + self.layers * touched * self.expert)
+    def read_bytes(self, batch: int, tensor_parallel: int = 1) -> float:
+        """Bytes of bf16 weights that a step of `batch` tokens reads on each GPU: of the experts those that any token
+        chose, on average if the router chooses evenly."""
+        touched = self.experts * (1 - (1 - self.per_token / self.experts) ** batch)
+        return 2 * (self.held(tensor_parallel, touched) - self.looked_up / tensor_parallel)
 
 
-def training(model: Model, gpus: int, rank: int, expert_rank: int) -> list[tuple[str, float, str]]:
-    """Bytes per GPU before activations as (what, bytes, formula)."""
-    base, adapter = 2 * model.parameters, 16 * model.lora(rank, expert_rank)
-    gathered = 2 * 2 * model.layer
+def training(model: Model, gpus: int, rank: int, expert_rank: int, weight_bytes: int = 2) -> list:
+    """Bytes per GPU before activations as (what, bytes, formula); FSDP2 has two layers and the head gathered."""
+    trainable, size = model.lora(rank, expert_rank), weight_bytes
+    base, adapter, experts = size * model.parameters, 16 * trainable, size * model.experts * model.expert
+    gathered = size * (2 * (model.layer() + trainable / model.layers) + model.head)
     return [
-        ("base weights", base, f"2 bytes x {model.parameters:,} parameters"),
-        ("LoRA, gradients, Adam", adapter, f"16 bytes x {model.lora(rank, expert_rank):,} trainable parameters (fp32)"),
-        ("single GPU, DDP", base + adapter, "base + LoRA on every GPU"),
-        (f"FSDP2 over {gpus}", (base + adapter) / gpus + gathered, f"(base + LoRA) / {gpus} + two gathered layers"),
+        ("base weights", base, f"{size} bytes x parameters"),
+        ("LoRA, gradients, Adam", adapter, "16 bytes x trainable: weight, gradient and two states of Adam in fp32"),
+        ("one GPU", base + adapter, "base + LoRA"),
+        (f"DDP over {gpus}", base + adapter + 4 * trainable, "base + LoRA + 4 bytes x trainable: buckets of gradients"),
+        (f"FSDP2 over {gpus}", (base + adapter) / gpus + gathered, f"(base + LoRA) / {gpus} + two layers and the head"),
+        ("merged experts of one layer", experts, f"{size} bytes x {model.experts} x {model.expert:,}; x 2 in backward"),
+        ("of all, without gradient checkpointing", model.layers * experts, f"the same x {model.layers} layers"),
     ]
+
+
+def memory_table(model: Model, gpus: int, rank: int, expert_rank: int) -> str:
+    """Training with `expert_rank` and with one rank everywhere, and the KV cache, as Markdown."""
+    ranks, total = (expert_rank, rank), f"{model.parameters:,}"
+    layers = f"{model.layers} layers x {int(model.layer()):,} + embeddings {model.head + model.looked_up:,} + norm"
+    rows = [["parameters", total, total, f"{layers} {model.hidden:,}"]]
+    rows += [["trainable", *(f"{model.lora(rank, r):,}" for r in ranks), "rank x (rows + columns) of each matrix"]]
+    for (name, size, formula), (_, wide, _) in zip(*(training(model, gpus, rank, r) for r in ranks), strict=True):
+        rows.append([name, f"{size / GIB:,.1f} GiB", f"{wide / GIB:,.1f} GiB", formula])
+    token, kv = model.kv_bytes(), f"2 x {model.layers} layers x {model.kv_heads} heads x {model.head_dim} x 2 bytes"
+    rows.append(["KV cache of a token", *[f"{token / 1024:.0f} KiB"] * 2, kv])
+    size, of = f"{token * model.context / GIB:,.1f} GiB", f"the same x {model.context:,}"
+    rows.append([f"KV cache of {model.context:,} tokens", size, size, of])
+    return markdown(["", f"LoRA rank {rank}, {expert_rank} on experts", f"rank {rank} everywhere", "formula"], rows)
 
 
 def serving(model: Model, gpu: str, tensor_parallel: int, replicas: int, load: argparse.Namespace) -> dict:
     """The most that `replicas` engines on `tensor_parallel` GPUs each could label, and what bounds it."""
     memory, bandwidth, flops = GPUS[gpu]
-    free = load.utilization * memory - 2 * model.parameters / tensor_parallel
-    cache = free / model.kv_bytes(tensor_parallel)  # tokens, each GPU of an engine holding its heads of all of them
-    context = load.input_tokens + load.output_tokens / 2  # mean length of what is not shared
-    batch = int(min(load.max_num_seqs, max(cache - load.prompt_tokens, 0) / (load.input_tokens + load.output_tokens)))
+    weights, kv = 2 * model.held(tensor_parallel), model.kv_bytes(tensor_parallel)
+    cache = max(0, (load.utilization * memory - weights) / kv)  # tokens; each GPU holds its heads of all of them
+    prompt, own = load.prompt_tokens, load.input_tokens + load.output_tokens / 2  # own: on average, while it is written
+    batch = int(min(load.max_num_seqs, max(0, cache - prompt) / own))
+    found = {"tensor_parallel": tensor_parallel, "replicas": replicas, "weights_gib": round(weights / GIB, 2)}
+    found |= {"cache_tokens": int(cache), "batch": batch}
     if batch < 1:
-        return {"tensor_parallel": tensor_parallel, "replicas": replicas, "cache_tokens": int(cache), "batch": 0}
-    kv = batch * context + load.prompt_tokens  # the shared prompt's cache, read once for all rows
-    read = model.read_bytes(batch) / tensor_parallel + kv * model.kv_bytes(tensor_parallel)
-    attention = 4 * model.layers * model.heads * model.head_dim * (context + load.prompt_tokens)
-    compute = batch * (2 * model.active + attention) / tensor_parallel
-    step = max(read / bandwidth, compute / flops)
-    prefill = load.input_tokens * (2 * model.active + attention) / tensor_parallel / flops
-    rows = 3600 * replicas / (step * load.output_tokens / batch + prefill)
-    return {
-        "tensor_parallel": tensor_parallel,
-        "replicas": replicas,
-        "cache_tokens": int(cache),
-        "batch": batch,
-        "step_ms": round(1000 * step, 2),
-        "bound": "memory" if read / bandwidth > compute / flops else "compute",
-        "bytes_per_token": round(read / batch * tensor_parallel),
-        "flops_per_token": round(compute / batch * tensor_parallel),
-        "rows_per_hour": round(rows),
+        return found
+    once = model.read_bytes(batch, tensor_parallel) + (batch * own + prompt) * kv  # bytes that each GPU reads in a step
+    repeated = once + (batch - 1) * prompt * kv  # with the prompt's cache once for each row
+    token = model.flops(prompt + own)
+    prefill = load.input_tokens * (model.flops(prompt + load.input_tokens / 2) - 2 * model.head)
+    steps = load.output_tokens - 1  # the first token comes with the input
+    compute = (prefill + 2 * model.head + steps * token) / tensor_parallel / flops  # seconds of a row
+    labelled = [3600 * replicas / max(steps * read / batch / bandwidth, compute) for read in (once, repeated)]
+    return found | {
+        "step_ms": round(1000 * max(once / bandwidth, batch * token / tensor_parallel / flops), 2),
+        "bound": "memory" if steps * once / batch / bandwidth > compute else "compute",
+        "bytes_per_token": round(once / batch * tensor_parallel),
+        "flops_per_token": round(token),
+        "rows_per_hour": round(labelled[0]),
+        "rows_per_hour_prompt_per_row": round(labelled[1]),
     }
+
+
+def generation_table(plans: list[dict]) -> str:
+    """What serving() found for each division of the GPUs, as Markdown."""
+    header = "engines|weights per GPU|KV cache, tokens|rows at once|MB/token|GFLOPs/token|ms/step|bound by"
+    rows = []
+    for m in plans:
+        sizes = [f"{m['replicas']} x TP{m['tensor_parallel']}", f"{m['weights_gib']} GiB"]
+        rates = [*[""] * 3, "does not fit", "", ""]
+        if m["batch"]:
+            rates = [f"{m['bytes_per_token'] / 1e6:,.1f}", f"{m['flops_per_token'] / 1e9:.2f}", str(m["step_ms"])]
+            rates += [m["bound"], f"{m['rows_per_hour']:,}", f"{m['rows_per_hour_prompt_per_row']:,}"]
+        rows.append([*sizes, f"{m['cache_tokens']:,}", f"{m['batch']:,}", *rates])
+    return markdown([*header.split("|"), "rows/hour at most", "with the prompt read for each row"], rows)
+
+
+def formulas(model: Model, gpu: str, load: argparse.Namespace) -> str:
+    """How serving() gets its numbers."""
+    memory, bandwidth, flops = GPUS[gpu]
+    return f"""\
+row: {load.prompt_tokens} tokens of the shared prompt, {load.input_tokens} of input, {load.output_tokens} of output
+weights per GPU: 2 bytes x (q, o, k, v, experts and embeddings / TP + router and norms); a head of k and v stays whole
+KV cache: ({load.utilization} x {memory / GIB:.1f} GiB - weights) / bytes of a token; activations, CUDA graphs left out
+rows at once: min({load.max_num_seqs}, (KV cache - prompt) / (input + output / 2)): on average a row is half written
+MB/token: (weights that a step reads + KV cache of the prompt and of every row's input + output / 2) / rows at once, on
+    all GPUs of an engine; of the experts 1 - (1 - {model.per_token}/{model.experts})^rows, if the router chooses evenly
+GFLOPs/token: 2 x {model.active:,} active parameters + 4 x {model.layers} x {model.heads} x {model.head_dim} x context
+ms/step: max(bytes / {bandwidth / 1e12} TB/s, FLOPs / {flops / 1e12:.0f} TFLOP/s) of a token for each row
+rows/hour: 3600 s x engines / max(bytes / bandwidth, FLOPs / peak) of a row; its input shares a step's bytes and passes
+    the head with its last token alone; communication between GPUs is left out
+with the prompt read for each row: as vLLM 0.32 does, which has no cascade attention; hits in the L2 cache cost less"""
 
 
 def main() -> int:
@@ -152,42 +212,33 @@ def main() -> int:
     parser.add_argument("--input_tokens", type=int, default=50, help="of a row")
     parser.add_argument("--output_tokens", type=int, default=700, help="of a row, thinking included; an assumption")
     parser.add_argument("--max_num_seqs", type=int, default=1024, help="rows that an engine runs at once")
-    parser.add_argument("--utilization", type=float, default=0.9, help="share of the memory that vLLM takes")
+    parser.add_argument("--utilization", type=float, default=0.92, help="share of the memory that vLLM takes")
+    parser.add_argument("--readme", nargs="?", const=str(ROOT / "README.md"), help=f"write the memory table to {MARKS}")
     args = parser.parse_args()
     model = Model()
-    if args.model:
-        from transformers import AutoConfig
+    try:
+        if args.model:
+            from transformers import AutoConfig
 
-        model = Model.of(AutoConfig.from_pretrained(args.model))
-    expert_rank = args.lora_expert_rank or max(1, args.lora_rank // model.per_token)
+            model = Model.of(AutoConfig.from_pretrained(args.model))
+        expert_rank = args.lora_expert_rank or max(1, args.lora_rank // model.per_token)
+        table = memory_table(model, args.num_gpus, args.lora_rank, expert_rank)
+        if args.readme:
+            before, _, rest = Path(args.readme).read_text("utf-8").partition(MARKS[0])
+            _, end, after = rest.partition(MARKS[1])
+            if not end:
+                raise ValueError(f"{args.readme}: holds no {MARKS[0]} ... {MARKS[1]}")
+            with Replacing(Path(args.readme)) as file:
+                file.write("\n".join([before + MARKS[0], table, MARKS[1] + after]))
+    except (OSError, ValueError) as error:
+        print(f"plan.py: {error}", file=sys.stderr)
+        return 2
 
-    sizes = training(model, args.num_gpus, args.lora_rank, expert_rank)
-    print("| training, per GPU before activations | GiB | formula |\n|---|---|---|")
-    for name, size, formula in sizes:
-        print(f"| {name} | {size / GIB:.1f} | {formula} |")
-    print("\n| generation | KV cache, tokens | rows at once | ms per step | bound by | rows/hour at most |")
-    print("|---|---|---|---|---|---|")
-    plans = []
-    for tensor_parallel in (8, 4, 2, 1):
-        if args.num_gpus % tensor_parallel == 0:
-            plans.append(serving(model, args.gpu, tensor_parallel, args.num_gpus // tensor_parallel, args))
-            m = plans[-1]
-            row = [f"{m['replicas']} x TP{tensor_parallel}", f"{m['cache_tokens']:,}", str(m["batch"])]
-            row += [str(m.get("step_ms", "-")), m.get("bound", "does not fit"), f"{m.get('rows_per_hour', 0):,}"]
-            print(f"| {' | '.join(row)} |")
-    print(f"\nKV cache per token: 2 x {model.layers} layers x {model.kv_heads} heads x {model.head_dim} x 2 bytes")
-    print("Step: max(bytes / bandwidth, FLOPs / peak); bytes: weights touched / TP + KV cache, the shared prompt once;")
-    print("FLOPs: 2 x active parameters + 4 x layers x heads x head_dim x context, for each row.")
-    print(
-        json.dumps(
-            {
-                "parameters": model.parameters,
-                "active": model.active,
-                "training": {n: s for n, s, _ in sizes},
-                "generation": plans,
-            }
-        )
-    )
+    splits = [n for n in (8, 4, 2, 1) if args.num_gpus % n == 0 and model.heads % n == 0]
+    plans = [serving(model, args.gpu, n, args.num_gpus // n, args) for n in splits]
+    print(table, generation_table(plans), formulas(model, args.gpu, args), sep="\n\n")
+    sizes = {name: size for name, size, _ in training(model, args.num_gpus, args.lora_rank, expert_rank)}
+    print(json.dumps({"parameters": model.parameters, "active": model.active, "training": sizes, "generation": plans}))
     return 0
 
 

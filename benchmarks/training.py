@@ -3,8 +3,9 @@
     python benchmarks/training.py --repeats 3
 
 Each run is a process of its own. The script is train_sft_trl.py as users call it, with its checkpoints; the bare loop
-takes its LoRA model and its batches and does forward, backward, clipping, AdamW, and saves the adapter. Both print the
-mean loss: the same one, since they do the same steps.
+takes its LoRA model and its batches and does forward, backward, clipping, AdamW, and saves the adapter. All print the
+mean loss: the same one, since they do the same steps. TRL's head never holds all logits; on a GPU it computes those of
+the answers only, without one those of every token, which is what the loop with that head shows.
 """
 
 import argparse
@@ -30,11 +31,10 @@ def apart(function, *arguments):
         return pool.submit(function, *arguments).result()
 
 
-def script(flags: list[str]) -> dict:
-    """train_sft_trl.py; returns its JSON line."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(ROOT / "train_sft_trl.py"), *flags, "--output_dir", f"{folder}/adapter"]
-        result = subprocess.run(command, capture_output=True, text=True, check=True)
+def script(flags: list[str], adapter: str) -> dict:
+    """train_sft_trl.py as users call it, over an adapter that may exist; returns its JSON line."""
+    command = [sys.executable, str(ROOT / "train_sft_trl.py"), *flags, "--output_dir", adapter, "--overwrite", "true"]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(result.stdout.splitlines()[-1])
 
 
@@ -47,25 +47,33 @@ def size(tensors) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
 
 
-def prepared(flags: list[str], folder: str):
-    """What train_sft_trl.py has before it trains, and the seconds since the epoch after each stage."""
+def parsed(flags: list[str], folder: str):
+    """What train_sft_trl.py has before it loads the student: (its two sets of arguments, tokenizer, LoRA, rows)."""
     import train_sft_trl as step2
 
-    stages = {"imports": time.time()}
     sys.argv = ["train_sft_trl.py", *flags, "--output_dir", folder]
     own, args = step2.OneLineParser((step2.ScriptArguments, step2.TrainArguments)).parse()
     tokenizer = step2.AutoTokenizer.from_pretrained(own.model_name)
     rows = step2.load_rows(own.train_file, tokenizer, args.max_length)
     empty = step2.empty_model(step2.AutoConfig.from_pretrained(own.model_name))
     lora = step2.lora_config(empty, own.lora_rank, own.lora_alpha, own.lora_expert_rank)
+    return own, args, tokenizer, lora, rows
+
+
+def prepared(flags: list[str], folder: str):
+    """The trainer before it trains, and the seconds since the epoch after each stage."""
+    import train_sft_trl as step2
+
+    stages = {"imports": time.time()}
+    own, args, tokenizer, lora, rows = parsed(flags, folder)
     stages["arguments and rows"] = time.time()
     trainer = step2.make_trainer(own, args, tokenizer, lora, rows, None)
     stages["model and trainer"] = time.time()
     return trainer, stages
 
 
-def bare(flags: list[str]) -> dict:
-    """The loop itself; seconds, tokens, padding and memory."""
+def bare(flags: list[str], fused_head: bool = False) -> dict:
+    """The loop itself, with the model's own loss or TRL's fused head; seconds, tokens, padding and memory."""
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +87,7 @@ def bare(flags: list[str]) -> dict:
         for epoch in range(int(args.num_train_epochs)):
             trainer.sampler_epoch.sampler.set_epoch(epoch)
             for batch in loader:
-                loss = model(**batch, use_cache=False).loss
+                loss = model(**batch, use_cache=False, fused_lm_head=fused_head).loss
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(trained, args.max_grad_norm)
                 optimizer.step()
@@ -131,8 +139,10 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3, help="of each way, taken in turn")
     mine, further = parser.parse_known_args()
     flags = ["--model_name", mine.model_name, "--train_file", mine.train_file, "--config", mine.config, *further]
-    ways = {"bare loop": partial(apart, bare, flags), "train_sft_trl.py": partial(script, flags)}
-    found = in_turn(ways, mine.repeats)
+    with tempfile.TemporaryDirectory() as folder:
+        step2 = partial(script, flags, f"{folder}/adapter")
+        ways = {"bare loop": partial(apart, bare, flags), "bare loop, TRL's head": partial(apart, bare, flags, True)}
+        found = in_turn({**ways, "train_sft_trl.py": step2}, mine.repeats)
     rates = {way: spread([run["tokens_per_second"] for run in runs]) for way, runs in found.items()}
     ratio = rates["train_sft_trl.py"]["median"] / rates["bare loop"]["median"]
     table, loop = [], found["bare loop"][-1]

@@ -308,6 +308,7 @@ BAD_FLAGS = {
     "unknown mode": (["--structured_outputs", "sometimes"], "--structured_outputs"),
     "budget too large": (["--thinking_token_budget", "4096"], "--thinking_token_budget"),
     "no samples": (["--num_samples", "0"], "--num_samples"),
+    "one repeat is no loop": (["--max_repeats", "1"], "--max_repeats 1"),
     "samples without temperature": (["--num_samples", "3", "--temperature", "0"], "raise the temperature"),
     "agreement above one": (["--min_agreement", "2"], "--min_agreement"),
     "success rate in percent": (["--min_success_rate", "95"], "--min_success_rate"),

@@ -131,6 +131,7 @@ def test_answer_is_refused(response, expected):
 @pytest.mark.parametrize(("response", "expected"), REFUSED_AT_LENGTH.values(), ids=REFUSED_AT_LENGTH)
 def test_answer_cut_at_the_token_limit_is_refused(response, expected):
     assert reason(LANGUAGE, response, "length") == expected
+    assert reason(LANGUAGE, response, "repetition") == expected
 
 
 @pytest.mark.parametrize("label", LANGUAGE.labels)

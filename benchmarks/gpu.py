@@ -1,0 +1,348 @@
+"""What one 80 GB GPU can show of step 2 with the 30B student: its memory against plan.py, its speed, and its adapter.
+
+    python benchmarks/gpu.py
+
+The weights are random, made on the device, so that nothing is downloaded; memory and speed do not depend on them, but
+for the choice of experts, which is near to even. LoRA, batches, loss and optimizer are those of train_sft_trl.py. What
+does not fit is a line of the table. Without a GPU a small configuration runs in fp32, where the memory that is compared
+with plan.py is counted tensor by tensor. The last line is JSON; the exit code is 1 if anything failed for another
+reason than memory.
+"""
+
+import argparse
+import gc
+import json
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from statistics import median
+
+import peft
+import torch
+import transformers
+from figures import finish, markdown, show, spread
+from peft import PeftModel, get_peft_model
+from plan import GIB, Model, training
+from transformers import AutoModelForCausalLM, Qwen3MoeConfig
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+from trl.trainer.utils import add_fused_lm_head
+
+from train_sft_trl import describe, lora_config
+
+SMALL = Model(
+    hidden=128, layers=2, heads=4, kv_heads=2, head_dim=32, experts=8, per_token=2, expert_size=64, vocabulary=4096
+)
+LENGTHS, SMALL_LENGTHS = (64, 512, 2048), (16, 32, 64)  # tokens of the longest row
+BATCHES = (1, 4)  # rows of a micro-batch
+EXPERTS = ("grouped_mm", "eager", "batched_mm")  # of transformers; its other ones need kernels from the hub
+WARM_UP = 2  # steps before the timed ones: kernels are chosen, memory is reserved
+ALPHA = 16  # default of --lora_alpha
+SPREAD_B = 0.02  # standard deviation of lora_B in the comparisons; it starts at zero, where an adapter changes nothing
+COMPARED = {
+    "repeated": "the same again",
+    "adapter": "without the adapter",
+    "taken_off": "switched off against taken off",
+    "reloaded": "saved and loaded",
+    "merged": "merged",
+}
+NOT_REACHED = {"error": "not reached"}
+
+
+def configuration(plan: Model) -> Qwen3MoeConfig:
+    """The transformers configuration of a plan; what plan.py does not count is as in Qwen3-30B-A3B, 2507."""
+    return Qwen3MoeConfig(
+        hidden_size=plan.hidden,
+        num_hidden_layers=plan.layers,
+        num_attention_heads=plan.heads,
+        num_key_value_heads=plan.kv_heads,
+        head_dim=plan.head_dim,
+        num_experts=plan.experts,
+        num_experts_per_tok=plan.per_token,
+        moe_intermediate_size=plan.expert_size,
+        vocab_size=plan.vocabulary,
+        tie_word_embeddings=plan.tied,
+        norm_topk_prob=True,
+        max_position_embeddings=plan.context,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e7},
+        use_cache=False,
+    )
+
+
+def attempt(function, *arguments) -> dict:
+    """What the function returns, or {"error": reason}; a failed attempt gives its memory back."""
+    try:
+        return function(*arguments)
+    except torch.OutOfMemoryError:
+        found = {"error": "out of memory"}
+    except Exception as error:
+        traceback.print_exc()
+        reason = str(error).partition("\n")[0]
+        found = {"error": f"{type(error).__name__}: {reason}"}
+    gc.collect()  # only here, past the except clause, are the frames gone that hold the tensors
+    torch.cuda.empty_cache()
+    return found
+
+
+def now(device: torch.device) -> float:
+    """Seconds, after all that the device has been given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def allocated(device: torch.device, peak: bool = False) -> int | None:
+    """Bytes that PyTorch holds on a GPU now, or the most since the last reset; None on a CPU, which does not count."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.max_memory_allocated(device) if peak else torch.cuda.memory_allocated(device)
+
+
+def size(tensors) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
+
+
+def build(plan: Model, device: torch.device) -> dict:
+    """The model with random weights: in bf16 on a GPU, in fp32 on a CPU, made where they stay; and the seconds."""
+    start, dtype = now(device), torch.bfloat16 if device.type == "cuda" else torch.float32
+    with device:
+        model = AutoModelForCausalLM.from_config(configuration(plan), dtype=dtype)
+    return {"model": model, "seconds": now(device) - start}
+
+
+def adapted(model, rank: int, expert_rank: int, device: torch.device) -> dict:
+    """The model as SFTTrainer trains it: LoRA in fp32, checkpointing, the head on the labelled tokens alone."""
+    start = now(device)
+    model = get_peft_model(model, lora_config(model, rank, ALPHA, expert_rank))
+    model.gradient_checkpointing_enable()
+    model.enable_input_require_grads()
+    add_fused_lm_head(model.get_base_model(), outputs=("log_probs", "entropy", "is_top1"))
+    return {"model": model.train(), "seconds": now(device) - start}
+
+
+def batch_of(length: int, rows: int, padding_free: bool, vocabulary: int, device: torch.device) -> tuple[dict, int]:
+    """Rows of half to full length with three labelled tokens each, as the trainer's collator joins them; and tokens."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = [length - length // 2 * i // max(1, rows - 1) for i in range(rows)]
+    ids = [torch.randint(1, vocabulary, (n,), generator=generator).tolist() for n in lengths]
+    rows = [{"input_ids": row, "labels": [-100] * (len(row) - 3) + row[-3:]} for row in ids]
+    batch = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=padding_free)(rows)
+    return {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}, sum(lengths)
+
+
+def step(model, optimizer, batch: dict, device: torch.device) -> float:
+    """One optimizer step as Trainer does it; returns the loss. The gradients stay until the next step."""
+    optimizer.zero_grad()
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        loss = model(**batch, fused_lm_head=True).loss
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+    optimizer.step()
+    return loss.item()
+
+
+def timed(model, optimizer, length, rows, padding_free, experts, steps, deadline, device) -> dict:
+    """Seconds of the steps and tokens per second without padding; from the deadline on, one timed step is enough."""
+    model.get_base_model().set_experts_implementation(experts)
+    batch, tokens = batch_of(length, rows, padding_free, model.config.vocab_size, device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds, losses = [], []
+    while len(seconds) < WARM_UP + steps and (len(seconds) <= WARM_UP or time.perf_counter() < deadline):
+        start = now(device)
+        losses.append(step(model, optimizer, batch, device))
+        seconds.append(now(device) - start)
+    seconds = seconds[WARM_UP:]
+    fed = batch["input_ids"].numel()
+    return {"tokens": tokens, "fed_tokens": fed, "steps": len(seconds), "loss": median(losses)} | {
+        "seconds": spread(seconds),
+        "tokens_per_second": spread([tokens / s for s in seconds]),
+        "peak_bytes": allocated(device, peak=True),
+    }
+
+
+def memory_table(model, optimizer, planned: list[int], stages: dict) -> list[dict]:
+    """Bytes after each stage as planned, in the model's tensors, and as PyTorch counts them on a GPU.
+
+    `planned` are the bytes of the base, of LoRA with gradients and Adam, and of the experts of one layer.
+    """
+    base, adapter, experts = planned
+    trained = [p for p in model.parameters() if p.requires_grad]
+    weights, lora = size(p for p in model.parameters() if not p.requires_grad), size(trained)
+    states = (value for state in optimizer.state.values() for value in state.values())
+    # Adam counts its steps in a number for each parameter, which no plan needs
+    learning = lora + size(p.grad for p in trained) + size(s for s in states if s.dim())
+    counts = {"base weights": (base, weights, "start", "weights"), "LoRA": (adapter // 4, lora, "weights", "LoRA")}
+    if "step" in stages:
+        counts |= {
+            "LoRA, gradients, Adam": (adapter, learning, "weights", "step"),
+            "one GPU": (base + adapter, weights + learning, "start", "step"),
+            "peak of the first step": (base + adapter + 2 * experts, None, "start", "peak"),
+        }
+    table = []
+    for what, (plan, found, before, after) in counts.items():
+        grown = None if stages[after] is None else stages[after] - stages[before]
+        table.append({"what": what, "planned": plan, "tensors": found, "allocated": grown})
+    return table
+
+
+def logits(model, batch: dict) -> torch.Tensor:
+    """Logits in fp32 of all tokens that are no padding."""
+    with torch.no_grad():
+        found = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+    return found[batch["attention_mask"].bool()].float()
+
+
+def check_adapter(model, length: int, device: torch.device) -> dict:
+    """The adapter saved, taken off, loaded, merged: largest differences of logits, shares of equal likeliest tokens."""
+    batch, _ = batch_of(length, max(BATCHES), False, model.config.vocab_size, device)
+    model.get_base_model().set_experts_implementation(EXPERTS[0])
+    model.eval()
+    own, again = logits(model, batch), logits(model, batch)
+    with model.disable_adapter():
+        without = logits(model, batch)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        base = model.unload()  # the weights are those of `model`, there is no second copy
+        bare = logits(base, batch)
+        model = PeftModel.from_pretrained(base, folder, torch_device=str(device)).eval()
+    loaded = logits(model, batch)
+    merged = logits(model.merge_and_unload(), batch)
+    effect = (own - without).abs()
+    return {
+        "repeated": (own - again).abs().max().item(),
+        "adapter": effect.max().item(),
+        "taken_off": (without - bare).abs().max().item(),
+        "reloaded": (own - loaded).abs().max().item(),
+        "merged": (own - merged).abs().max().item(),
+        "merged_to_adapter": ((own - merged).abs().mean() / effect.mean()).item(),
+        "merged_same_token": (own.argmax(-1) == merged.argmax(-1)).float().mean().item(),
+        "adapter_same_token": (own.argmax(-1) == without.argmax(-1)).float().mean().item(),
+    }
+
+
+def gib(count: int | None) -> str:
+    return "-" if count is None else f"{count / GIB:.3f}"
+
+
+def show_memory(table: list[dict]) -> str:
+    """The table of memory in GiB; what is compared with the plan is PyTorch's count, on a CPU that of the tensors."""
+    rows = []
+    for line in table:
+        measured = line["tensors"] if line["allocated"] is None else line["allocated"]
+        ratio = "-" if measured is None else f"{measured / line['planned']:.4f}"
+        rows.append([line["what"], *(gib(line[key]) for key in ("planned", "tensors", "allocated")), ratio])
+    return markdown(["GiB after", "planned", "in tensors", "allocated", "measured to planned"], rows)
+
+
+def show_runs(runs: list[dict]) -> str:
+    """The table of speeds, one line for each configuration."""
+    rows = []
+    for run in runs:
+        line = [str(run["length"]), str(run["rows"]), "no" if run["padding_free"] else "yes", run["experts"]]
+        if "error" in run:
+            line += [run["error"], *["-"] * 4]
+        else:
+            line += [show(run["tokens_per_second"], 0), show(run["seconds"], 3)]
+            line += [f"{run['fed_tokens'] / run['tokens']:.2f}", f"{run['loss']:.4f}", gib(run["peak_bytes"])]
+        rows.append(line)
+    header = ["longest row", "rows", "padded", "experts", "tokens/s", "s per step", "fed to real tokens", "loss"]
+    return markdown([*header, "peak GiB"], rows)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"], help="auto: a GPU if there is one")
+    parser.add_argument("--small", action="store_true", help="the small configuration, also on a GPU")
+    parser.add_argument("--steps", type=int, default=5, help=f"timed ones of each configuration, after {WARM_UP}")
+    parser.add_argument("--lora_rank", type=int, default=32, help="on attention")
+    parser.add_argument("--lora_expert_rank", type=int, default=0, help="on each expert (0: rank // active experts)")
+    parser.add_argument("--budget_s", type=float, default=540, help="a fifth of it is kept for the adapter's check")
+    args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: no GPU is visible")
+    start = time.perf_counter()
+    deadline = start + 0.8 * args.budget_s
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device)
+    on_gpu = device.type == "cuda"
+    small = args.small or not on_gpu
+    plan, lengths = (SMALL, SMALL_LENGTHS) if small else (Model(), LENGTHS)
+    expert_rank = args.lora_expert_rank or max(1, args.lora_rank // plan.per_token)
+    (_, base, _), (_, adapter, _), *_ = training(plan, 1, args.lora_rank, expert_rank)
+    wider = 1 if on_gpu else 2  # the plan has weights in bf16, a CPU in fp32
+    # LoRA on experts works on merged ones of a layer, in the backward pass beside their gradient
+    planned = [wider * round(base), round(adapter), 2 * wider * plan.experts * plan.expert]
+    warnings.filterwarnings("ignore", message=".*_pattern keys did not match")  # as in train_sft_trl.py
+    torch.manual_seed(0)
+
+    name = torch.cuda.get_device_name(device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    device_bytes = torch.cuda.get_device_properties(device).total_memory if on_gpu else None
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}
+    memory = [f"{gib(device_bytes)} GiB"] if on_gpu else []
+    print(", ".join([name, *memory, *(f"{k} {v}" for k, v in versions.items())]), flush=True)
+    stages, table, model, first = {"start": allocated(device)}, [], None, NOT_REACHED
+    found = built = attempt(build, plan, device)
+    stages["weights"] = allocated(device)
+    if "error" not in built:
+        # popped, so that no other name keeps the model
+        found = attempt(adapted, built.pop("model"), args.lora_rank, args.lora_expert_rank, device)
+        stages["LoRA"] = allocated(device)
+    notes = [f"No model: {found['error']}." if "error" in found else f"LoRA on {describe(found['model'])}."]
+    if "error" not in found:
+        model = found.pop("model")
+        trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
+        # at a rate of 0 a step does all its work, and all configurations see the same weights
+        optimizer = torch.optim.AdamW(trained.values(), lr=0.0, weight_decay=0.0, fused=True)
+        batch, _ = batch_of(lengths[0], 1, True, plan.vocabulary, device)
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(device)
+        first = attempt(lambda: {"loss": step(model, optimizer, batch, device)})
+        if "error" in first:
+            notes.append(f"First step: {first['error']}.")
+        else:
+            stages |= {"step": allocated(device), "peak": allocated(device, peak=True)}
+        table = memory_table(model, optimizer, planned, stages)
+        with torch.no_grad():
+            for key, parameter in trained.items():
+                if "lora_B" in key:
+                    parameter.normal_(std=SPREAD_B)
+    print("\n### Memory\n", show_memory(table), sep="\n", flush=True)
+
+    wanted = [(n, b, free, EXPERTS[0]) for n in lengths for b in BATCHES for free in (True, False)]
+    wanted += [(lengths[-2], max(BATCHES), True, experts) for experts in EXPERTS[1:]]
+    runs = []
+    for n, b, free, experts in wanted:
+        run = {"length": n, "rows": b, "padding_free": free, "experts": experts}
+        if model is None or time.perf_counter() >= deadline:
+            run |= NOT_REACHED
+        else:
+            run |= attempt(timed, model, optimizer, n, b, free, experts, args.steps, deadline, device)
+            optimizer.zero_grad()
+            print(json.dumps(run), file=sys.stderr, flush=True)  # not lost if the machine is taken away
+        runs.append(run)
+    print("\n### Training steps\n", show_runs(runs), "", sep="\n", flush=True)
+
+    check = NOT_REACHED
+    if model is not None and time.perf_counter() < start + args.budget_s:
+        model.zero_grad()
+        optimizer.state.clear()
+        check = attempt(check_adapter, model, lengths[0], device)
+    rows = [[text, f"{check[key]:.3g}" if key in check else check["error"]] for key, text in COMPARED.items()]
+    if "error" not in check:
+        notes.append(
+            f"Merging moves the logits by {check['merged_to_adapter']:.2%} of what the adapter does (means); the "
+            f"likeliest token stays for {check['merged_same_token']:.1%} of the tokens, without the adapter for "
+            f"{check['adapter_same_token']:.1%}."
+        )
+    seconds = {"build": built.get("seconds"), "LoRA": found.get("seconds"), "all": time.perf_counter() - start}
+    notes.append(f"{seconds['all']:.0f} s in all.")
+    result = {"device": name, "device_bytes": device_bytes, "versions": versions, "small": small, "seconds": seconds}
+    result |= {"parameters": plan.parameters, "memory": table, "first_step": first, "runs": runs, "adapter": check}
+    finish("Logits of the adapter", ["with it, and", "largest difference"], rows, notes, {"gpu": result})
+    errors = {one.get("error") for one in (built, found, first, check, *runs)}
+    return 1 if errors - {None, "out of memory", NOT_REACHED["error"]} else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,24 @@
+"""The benchmarks that need an engine, on few rows: what they compare is the same work."""
+
+import pytest
+
+from conftest import last_json, python
+
+CUT = {"1": 38, "2": 2}  # attempts: of 40 rows two are made to fail once
+
+
+@pytest.mark.slow
+def test_generation_ways_do_the_same_work_and_loops_are_cut(pair):
+    result = python("benchmarks/generation.py", "--rows", 40, "--repeats", 1, "--windows", 8)
+    found = {run["way"]: run for run in last_json(result)["generation"]}
+    bare, ours = found["bare engine"], found["create_data.py"]
+    assert ours["output_tokens"] == bare["output_tokens"] and ours["attempts"] == {"1": 40}
+    assert found["window of 8"]["output_tokens"] == ours["output_tokens"]
+    assert all(run["median"] > 0 for run in found.values())
+    assert all(run["accepted"] == 40 for way, run in found.items() if run is not bare)
+    failing = {way: run for way, run in found.items() if way.startswith("5 %")}
+    assert len(failing) == 5 and all(run["attempts"] == CUT for run in failing.values())
+    loops = {way: run["output_tokens"] for way, run in failing.items() if "loop" in way}
+    unnoticed = loops.pop("5 % loop, not noticed")
+    # each of the two loops ends after four times 32 tokens instead of at the limit of 256
+    assert all(abs(unnoticed - tokens - 2 * (256 - 128)) <= 20 for tokens in loops.values()), (unnoticed, loops)

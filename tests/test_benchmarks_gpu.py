@@ -1,0 +1,79 @@
+"""benchmarks/gpu.py on a CPU: what it would show of a GPU, on a small configuration where it must be exact."""
+
+import pytest
+import torch
+
+from conftest import ROOT, last_json, python
+from train_sft_trl import empty_model
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import gpu
+
+    return gpu
+
+
+def test_small_configuration_is_measured(gpu):
+    result = python("benchmarks/gpu.py", "--device", "cpu", "--steps", 2)
+    found, plan = last_json(result)["gpu"], gpu.SMALL
+    assert found["small"] and found["first_step"]["loss"] > 0
+    lora = plan.lora(32, 16)  # the rank on attention, and half of it on each of two active experts
+    memory = {line["what"]: (line["planned"], line["tensors"]) for line in found["memory"]}
+    assert memory["base weights"] == (4 * plan.parameters, 4 * plan.parameters)
+    assert memory["LoRA"] == (4 * lora, 4 * lora)
+    assert memory["LoRA, gradients, Adam"] == (16 * lora, 16 * lora)
+
+    runs = {(run["length"], run["rows"], run["padding_free"], run["experts"]): run for run in found["runs"]}
+    grid = [(n, b, free, "grouped_mm") for n in (16, 32, 64) for b in (1, 4) for free in (True, False)]
+    assert set(runs) == {*grid, *((32, 4, True, experts) for experts in ("eager", "batched_mm"))}
+    assert all(run["tokens_per_second"]["low"] > 0 and run["steps"] == 2 for run in runs.values())
+    for length, rows, free, experts in runs:
+        run, padded = runs[length, rows, free, experts], runs[length, rows, False, "grouped_mm"]
+        assert run["tokens"] == padded["tokens"]
+        assert run["fed_tokens"] == (run["tokens"] if free else length * rows)
+        assert run["loss"] == pytest.approx(padded["loss"], abs=1e-4)
+    assert len({round(run["loss"], 3) for run in runs.values()}) == 6  # other rows have another loss
+
+    adapter = found["adapter"]
+    assert adapter["adapter"] > 1e-3
+    assert adapter["reloaded"] == adapter["taken_off"] == adapter["repeated"] == 0
+    assert adapter["merged"] < 1e-4 and adapter["merged_to_adapter"] < 1e-3
+    assert result.stdout.count("\n### ") == 3 and "gate_up_proj (rank 16)" in result.stdout
+
+
+def test_without_time_all_is_listed_as_not_reached(gpu):
+    found = last_json(python("benchmarks/gpu.py", "--device", "cpu", "--budget_s", 0))["gpu"]
+    assert len(found["runs"]) == 14 and found["memory"]
+    assert all(run["error"] == "not reached" for run in [*found["runs"], found["adapter"]])
+
+
+def test_a_failure_is_a_line_and_memory_is_its_own_kind(gpu, monkeypatch, capsys):
+    """Of the adapter's check nothing fits, of the steps those on four rows; the rest is measured."""
+
+    def failing(model, optimizer, length, rows, *further):
+        return real(model, optimizer, length, rows, *further) if rows == 1 else full()
+
+    def full(*arguments):
+        raise torch.OutOfMemoryError("too much")
+
+    real = gpu.timed
+    monkeypatch.setattr(gpu, "timed", failing)
+    monkeypatch.setattr(gpu, "check_adapter", full)
+    monkeypatch.setattr("sys.argv", ["gpu.py", "--device", "cpu", "--steps", "1"])
+    assert gpu.main() == 0
+    assert capsys.readouterr().out.count("| out of memory |") == 8 + 5
+    monkeypatch.setattr(gpu, "check_adapter", lambda *arguments: {}["nothing"])
+    assert gpu.main() == 1
+    assert "| KeyError: 'nothing' |" in capsys.readouterr().out
+    monkeypatch.setattr(gpu, "build", full)
+    assert gpu.main() == 0
+    assert "No model: out of memory." in capsys.readouterr().out
+
+
+def test_configuration_of_a_real_gpu_is_the_30b_student(gpu):
+    config = gpu.configuration(gpu.Model())
+    assert gpu.Model.of(config) == gpu.Model()
+    assert config.rope_parameters["rope_theta"] == 1e7 and config.norm_topk_prob
+    assert sum(p.numel() for p in empty_model(config).parameters()) == gpu.Model().parameters == 30_532_122_624
