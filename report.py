@@ -241,23 +241,29 @@ def write_report(folder: Path, metrics: dict, predictions: list[dict]) -> None:
         )
 
 
+def write_between(path: Path, marks: tuple[str, str], text: str) -> None:
+    """Replace what stands between two marks in a file; raises ValueError if it does not hold both."""
+    before, _, rest = path.read_text("utf-8").partition(marks[0])
+    _, end, after = rest.partition(marks[1])
+    if not end:
+        raise ValueError(f"{path}: holds no {marks[0]} ... {marks[1]}")
+    with Replacing(path) as file:
+        file.write("\n".join([before + marks[0], text, marks[1] + after]))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--metrics", default="models/tiny-distilled/report/metrics.json", help="what evaluate.py wrote")
     parser.add_argument("--readme", default="README.md", help=f"holds {MARKS[0]} and its end")
     args = parser.parse_args()
     try:
-        metrics, text = json.loads(Path(args.metrics).read_text("utf-8")), Path(args.readme).read_text("utf-8")
-        before, (_, _, after) = text.partition(MARKS[0])[0], text.partition(MARKS[1])
-        if not after:
-            raise ValueError(f"{args.readme}: holds no {MARKS[0]} ... {MARKS[1]}")
+        metrics = json.loads(Path(args.metrics).read_text("utf-8"))
+        shown = [table for table in tables(metrics) if table[0] != "Labels"]
+        section = [" ".join(sentences(metrics)), *(f"{title}:\n\n{markdown(*cells)}" for title, *cells in shown)]
+        write_between(Path(args.readme), MARKS, "\n\n".join(section))
     except (OSError, ValueError) as error:
         print(f"report.py: {error}", file=sys.stderr)
         return 2
-    shown = [table for table in tables(metrics) if table[0] != "Labels"]
-    section = [" ".join(sentences(metrics)), *(f"{title}:\n\n{markdown(*cells)}" for title, *cells in shown)]
-    with Replacing(Path(args.readme)) as file:
-        file.write("\n".join([before + MARKS[0], "\n\n".join(section), MARKS[1] + after]))
     print(json.dumps({"readme": args.readme, "rows": metrics["rows"], "commit": metrics.get("commit")}))
     return 0
 

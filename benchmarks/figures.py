@@ -32,6 +32,11 @@ def show(values: dict, digits: int = 1) -> str:
     return f"{median} ({low} to {high})"
 
 
+def size(tensors) -> int:
+    """Bytes of some tensors; None counts as nothing."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
+
+
 def in_turn(ways: dict, repeats: int) -> dict[str, list]:
     """Call each way `repeats` times, in turn and in alternating order, so that a slow minute hits all alike."""
     found = {name: [] for name in ways}

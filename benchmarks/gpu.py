@@ -22,7 +22,7 @@ from statistics import median
 import peft
 import torch
 import transformers
-from figures import finish, markdown, show, spread
+from figures import finish, markdown, show, size, spread
 from peft import PeftModel, get_peft_model
 from plan import GIB, Model, training
 from transformers import AutoModelForCausalLM, Qwen3MoeConfig
@@ -97,10 +97,6 @@ def allocated(device: torch.device, peak: bool = False) -> int | None:
     if device.type != "cuda":
         return None
     return torch.cuda.max_memory_allocated(device) if peak else torch.cuda.memory_allocated(device)
-
-
-def size(tensors) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
 
 
 def build(plan: Model, device: torch.device) -> dict:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from figures import ROOT, markdown
 
-from journal import Replacing
+from report import write_between
 
 GIB = 2**30
 MARKS = "<!-- plan -->", "<!-- /plan -->"
@@ -224,12 +224,7 @@ def main() -> int:
         expert_rank = args.lora_expert_rank or max(1, args.lora_rank // model.per_token)
         table = memory_table(model, args.num_gpus, args.lora_rank, expert_rank)
         if args.readme:
-            before, _, rest = Path(args.readme).read_text("utf-8").partition(MARKS[0])
-            _, end, after = rest.partition(MARKS[1])
-            if not end:
-                raise ValueError(f"{args.readme}: holds no {MARKS[0]} ... {MARKS[1]}")
-            with Replacing(Path(args.readme)) as file:
-                file.write("\n".join([before + MARKS[0], table, MARKS[1] + after]))
+            write_between(Path(args.readme), MARKS, table)
     except (OSError, ValueError) as error:
         print(f"plan.py: {error}", file=sys.stderr)
         return 2

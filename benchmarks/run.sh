@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # All benchmarks with the tiny pair, in an environment that has it (see quickstart.sh); rewrites benchmarks/RESULTS.md.
 #   bash benchmarks/run.sh
-# ROWS, GROWTH_ROWS and REPEATS choose how much is measured; with a GPU, gpu.py's part is measured too, else it is kept.
+# ROWS, GROWTH_ROWS and REPEATS choose how much is measured. Kept are what is written by hand and, without a GPU, gpu.py's.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$here/.."
 export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
 results=$here/RESULTS.md
 scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+read -ra rows <<<"${ROWS:-500}"
+read -ra growth <<<"${GROWTH_ROWS:-1000 10000 100000}"
+repeats=(--repeats "${REPEATS:-3}")
 SECONDS=0
 
 show() { # one benchmark: the command, then what it prints but for the last line, which is JSON
@@ -17,28 +19,20 @@ show() { # one benchmark: the command, then what it prints but for the last line
 }
 
 python tests/tiny_pair.py >&2
+student=(models/tiny-instruct "$scratch/adapter" example-data/multilingual_gold.jsonl)
 {
-  printf '# Results\n\nWritten by benchmarks/run.sh with the tiny pair. %s, commit %s, %s.\n\n' \
-    "$(date -u +%F)" "$(git describe --always --dirty --exclude='*')" "$(python -c 'import evaluate; print(evaluate.cpu_name())')"
-  printf 'Times say how much each part costs beside the models, which are far smaller than the 30B pair.\n'
-  read -ra rows <<<"${ROWS:-500}"
-  read -ra growth <<<"${GROWTH_ROWS:-1000 10000}"
-  repeats=(--repeats "${REPEATS:-3}")
+  printf '# Results\n\nWritten by benchmarks/run.sh with the tiny pair. %s, commit %s, ' "$(date -u +%F)" "$(git describe --always --dirty --exclude='*')"
+  python -c 'import evaluate; print(evaluate.cpu_name())'
   show python benchmarks/generation.py --rows "${rows[@]}" "${repeats[@]}"
   show python benchmarks/training.py --num_train_epochs 1 "${repeats[@]}"
   show python benchmarks/published.py --rows 200 --num_train_epochs 1 "${repeats[@]}"
   show python benchmarks/growth.py --rows "${growth[@]}"
-  printf '\n### Teacher against student\n'
-  bash train_trl.sh models/tiny-instruct "$scratch/adapter" example-data/multilingual_gold.jsonl --config configs/tiny.yaml >&2
+  bash train_trl.sh "${student[@]}" --config configs/tiny.yaml >&2
   show python evaluate.py --teacher_model models/tiny-thinking --student_model models/tiny-instruct \
     --adapter "$scratch/adapter" --max_tokens 256 --systems teacher,student
-  printf '\n### The 30B pair on paper\n'
   show python benchmarks/plan.py --gpu h100 --num_gpus 8
-  printf '\nAll of this took %s seconds.\n' "$SECONDS"
-  if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null; then
-    printf '\n## One GPU\n' && show python benchmarks/gpu.py
-  else
-    sed -n '/^## One GPU/,$p' "$results" | sed '1s/^/\n/' # what another machine measured stays
-  fi
+  printf '\nAll of this took %s seconds.\n\n' "$SECONDS"
+  sed -n '/^## Against the targets/,/^## One GPU/{/^## One GPU/!p}' "$results"
+  if nvidia-smi >/dev/null 2>&1; then printf '## One GPU\n' && show python benchmarks/gpu.py; else sed -n '/^## One GPU/,$p' "$results"; fi
 } >"$scratch/results.md"
 mv "$scratch/results.md" "$results"

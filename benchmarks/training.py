@@ -20,7 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from figures import ROOT, finish, in_turn, show, spread
+from figures import ROOT, finish, in_turn, show, size, spread
 
 MIB = 2**20
 
@@ -41,10 +41,6 @@ def script(flags: list[str], adapter: str) -> dict:
 def resident() -> int:
     """Bytes of memory that this process holds now."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def size(tensors) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
 
 
 def parsed(flags: list[str], folder: str):
