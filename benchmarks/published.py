@@ -20,9 +20,10 @@ from pathlib import Path
 
 from figures import ROOT, finish, in_turn, show, spread, write_inputs
 from generation import Stumbling, ours, start_teacher
-from training import apart, parsed, script
+from training import parsed, script
 
 import create_data
+from evaluate import apart
 from journal import scan_inputs
 from task import encode, read_chat
 
@@ -143,7 +144,7 @@ def evaluated(mine, adapter: str) -> dict:
     task = evaluate.load_task(args.task)
     chats, gold, _ = evaluate.read_rows(args, task)
     start = time.perf_counter()
-    found = evaluate.apart(evaluate.run_model, ["student"], args, engine_flags, task, chats)["student"]
+    found = apart(evaluate.run_model, ["student"], args, engine_flags, task, chats)["student"]
     asked = sum(found["latencies"]) + len(chats) / found["rows_per_second"]
     right = sum(answer == g for answer, g in zip(found["answers"], gold, strict=False))
     of_all = {"rows_per_second": len(chats) / asked, "batch": found["rows_per_second"], "alone": args.latency_rows}

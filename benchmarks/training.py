@@ -10,25 +10,19 @@ the answers only, without one those of every token, which is what the loop with 
 
 import argparse
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from figures import ROOT, finish, in_turn, show, size, spread
 
+from evaluate import apart
+
 MIB = 2**20
-
-
-def apart(function, *arguments):
-    """Run a function in a new process."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 def script(flags: list[str], adapter: str) -> dict:
