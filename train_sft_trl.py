@@ -23,14 +23,11 @@ from resource import RUSAGE_SELF, getrusage
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from safetensors.torch import save_file
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.fsdp import MixedPrecisionPolicy
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, IntervalStrategy, TrainerCallback, set_seed
-from transformers.trainer_pt_utils import BatchRebalanceSampler
-from trl import SFTConfig, SFTTrainer, TrlParser
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, IntervalStrategy, set_seed
+from trl import SFTConfig, TrlParser
 
 from journal import end_with_parent
+from lora_trainer import LoraTrainer
 from task import check_model, encode, read_chat
 from training_run import CompleteCheckpoint, prepare_output, steps_of, write_report
 
@@ -206,83 +203,6 @@ def describe(model) -> str:
             parameter = getattr(module, "parameter_name", None)  # of the wrapper of a fused parameter
             found[parameter or name.rpartition(".")[2], *rank.values()] += 1
     return ", ".join(f"{count} {name} (rank {rank})" for (name, rank), count in found.items())
-
-
-class SamplerEpoch(TrainerCallback):
-    """Tells the sampler its epoch; wrappers hide it from a resumed Trainer, which would take epoch 0's order again."""
-
-    sampler = None
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        if self.sampler is not None:
-            self.sampler.set_epoch(int(state.epoch + 1e-6))
-
-
-class LoraTrainer(SFTTrainer):
-    """SFTTrainer that counts exact answers in evaluation, and under FSDP2 writes the adapter alone, not the base."""
-
-    def __init__(self, *args, **kwargs):
-        self.sampler_epoch = SamplerEpoch()
-        super().__init__(*args, **kwargs)
-        self.add_callback(self.sampler_epoch)
-        self.exact = torch.zeros(2)  # exact answers and rows of the evaluation that is going on
-        self.fsdp = getattr(self.accelerator.state, "fsdp_plugin", None)
-        if self.fsdp is not None and self.args.bf16:
-            # accelerate's own policy also casts the loss's inputs and the gradient reduction to bf16
-            self.fsdp.mixed_precision_policy = MixedPrecisionPolicy(
-                param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
-            )
-
-    def _get_train_sampler(self, *args):
-        sampler = super()._get_train_sampler(*args)
-        if isinstance(sampler, BatchRebalanceSampler):  # Trainer leaves its seed at 42
-            sampler.seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-            self.sampler_epoch.sampler = sampler
-        return sampler
-
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """The loss, and the share of rows whose answer greedy decoding would write: each token is the likeliest."""
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad():
-            outputs = model(**inputs, use_cache=False, fused_lm_head=True)
-        if "position_ids" in inputs:  # rows side by side in one sequence; each starts at position 0
-            row = (inputs["position_ids"] == 0).cumsum(1) - 1
-        else:
-            row = torch.arange(len(inputs["labels"]), device=inputs["labels"].device)[:, None].expand_as(
-                inputs["labels"]
-            )
-        wrong = torch.zeros(int(row.max()) + 1, device=row.device)
-        wrong.index_add_(0, row[:, 1:].flatten(), (outputs.label_mask & ~outputs.is_top1).flatten().float())
-        exact = self.accelerator.gather_for_metrics(wrong == 0)  # without the rows that fill up the last batch
-        self.exact += torch.tensor([exact.sum().item(), len(exact)])
-        return outputs.loss, None, None
-
-    def log(self, logs, start_time=None):
-        if "eval_loss" in logs:
-            logs["eval_exact_answers"] = (self.exact[0] / self.exact[1]).item()
-            self.exact.zero_()
-        super().log(logs, start_time)
-
-    def save_model(self, output_dir=None, _internal_call=False):
-        if self.fsdp is None:
-            return super().save_model(output_dir, _internal_call)
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-        state = get_model_state_dict(self.model, options=options)
-        if self.args.should_save:
-            directory = Path(output_dir or self.args.output_dir)
-            directory.mkdir(parents=True, exist_ok=True)
-            peft_model = self.accelerator.unwrap_model(self.model)
-            name = peft_model.active_adapter
-            config = peft_model.peft_config[name]
-            training, config.inference_mode = config.inference_mode, True
-            config.save_pretrained(directory)
-            config.inference_mode = training
-            tensors = {key.replace(f".{name}.", "."): value.contiguous() for key, value in state.items()}
-            if not tensors or not all("lora_" in key for key in tensors):
-                raise RuntimeError("FSDP gathered no adapter weights; nothing was saved")
-            save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-            self.processing_class.save_pretrained(directory)
-        self.accelerator.wait_for_everyone()
 
 
 def make_trainer(script, args, tokenizer, lora, rows: list[dict], eval_rows: list[dict] | None) -> LoraTrainer:

@@ -206,9 +206,14 @@ def test_retries_votes_and_odd_inputs(pair, tmp_path):
         first = [a for a in attempts if "structured_outputs" not in a["sampling"]]
         retries = [a for a in attempts if "structured_outputs" in a["sampling"]]
         assert len(first) == 3 and all(a["answer"] is None and a["sampling"]["temperature"] == 0.15 for a in first)
-        assert len(retries) == 3 and all(a["answer"] in TASK.labels and a["thinking_cut"] for a in retries)
+        answered = [a for a in retries if a["reason"] is None]
+        assert len(answered) == 3 and all(a["answer"] in TASK.labels and a["thinking_cut"] for a in answered)
         assert all(a["sampling"]["temperature"] == 0.6 and a["sampling"]["top_k"] == 20 for a in retries)
-        votes = Counter(a["answer"] for a in retries)
+        # sampled as warm as this, a thought may end its turn before the guard does; such a retry is asked again
+        assert all(
+            a["reason"] == "unfinished_thinking" and a["finish_reason"] == "stop" for a in retries if a not in answered
+        )
+        votes = Counter(a["answer"] for a in answered)
         assert records[index]["agreement"] == round(max(votes.values()) / 3, 4)
         expected = votes.most_common(1)[0][0] if max(votes.values()) > 1 else None
         assert records[index]["answer"] == expected

@@ -1,0 +1,111 @@
+"""TRL's SFTTrainer with four changes, each for something it does not do.
+
+SamplerEpoch    a resumed run goes on in its own epoch's order
+compute_loss    on a CPU only the answers' positions go to the head, as TRL's Triton kernel does on a GPU
+prediction_step evaluation counts exact answers
+save_model      under FSDP2 the adapter alone is written, not the base
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from transformers import TrainerCallback
+from transformers.trainer_pt_utils import BatchRebalanceSampler
+from trl import SFTTrainer
+
+
+class SamplerEpoch(TrainerCallback):
+    """Tells the sampler its epoch; wrappers hide it from a resumed Trainer, which would take epoch 0's order again."""
+
+    sampler = None
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        if self.sampler is not None:
+            self.sampler.set_epoch(int(state.epoch + 1e-6))
+
+
+class LoraTrainer(SFTTrainer):
+    """TRL's SFTTrainer for a PEFT model, with the four changes above."""
+
+    def __init__(self, *args, **kwargs):
+        self.sampler_epoch = SamplerEpoch()
+        super().__init__(*args, **kwargs)
+        self.add_callback(self.sampler_epoch)
+        self.scored = None  # mask of the positions that go to the head, batch x tokens; None: all
+        self.model.get_base_model().base_model.register_forward_hook(self._keep_scored)
+        self.exact = torch.zeros(2)  # exact answers and rows of the evaluation that is going on
+        self.fsdp = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if self.fsdp is not None and self.args.bf16:
+            # accelerate's own policy also casts the loss's inputs and the gradient reduction to bf16
+            self.fsdp.mixed_precision_policy = MixedPrecisionPolicy(
+                param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
+            )
+
+    def _get_train_sampler(self, *args):
+        sampler = super()._get_train_sampler(*args)
+        if isinstance(sampler, BatchRebalanceSampler):  # Trainer leaves its seed at 42
+            sampler.seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            self.sampler_epoch.sampler = sampler
+        return sampler
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        if self.args.device.type == "cpu":
+            learned = inputs["labels"][:, 1:] != -100
+            inputs["shift_labels"] = inputs["labels"][:, 1:][learned][None]
+            self.scored = F.pad(learned, (0, 1))  # the last position predicts nothing
+        try:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        finally:
+            self.scored = None
+
+    def _keep_scored(self, backbone, args, output):
+        if self.scored is not None:
+            output.last_hidden_state = output.last_hidden_state[self.scored][None]
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """The loss, and the share of rows whose answer greedy decoding would write: each token is the likeliest."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad():
+            outputs = model(**inputs, use_cache=False, fused_lm_head=True)
+        if "position_ids" in inputs:  # rows side by side in one sequence; each starts at position 0
+            row = (inputs["position_ids"] == 0).cumsum(1) - 1
+        else:
+            row = torch.arange(len(inputs["labels"]), device=inputs["labels"].device)[:, None].expand_as(
+                inputs["labels"]
+            )
+        wrong = torch.zeros(int(row.max()) + 1, device=row.device)
+        wrong.index_add_(0, row[:, 1:].flatten(), (outputs.label_mask & ~outputs.is_top1).flatten().float())
+        exact = self.accelerator.gather_for_metrics(wrong == 0)  # without the rows that fill up the last batch
+        self.exact += torch.tensor([exact.sum().item(), len(exact)])
+        return outputs.loss, None, None
+
+    def log(self, logs, start_time=None):
+        if "eval_loss" in logs:
+            logs["eval_exact_answers"] = (self.exact[0] / self.exact[1]).item()
+            self.exact.zero_()
+        super().log(logs, start_time)
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        if self.fsdp is None:
+            return super().save_model(output_dir, _internal_call)
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+        state = get_model_state_dict(self.model, options=options)
+        if self.args.should_save:
+            directory = Path(output_dir or self.args.output_dir)
+            directory.mkdir(parents=True, exist_ok=True)
+            peft_model = self.accelerator.unwrap_model(self.model)
+            name = peft_model.active_adapter
+            config = peft_model.peft_config[name]
+            training, config.inference_mode = config.inference_mode, True
+            config.save_pretrained(directory)
+            config.inference_mode = training
+            tensors = {key.replace(f".{name}.", "."): value.contiguous() for key, value in state.items()}
+            if not tensors or not all("lora_" in key for key in tensors):
+                raise RuntimeError("FSDP gathered no adapter weights; nothing was saved")
+            save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+            self.processing_class.save_pretrained(directory)
+        self.accelerator.wait_for_everyone()
