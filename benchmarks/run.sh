@@ -14,8 +14,10 @@ repeats=(--repeats "${REPEATS:-3}")
 SECONDS=0
 
 show() { # one benchmark: the command, then what it prints but for the last line, which is JSON
+  local start=$SECONDS
   printf '\n    %s\n\n' "$*" | sed "s|$scratch|OUT|g"
   "$@" | sed '$d'
+  printf '\nThis took %s seconds.\n' "$((SECONDS - start))"
 }
 
 python tests/tiny_pair.py >&2

@@ -3,9 +3,9 @@
     python benchmarks/training.py --repeats 3
 
 Each run is a process of its own. The script is train_sft_trl.py as users call it, with its checkpoints; the bare loop
-takes its LoRA model and its batches and does forward, backward, clipping, AdamW, and saves the adapter. All print the
-mean loss: the same one, since they do the same steps. TRL's head never holds all logits; on a GPU it computes those of
-the answers only, without one those of every token, which is what the loop with that head shows.
+takes its LoRA model and its batches and does forward, backward, clipping, AdamW, and saves the adapter. Once it takes
+the model's own loss, which scores every token, and once it scores the answers only, as the script does; that is what
+the script is compared with. All print the mean loss: the same one, since they do the same steps.
 """
 
 import argparse
@@ -62,8 +62,18 @@ def prepared(flags: list[str], folder: str):
     return trainer, stages
 
 
-def bare(flags: list[str], fused_head: bool = False) -> dict:
-    """The loop itself, with the model's own loss or TRL's fused head; seconds, tokens, padding and memory."""
+def answers_loss(causal_lm, batch):
+    """Mean cross-entropy of the learned tokens, the only ones that go to the head."""
+    import torch.nn.functional as F
+
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    hidden, labels = causal_lm.model(**inputs, use_cache=False).last_hidden_state[:, :-1], batch["labels"][:, 1:]
+    learned = labels != -100
+    return F.cross_entropy(causal_lm.lm_head(hidden[learned]), labels[learned])
+
+
+def bare(flags: list[str], answers_only: bool = True) -> dict:
+    """The loop itself: seconds, tokens, padding and memory."""
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
@@ -77,7 +87,8 @@ def bare(flags: list[str], fused_head: bool = False) -> dict:
         for epoch in range(int(args.num_train_epochs)):
             trainer.sampler_epoch.sampler.set_epoch(epoch)
             for batch in loader:
-                loss = model(**batch, use_cache=False, fused_lm_head=fused_head).loss
+                causal_lm = model.get_base_model()
+                loss = answers_loss(causal_lm, batch) if answers_only else model(**batch, use_cache=False).loss
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(trained, args.max_grad_norm)
                 optimizer.step()
@@ -131,7 +142,7 @@ def main() -> int:
     flags = ["--model_name", mine.model_name, "--train_file", mine.train_file, "--config", mine.config, *further]
     with tempfile.TemporaryDirectory() as folder:
         step2 = partial(script, flags, f"{folder}/adapter")
-        ways = {"bare loop": partial(apart, bare, flags), "bare loop, TRL's head": partial(apart, bare, flags, True)}
+        ways = {"bare loop": partial(apart, bare, flags), "bare loop, all tokens": partial(apart, bare, flags, False)}
         found = in_turn({**ways, "train_sft_trl.py": step2}, mine.repeats)
     rates = {way: spread([run["tokens_per_second"] for run in runs]) for way, runs in found.items()}
     ratio = rates["train_sft_trl.py"]["median"] / rates["bare loop"]["median"]
