@@ -174,7 +174,8 @@ def run_model(names: list[str], args, engine_flags: list[str], task: Task, chats
         elif names == ["student"]:
             from merge_adapter import merge
 
-            merge(args.adapter, merged, base=args.student_model)
+            served_in = engine_arguments(model, engine_flags, **settings).dtype
+            merge(args.adapter, merged, "float32" if served_in == "float32" else "bfloat16", args.student_model)
             model, served_as = merged, "a merged copy"
         engine = start_engine(engine_arguments(model, engine_flags, **settings))
     try:
