@@ -53,7 +53,7 @@ class LoraTrainer(SFTTrainer):
         return sampler
 
     def compute_loss(self, model, inputs, *args, **kwargs):
-        if self.args.device.type == "cpu":
+        if self.args.device.type == "cpu" and self.label_smoother is None:  # which needs the logits of all
             learned = inputs["labels"][:, 1:] != -100
             inputs["shift_labels"] = inputs["labels"][:, 1:][learned][None]
             self.scored = F.pad(learned, (0, 1))  # the last position predicts nothing
