@@ -116,6 +116,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3, help="of each way, taken in turn")
     parser.add_argument("--windows", type=int, nargs="*", default=[128, 1 << 30], help="requests in the engine at most")
     parser.add_argument("--max_tokens", type=int, default=256, help="thinking and answer together")
+    parser.add_argument("--plain", action="store_true", help="only the bare engine and create_data.py")
     mine, engine_flags = parser.parse_known_args()
     args, task, engine = start_teacher(mine.model_name, mine.max_tokens, engine_flags)
     tokenizer, table, results = engine.get_tokenizer(), [], []
@@ -127,7 +128,7 @@ def main() -> int:
                 prompts = [prompt_ids(tokenizer, task.messages(messages)) for _, messages in inputs.read()]
                 step = partial(ours, args, engine, task, inputs, folder)
                 ways = {"bare engine": partial(bare, args, engine, prompts), "create_data.py": step}
-                if rows == mine.rows[0]:
+                if rows == mine.rows[0] and not mine.plain:
                     for window in mine.windows:
                         stream = partial(create_data.Stream, window=window)
                         ways[f"window of {window}" if window < rows else "no window"] = partial(step, stream=stream)
