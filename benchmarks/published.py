@@ -92,7 +92,7 @@ def generation(mine, engine_flags: list[str]) -> dict:
 def published_training(flags: list[str], folder: str) -> dict:
     """SFTTrainer on the chats as they are; seconds of training and saving, into `folder`."""
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, set_seed
+    from transformers import AutoModelForCausalLM, ProgressCallback, set_seed
     from trl import SFTTrainer
 
     own, args, tokenizer, lora, _ = parsed(flags, folder)
@@ -103,6 +103,7 @@ def published_training(flags: list[str], folder: str) -> dict:
     model = AutoModelForCausalLM.from_pretrained(own.model_name, dtype="float32" if not args.bf16 else "bfloat16")
     data = Dataset.from_list(rows)
     trainer = SFTTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer, peft_config=lora)
+    trainer.remove_callback(ProgressCallback)  # it prints on stdout
     fed, real = 0, 0
     for batch in trainer.get_train_dataloader():
         fed, real = fed + batch["input_ids"].numel(), real + int(batch["attention_mask"].sum())

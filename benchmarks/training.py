@@ -109,7 +109,7 @@ def bare(flags: list[str], answers_only: bool = True) -> dict:
 
 def first_step(flags: list[str], launched: float) -> dict:
     """Seconds of each stage from `launched`, a time since the epoch, to the end of the first optimizer step."""
-    from transformers import TrainerCallback
+    from transformers import ProgressCallback, TrainerCallback
 
     class FirstStep(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
@@ -118,6 +118,7 @@ def first_step(flags: list[str], launched: float) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         trainer, stages = prepared([*flags, "--max_steps", "1", "--save_strategy", "no"], folder)
         trainer.add_callback(FirstStep())
+        trainer.remove_callback(ProgressCallback)  # it prints on stdout
         trainer.train()
     times = [launched, *stages.values()]
     return {name: times[i + 1] - times[i] for i, name in enumerate(stages)}
