@@ -79,7 +79,7 @@ def bare(flags: list[str], answers_only: bool = True) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         trainer, _ = prepared(flags, folder)
         model, args, loader = trainer.model.train(), trainer.args, trainer.get_train_dataloader()
-        trained = [p for p in model.parameters() if p.requires_grad]
+        causal_lm, trained = model.get_base_model(), [p for p in model.parameters() if p.requires_grad]
         memory = {"weights": size(model.parameters()), "before training": resident()}
         optimizer = torch.optim.AdamW(trained, lr=args.learning_rate, weight_decay=args.weight_decay)
         scheduler = trainer.create_scheduler(int(len(loader) * args.num_train_epochs), optimizer)
@@ -87,7 +87,6 @@ def bare(flags: list[str], answers_only: bool = True) -> dict:
         for epoch in range(int(args.num_train_epochs)):
             trainer.sampler_epoch.sampler.set_epoch(epoch)
             for batch in loader:
-                causal_lm = model.get_base_model()
                 loss = answers_loss(causal_lm, batch) if answers_only else model(**batch, use_cache=False).loss
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(trained, args.max_grad_norm)
