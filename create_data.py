@@ -11,26 +11,23 @@ The same command again continues where it was stopped.
 """
 
 import argparse
-import contextlib
 import json
 import logging
-import multiprocessing.connection
-import os
 import signal
 import sys
-import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from engine import Stream, engine_arguments, start_engine, stop_engine
 from journal import Journal, check_writable, end_with_parent, scan_inputs
+from replicas import ReplicasFailed, connect, label_on_replicas
 from task import THINK_END, NoAnswer, Task, check_model, load_task, prompt_ids
 
 log = logging.getLogger("create_data")
 ROOT = Path(__file__).resolve().parent
-WINDOW = 512  # requests handed to the engine at a time, at least; memory stays constant
 # What Qwen3's thinking model card recommends; a row that failed is asked again with it.
 RETRY_SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
 # Tokens that come again and again in a loop; every shorter period has a multiple in this range.
@@ -69,6 +66,8 @@ def parse_args(argv=None):
     parser.add("revision", help="of the teacher on the hub: a branch, tag or commit")
     parser.add("tensor_parallel_size", type=int, default=1, help="GPUs the teacher is split over")
     parser.add("reasoning_parser", default="qwen3", help="vLLM's for this teacher; none: it does not think")
+    parser.add("num_replicas", type=int, default=0, help="engines on the Ray cluster at RAY_ADDRESS (0: one, here)")
+    parser.add("cpus_per_replica", type=int, default=0, help="cores for each replica instead of GPUs")
     # how it is asked
     parser.add("temperature", type=float, default=0.15, help="of the first attempt; retries are warmer")
     parser.add("max_tokens", type=int, default=4096, help="thinking and answer together, in tokens")
@@ -90,7 +89,7 @@ def parse_args(argv=None):
     except (ValueError, AssertionError):
         parser.error(f"--shard {args.shard}: expected i/n with 0 <= i < n, such as 0/2")
     least = {"max_tokens": 2, "num_samples": 1, "tensor_parallel_size": 1}
-    for name in (*least, "max_retries", "max_repeats", "temperature", "limit"):
+    for name in (*least, "max_retries", "max_repeats", "temperature", "limit", "num_replicas", "cpus_per_replica"):
         if not getattr(args, name) >= least.get(name, 0):
             parser.error(f"--{name} {getattr(args, name)}: must be at least {least.get(name, 0)}")
     for name in ("min_agreement", "min_success_rate"):
@@ -98,6 +97,8 @@ def parse_args(argv=None):
             parser.error(f"--{name} {getattr(args, name)}: must be between 0 and 1")
     if not 0 <= args.thinking_token_budget < args.max_tokens:
         parser.error(f"--thinking_token_budget {args.thinking_token_budget}: must be below --max_tokens")
+    if args.num_replicas and args.num_shards > 1:
+        parser.error("--num_replicas shares the inputs out itself; drop --shard")
     if args.max_repeats == 1:
         parser.error("--max_repeats 1: a loop is seen from the second time on; 0 lets it run")
     if args.num_samples > 1 and args.temperature == 0:
@@ -107,118 +108,19 @@ def parse_args(argv=None):
     return args, engine_flags
 
 
-def engine_arguments(model_name: str, engine_flags: list[str] = (), **settings):
-    """vLLM's EngineArgs from its own command-line flags; one that it does not know ends with exit code 2."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for the result
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; only read on a machine without a GPU
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    logging.getLogger("vllm.triton_utils").setLevel(logging.ERROR)  # a CPU has none, which is no news
-    import torch
-    from vllm import EngineArgs
-    from vllm.platforms import current_platform
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
-    class OneLineParser(FlexibleArgumentParser):
-        def error(self, message):
-            self.exit(2, f"{Path(sys.argv[0]).name}: {message} (see --help)\n")
-
-    parser = EngineArgs.add_cli_args(OneLineParser())
-    engine_args = EngineArgs.from_cli_args(parser.parse_args([*engine_flags, "--model", model_name]))
-    for name, value in settings.items():
-        setattr(engine_args, name, value)
-    if engine_args.max_model_len is None:
-        engine_args.max_model_len = -1  # vLLM's "auto": the model's context, or as much of it as fits the memory
-    if current_platform.is_cpu():
-        engine_args.enforce_eager = True  # compiling takes longer than a small model's whole run
-        engine_args.block_size = engine_args.block_size or 32  # with vLLM's 128 up to 127 tokens miss the cache
-        if engine_args.dtype == "auto" and torch.backends.cpu.get_cpu_capability() == "AVX2":
-            engine_args.dtype = "float32"  # bfloat16 is emulated there, at two thirds of the speed
-    return engine_args
-
-
-def start_engine(engine_args):
-    """vLLM's engine; whoever starts it calls stop_engine(), or this process waits for the engine's at its exit."""
-    from vllm import LLMEngine
-    from vllm.usage.usage_lib import UsageContext
-
-    os.register_at_fork(after_in_child=lambda: (end_with_parent(), os.setpgid(0, 0)))  # Ctrl-C is for us alone
-    engine = LLMEngine.from_engine_args(engine_args, usage_context=UsageContext.LLM_CLASS)
-    if hasattr(engine.engine_core, "outputs_queue"):  # not when VLLM_ENABLE_V1_MULTIPROCESSING=0 keeps it in here
-        threading.Thread(target=report_death, args=[engine.engine_core], daemon=True).start()
-    return engine
-
-
-def stop_engine(engine):
-    """End the engine's process, which may have ended by itself; a second is enough, since nothing is running in it."""
-    with contextlib.suppress(Exception):
-        engine.engine_core.shutdown(timeout=1)
-
-
-def report_death(client):
-    """vLLM's synchronous client would wait for ever for an engine that the kernel has killed; this wakes it up."""
-    from vllm.v1.engine.exceptions import EngineDeadError
-
-    multiprocessing.connection.wait([process.sentinel for process in client.resources.engine_manager.processes])
-    client.outputs_queue.put(EngineDeadError())
-
-
-if __name__ == "__mp_main__":  # a process that was spawned, where vLLM does not fork
+if __name__ == "__mp_main__":  # an engine's process that was spawned, where vLLM does not fork
     end_with_parent()
 
 
-class Stream:
-    """One continuous batch: requests go in while others are still running, results come out as they finish."""
+def label_rows(args, engine, task: Task, rows):
+    """Ask for each (index, messages) of `rows`; yield (index, what the journal keeps of it) as each is decided.
 
-    def __init__(self, engine, window: int | None = None):
-        self.engine, self.running, self.count = engine, {}, 0
-        # twice what the engine runs at once, so that it never waits for us
-        self.window = window or max(WINDOW, 2 * engine.vllm_config.scheduler_config.max_num_seqs)
-
-    def add(self, job, token_ids: list[int], sampling: dict, lora_request=None):
-        """Queue one request; `job` comes back with its result.
-
-        `sampling` is vLLM's, but structured_outputs is a regular expression and repetition_detection a dictionary.
-        """
-        from vllm import SamplingParams
-        from vllm.inputs.engine import tokens_input
-        from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, StructuredOutputsParams
-
-        if loop := sampling.get("repetition_detection"):
-            sampling = {**sampling, "repetition_detection": RepetitionDetectionParams(**loop)}
-        if regex := sampling.get("structured_outputs"):
-            sampling = {**sampling, "structured_outputs": StructuredOutputsParams(regex=regex)}
-        self.count += 1
-        self.running[str(self.count)] = job
-        params = SamplingParams(output_kind=RequestOutputKind.FINAL_ONLY, **sampling)
-        self.engine.add_request(str(self.count), tokens_input(token_ids), params, lora_request=lora_request)
-
-    def run(self, requests=()):
-        """Feed `requests`, add()'s arguments, through a window; yield (job, vLLM RequestOutput) as they finish.
-
-        Whoever reads the results may add() to the running batch meanwhile.
-        """
-        requests = iter(requests)
-        while True:
-            while len(self.running) < self.window and (request := next(requests, None)) is not None:
-                self.add(*request)
-            if not self.running:
-                return
-            for output in self.engine.step():
-                if output.finished:
-                    yield self.running.pop(output.request_id), output
-
-
-def label_inputs(args, engine, task: Task, inputs, missing, journal: Journal):
-    """Ask for every missing input, and record each as it is decided."""
-    from tqdm import tqdm
-
+    A None among the rows says that there are no more at the moment; the running batch goes on meanwhile.
+    """
     tokenizer, longest = engine.get_tokenizer(), engine.model_config.max_model_len
     thinks, constraint = args.reasoning_parser != "none", task.constraint()
     think_end = tokenizer.convert_tokens_to_ids(THINK_END) if thinks else None
-    stream, counts, start = Stream(engine), Counter(), time.perf_counter()
-    done = int((inputs.first == range(len(inputs))).sum() - missing.sum()) if args.num_shards == 1 else 0
-    bar = tqdm(total=done + int(missing.sum()), initial=done, desc="labelling", unit="row", mininterval=1)
+    stream, decided = Stream(engine), deque()
 
     def request(job, tries=0):
         """The next attempt: warmer after a failure, and guarded so that a thought ends and a label follows."""
@@ -237,20 +139,15 @@ def label_inputs(args, engine, task: Task, inputs, missing, journal: Journal):
     def decide(job):
         answer, reason, agreement = vote(job["answers"], args.num_samples, args.min_agreement)
         reason = job["reason"] if answer is None and not job["answers"] else reason
-        seconds = round(time.perf_counter() - start, 2)
-        journal.record(
-            job["index"],
-            answer=answer,
-            reason=reason,
-            agreement=round(agreement, 4),
-            seconds=seconds,
-            attempts=job["attempts"],
-        )
-        counts["rejected"] += answer is None
-        bar.update()
+        record = {"answer": answer, "reason": reason, "agreement": round(agreement, 4), "attempts": job["attempts"]}
+        decided.append((job["index"], record))
 
     def requests():
-        for index, messages in inputs.read(missing):
+        for row in rows:
+            if row is None:
+                yield None
+                continue
+            index, messages = row
             job = {"index": index, "ids": prompt_ids(tokenizer, task.messages(messages)), "attempts": [], "answers": []}
             job |= {"open": args.num_samples, "reason": "input_too_long"}
             if len(job["ids"]) >= longest:
@@ -274,8 +171,6 @@ def label_inputs(args, engine, task: Task, inputs, missing, journal: Journal):
             budget = sampling.get("thinking_token_budget", args.max_tokens)
             attempt["thinking_cut"] = attempt["thinking_tokens"] >= budget - 1
         job["attempts"].append(attempt)
-        for key in ("prompt_tokens", "cached_tokens", "output_tokens"):
-            counts[key] += attempt[key]
         if answer is None and tries < args.max_retries:
             stream.add(*request(job, tries + 1))
             continue
@@ -283,8 +178,26 @@ def label_inputs(args, engine, task: Task, inputs, missing, journal: Journal):
         job["reason"], job["open"] = reason, job["open"] - 1
         if not job["open"]:
             decide(job)
+        while decided:
+            yield decided.popleft()
+    yield from decided
+
+
+def record_rows(args, decided, inputs, missing, journal: Journal):
+    """Journal each decided row as it comes, and show how far it is."""
+    from tqdm import tqdm
+
+    counts, start = Counter(), time.perf_counter()
+    done = int((inputs.first == range(len(inputs))).sum() - missing.sum()) if args.num_shards == 1 else 0
+    bar = tqdm(total=done + int(missing.sum()), initial=done, desc="labelling", unit="row", mininterval=1)
+    for index, record in decided:
+        journal.record(index, seconds=round(time.perf_counter() - start, 2), **record)
+        counts["rejected"] += record["answer"] is None
+        for attempt in record["attempts"]:
+            counts.update({key: attempt[key] for key in ("prompt_tokens", "cached_tokens", "output_tokens")})
+        bar.update()
         rate = counts["output_tokens"] / max(bar.format_dict["elapsed"], 1e-9)
-        cached = counts["cached_tokens"] / counts["prompt_tokens"]
+        cached = counts["cached_tokens"] / max(counts["prompt_tokens"], 1)
         bar.set_postfix_str(f"rejected {counts['rejected']}, {rate:.0f} tok/s, cached {cached:.1%}", refresh=False)
     bar.close()
 
@@ -338,7 +251,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     args, engine_flags = parse_args()
-    output = Path(args.output_file)
+    output, engine = Path(args.output_file), None
     try:
         task = load_task(args.task)
         check_model(args.model_name)
@@ -357,7 +270,12 @@ def main() -> int:
         if asked:
             if asked < len(inputs):
                 log.info("%d inputs, %d to ask; the others are finished, repeated or not ours", len(inputs), asked)
-            engine = start_engine(check_teacher(args, engine_flags, task))
+            engine_args = check_teacher(args, engine_flags, task)
+            if args.num_replicas:
+                connect(args)
+                signal.signal(signal.SIGTERM, stop)  # Ray has put its own in the place
+            else:
+                engine = start_engine(engine_args)
     except (ValueError, OSError) as error:
         print(f"create_data.py: {one_line(error)}", file=sys.stderr)
         return 2
@@ -371,12 +289,18 @@ def main() -> int:
             if args.overwrite:
                 journal.clear()
             journal.start(**details, started=datetime.now(UTC).isoformat(timespec="seconds"))
-            label_inputs(args, engine, task, inputs, missing, journal)
-        except EngineDeadError:
-            log.error("create_data.py: the engine has ended; what is finished is kept, the same command continues")
+            if args.num_replicas:
+                decided = label_on_replicas(args, engine_flags, task, inputs, missing)
+            else:
+                decided = label_rows(args, engine, task, inputs.read(missing))
+            record_rows(args, decided, inputs, missing, journal)
+        except (EngineDeadError, ReplicasFailed) as error:
+            reason = one_line(error) if args.num_replicas else "the engine has ended"
+            log.error("create_data.py: %s; what is finished is kept, the same command continues", reason)
             return stopped[0] if stopped else 1
         finally:
-            stop_engine(engine)
+            if engine:
+                stop_engine(engine)
     summary = {"asked": asked, "seconds": round(time.perf_counter() - start, 1)}
     if args.num_shards > 1:
         print(json.dumps({"shard": args.shard, **summary}))

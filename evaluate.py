@@ -24,7 +24,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from create_data import ROOT, Parser, Stream, engine_arguments, one_line, start_engine, stop_engine, versions
+from create_data import ROOT, Parser, one_line, versions
+from engine import Stream, engine_arguments, start_engine, stop_engine
 from journal import check_writable, end_with_parent, input_hash, read_answers, read_finished, read_inputs
 from report import TITLES, markdown, sentences, tables, write_report
 from scores import measure, quality

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
 TEACHER, STUDENT = ROOT / "models" / "tiny-thinking", ROOT / "models" / "tiny-instruct"
@@ -96,3 +98,60 @@ def evaluated(distilled, tmp_path_factory):
     ]
     prices = ["--price_input", 0.1, "--price_cached", 0.01, "--price_output", 0.4]
     return distilled[0] / "report", python("evaluate.py", *flags, *prices)
+
+
+# Training on the tiny student, 40 steps of 16 rows in fp32
+
+STEPS = 40
+MODES = {
+    "single": ("train_trl.sh", {"NUM_PROCESSES": "1", "BATCH_PER_GPU": "16", "MAX_LENGTH": "2048"}),
+    "ddp": ("train_trl_multi_gpu.sh", {"NUM_PROCESSES": "2", "BATCH_PER_GPU": "8"}),
+    "fsdp": ("train_trl_fsdp.sh", {"NUM_PROCESSES": "2", "BATCH_PER_GPU": "8", "TRAIN_SCRIPT": "tests/cpu_fsdp.py"}),
+}
+
+
+@pytest.fixture(scope="session")
+def train_file(tmp_path_factory):
+    """168 gold rows: ten batches of 16 and one of 8, which no launcher may fill up or drop."""
+    path = tmp_path_factory.mktemp("train") / "train.jsonl"
+    lines = (ROOT / "example-data" / "multilingual_gold.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:168]), encoding="utf-8")
+    return path
+
+
+def training_command(mode, output_dir, train_file, *flags):
+    script, environment = MODES[mode]
+    preset = ["--config", ROOT / "configs" / "tiny.yaml", "--max_steps", STEPS, "--save_strategy", "steps"]
+    preset += ["--save_steps", 10, "--logging_steps", 1, *flags]
+    line = [str(c) for c in ["bash", ROOT / script, STUDENT, output_dir, train_file, *preset]]
+    return line, {**os.environ, **environment, "OMP_NUM_THREADS": "1"}
+
+
+def train(mode, output_dir, train_file, *flags):
+    line, environment = training_command(mode, output_dir, train_file, *flags)
+    return last_json(run(*line, env=environment, cwd=ROOT))
+
+
+def losses(output_dir, step=STEPS):
+    state = json.loads((output_dir / f"checkpoint-{step}" / "trainer_state.json").read_text())
+    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+
+
+def vector(output_dir):
+    tensors = load_file(output_dir / "adapter_model.safetensors")
+    return torch.cat([tensors[name].flatten().float() for name in sorted(tensors)])
+
+
+def cosine(one, other):
+    return torch.nn.functional.cosine_similarity(vector(one), vector(other), 0).item()
+
+
+@pytest.fixture(scope="session")
+def trained(pair, train_file, tmp_path_factory):
+    """An uninterrupted run in each mode: {mode: (output directory, JSON line)}."""
+    folder = tmp_path_factory.mktemp("trained")
+    lines = (ROOT / "example-data" / "multilingual_gold.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    eval_file = folder / "eval.jsonl"
+    eval_file.write_text("".join(lines[200:232]), encoding="utf-8")
+    flags = ["--eval_file", eval_file, "--eval_strategy", "steps", "--eval_steps", STEPS]
+    return {mode: (folder / mode, train(mode, folder / mode, train_file, *flags)) for mode in MODES}

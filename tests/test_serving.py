@@ -25,7 +25,7 @@ ROWS = 40
 ASK_VLLM = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
-from create_data import Stream, engine_arguments, start_engine, stop_engine
+from engine import Stream, engine_arguments, start_engine, stop_engine
 
 if __name__ == "__main__":
     prompts = json.loads(sys.stdin.read())

@@ -1,0 +1,111 @@
+"""vLLM's engine as steps 1 and 3 use it: its arguments, its start and end, and a stream of requests through it."""
+
+import contextlib
+import logging
+import multiprocessing.connection
+import os
+import sys
+import threading
+from pathlib import Path
+
+from journal import end_with_parent
+
+WINDOW = 512  # requests handed to the engine at a time, at least; memory stays constant
+
+
+def engine_arguments(model_name: str, engine_flags: list[str] = (), **settings):
+    """vLLM's EngineArgs from its own command-line flags; one that it does not know ends with exit code 2."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for the result
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; only read on a machine without a GPU
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    logging.getLogger("vllm.triton_utils").setLevel(logging.ERROR)  # a CPU has none, which is no news
+    import torch
+    from vllm import EngineArgs
+    from vllm.platforms import current_platform
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    class OneLineParser(FlexibleArgumentParser):
+        def error(self, message):
+            self.exit(2, f"{Path(sys.argv[0]).name}: {message} (see --help)\n")
+
+    parser = EngineArgs.add_cli_args(OneLineParser())
+    engine_args = EngineArgs.from_cli_args(parser.parse_args([*engine_flags, "--model", model_name]))
+    for name, value in settings.items():
+        setattr(engine_args, name, value)
+    if engine_args.max_model_len is None:
+        engine_args.max_model_len = -1  # vLLM's "auto": the model's context, or as much of it as fits the memory
+    if current_platform.is_cpu():
+        engine_args.enforce_eager = True  # compiling takes longer than a small model's whole run
+        engine_args.block_size = engine_args.block_size or 32  # with vLLM's 128 up to 127 tokens miss the cache
+        if engine_args.dtype == "auto" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+            engine_args.dtype = "float32"  # bfloat16 is emulated there, at two thirds of the speed
+    return engine_args
+
+
+def start_engine(engine_args):
+    """vLLM's engine; whoever starts it calls stop_engine(), or this process waits for the engine's at its exit."""
+    from vllm import LLMEngine
+    from vllm.usage.usage_lib import UsageContext
+
+    os.register_at_fork(after_in_child=lambda: (end_with_parent(), os.setpgid(0, 0)))  # Ctrl-C is for us alone
+    engine = LLMEngine.from_engine_args(engine_args, usage_context=UsageContext.LLM_CLASS)
+    if hasattr(engine.engine_core, "outputs_queue"):  # not when VLLM_ENABLE_V1_MULTIPROCESSING=0 keeps it in here
+        threading.Thread(target=report_death, args=[engine.engine_core], daemon=True).start()
+    return engine
+
+
+def stop_engine(engine):
+    """End the engine's process, which may have ended by itself; a second is enough, since nothing is running in it."""
+    with contextlib.suppress(Exception):
+        engine.engine_core.shutdown(timeout=1)
+
+
+def report_death(client):
+    """vLLM's synchronous client would wait for ever for an engine that the kernel has killed; this wakes it up."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    multiprocessing.connection.wait([process.sentinel for process in client.resources.engine_manager.processes])
+    client.outputs_queue.put(EngineDeadError())
+
+
+class Stream:
+    """One continuous batch: requests go in while others are still running, results come out as they finish."""
+
+    def __init__(self, engine, window: int | None = None):
+        self.engine, self.running, self.count = engine, {}, 0
+        # twice what the engine runs at once, so that it never waits for us
+        self.window = window or max(WINDOW, 2 * engine.vllm_config.scheduler_config.max_num_seqs)
+
+    def add(self, job, token_ids: list[int], sampling: dict, lora_request=None):
+        """Queue one request; `job` comes back with its result.
+
+        `sampling` is vLLM's, but structured_outputs is a regular expression and repetition_detection a dictionary.
+        """
+        from vllm import SamplingParams
+        from vllm.inputs.engine import tokens_input
+        from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, StructuredOutputsParams
+
+        if loop := sampling.get("repetition_detection"):
+            sampling = {**sampling, "repetition_detection": RepetitionDetectionParams(**loop)}
+        if regex := sampling.get("structured_outputs"):
+            sampling = {**sampling, "structured_outputs": StructuredOutputsParams(regex=regex)}
+        self.count += 1
+        self.running[str(self.count)] = job
+        params = SamplingParams(output_kind=RequestOutputKind.FINAL_ONLY, **sampling)
+        self.engine.add_request(str(self.count), tokens_input(token_ids), params, lora_request=lora_request)
+
+    def run(self, requests=()):
+        """Feed `requests`, add()'s arguments, through a window; yield (job, vLLM RequestOutput) as they finish.
+
+        Whoever reads the results may add() to the running batch meanwhile.
+        """
+        requests = iter(requests)
+        while True:
+            while len(self.running) < self.window and (request := next(requests, None)) is not None:
+                self.add(*request)
+            if not self.running:
+                return
+            for output in self.engine.step():
+                if output.finished:
+                    yield self.running.pop(output.request_id), output

@@ -1,0 +1,217 @@
+"""Past one machine: replicas on Ray, training over two nodes with addresses of their own, and the Slurm files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import psutil
+import pytest
+
+import replicas
+from conftest import (
+    MODES,
+    ROOT,
+    SENTENCES,
+    STEPS,
+    STUDENT,
+    TEACHER,
+    assert_gone,
+    cosine,
+    fails,
+    last_json,
+    losses,
+    read_jsonl,
+    run,
+)
+from create_data import parse_args
+
+ROWS = 400
+ON_CPU = ["--num_replicas", 2, "--cpus_per_replica", 1]
+
+
+def label_flags(output, *flags):
+    common = ["--model_name", TEACHER, "--input_file", SENTENCES, "--limit", ROWS, "--max_tokens", 256]
+    return [*common, "--temperature", 0, "--output_file", output, *flags]
+
+
+def journal(output):
+    path = output.with_name(f"{output.name}.trace.jsonl")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [record for record in map(json.loads, lines) if "index" in record]
+
+
+def of_ray(tree, name):
+    return [p for p in tree if name in " ".join(p.cmdline() or [p.name()])]
+
+
+@pytest.fixture(scope="module")
+def on_one_engine(pair, tmp_path_factory):
+    output = tmp_path_factory.mktemp("one") / "out.jsonl"
+    run(sys.executable, ROOT / "create_data.py", *label_flags(output))
+    return output
+
+
+@pytest.mark.slow
+def test_a_replica_is_killed_and_nothing_is_lost(on_one_engine, tmp_path):
+    output = tmp_path / "out.jsonl"
+    command = [sys.executable, ROOT / "create_data.py", *label_flags(output, *ON_CPU)]
+    with open(tmp_path / "log.txt", "w") as log:
+        process = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=log, text=True, cwd="/")
+        while not journal(output) and process.poll() is None:
+            time.sleep(0.1)
+        tree = psutil.Process(process.pid).children(recursive=True)
+        actors = of_ray(tree, "Replica")
+        assert len(actors) == 2, [" ".join(p.cmdline()) for p in tree]
+        victim, before = actors[0], len(journal(output))
+        engine = victim.children(recursive=True)
+        assert engine and before < ROWS
+        victim.kill()
+        assert_gone(engine)
+        out, _ = process.communicate(timeout=300)
+    summary = json.loads(out.splitlines()[-1])
+    assert process.returncode == 0 and summary["rows"] == ROWS, (tmp_path / "log.txt").read_text()[-3000:]
+    assert Counter(record["index"] for record in journal(output)) == Counter(range(ROWS))
+    for ending in ("", ".rejected.jsonl"):
+        name = output.name + ending
+        assert read_jsonl(output.with_name(name)) == read_jsonl(on_one_engine.with_name(name)), ending
+    assert_gone(tree)
+
+
+@pytest.mark.slow
+def test_stopped_by_ctrl_c_and_resumed_on_one_engine(on_one_engine, tmp_path):
+    output = tmp_path / "out.jsonl"
+    command = [sys.executable, ROOT / "create_data.py", *label_flags(output, *ON_CPU)]
+    process = subprocess.Popen([str(c) for c in command], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not journal(output) and process.poll() is None:
+        time.sleep(0.1)
+    tree = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) == 130
+    assert_gone(tree)
+    kept = journal(output)
+    assert 0 < len(kept) < ROWS and not output.exists()
+    summary = last_json(run(sys.executable, ROOT / "create_data.py", *label_flags(output)))
+    assert summary["asked"] == ROWS - len(kept) and journal(output)[: len(kept)] == kept
+    assert read_jsonl(output) == read_jsonl(on_one_engine)
+
+
+def test_what_is_missing_is_said_in_one_line(pair, tmp_path, monkeypatch):
+    flags = label_flags(tmp_path / "out.jsonl", "--num_replicas", 2)
+    assert "needs 2 GPUs, the cluster has 0; without GPUs pass --cpus_per_replica" in fails("create_data.py", *flags)
+    assert "drop --shard" in fails("create_data.py", *flags, "--shard", "0/2")
+    monkeypatch.setattr(replicas, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install -r requirements/ray.txt"):
+        replicas.connect(parse_args([str(flag) for flag in flags])[0])
+
+
+# Two nodes are two network namespaces, joined by a cable of their own
+
+NODES = {"pd-node-0": "10.77.0.1", "pd-node-1": "10.77.0.2"}
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """Names of the namespaces; skipped where the kernel does not let us make them."""
+
+    def ip(*command, check=True):
+        return subprocess.run(["ip", *command], capture_output=True, text=True, check=check)
+
+    try:
+        for name in NODES:
+            ip("netns", "delete", name, check=False)
+            ip("netns", "add", name)
+        ip("link", "add", "pd0", "netns", "pd-node-0", "type", "veth", "peer", "name", "pd1", "netns", "pd-node-1")
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no network namespaces here: {getattr(error, 'stderr', error)}")
+    for number, (name, address) in enumerate(NODES.items()):
+        ip("-n", name, "address", "add", f"{address}/24", "dev", f"pd{number}")
+        ip("-n", name, "link", "set", f"pd{number}", "up")
+        ip("-n", name, "link", "set", "lo", "up")
+    yield list(NODES)
+    for name in NODES:
+        ip("netns", "delete", name)
+
+
+def on_nodes(nodes, mode, output_dir, train_file, *flags):
+    """The wrapper on both nodes, one process on each; returns the processes."""
+    script, environment = MODES[mode]
+    preset = ["--config", ROOT / "configs" / "tiny.yaml", "--max_steps", STEPS, "--save_strategy", "steps"]
+    preset += ["--save_steps", 10, "--logging_steps", 1, *flags]
+    started = []
+    for rank, node in enumerate(nodes):
+        where = {"NUM_MACHINES": "2", "MACHINE_RANK": str(rank), "MAIN_PROCESS_IP": NODES[nodes[0]]}
+        where |= {"MAIN_PROCESS_PORT": "29511", "GLOO_SOCKET_IFNAME": f"pd{rank}", "OMP_NUM_THREADS": "1"}
+        line = ["ip", "netns", "exec", node, "bash", ROOT / script, STUDENT, output_dir, train_file, *preset]
+        process = subprocess.Popen(
+            [str(c) for c in line],
+            env={**os.environ, **environment, **where},
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+    return started
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+def test_two_nodes_train_what_one_does(mode, nodes, trained, train_file, tmp_path):
+    output_dir = tmp_path / "adapter"
+    started = on_nodes(nodes, mode, output_dir, train_file)
+    printed = [process.communicate(timeout=300)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], printed
+    summary = json.loads(printed[0].strip().splitlines()[-1])
+    assert (summary["steps"], summary["effective_batch_size"]) == (STEPS, 16)
+    one_node = trained[mode][0]
+    assert max(abs(a - b) for a, b in zip(losses(one_node), losses(output_dir), strict=True)) < 1e-3
+    assert cosine(one_node, output_dir) > 0.999
+
+
+@pytest.mark.slow
+def test_a_node_is_killed_and_the_job_resumed(nodes, trained, train_file, tmp_path):
+    output_dir = tmp_path / "adapter"
+    started = on_nodes(nodes, "ddp", output_dir, train_file)
+    while not (output_dir / "checkpoint-10" / "complete.json").exists():
+        assert all(process.poll() is None for process in started)
+        time.sleep(0.05)
+    for process in [*psutil.Process(started[1].pid).children(recursive=True), started[1]]:
+        process.kill()  # the whole node
+    printed = started[0].communicate(timeout=300)[0]
+    assert started[0].returncode != 0 and not (output_dir / "results.json").exists(), printed
+    started = on_nodes(nodes, "ddp", output_dir, train_file)
+    printed = [process.communicate(timeout=300)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], printed
+    assert cosine(trained["ddp"][0], output_dir) > 0.999
+
+
+# Slurm, of which only the commands are looked at
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """An environment in which scontrol names two nodes, and srun prints what it would run on one."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    scripts = {"scontrol": "printf 'node-a\\nnode-b\\n'", "srun": 'printf "%s\\n" "$@"'}
+    for name, text in scripts.items():
+        (folder / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (folder / name).chmod(0o755)
+    variables = {"SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "node-[a-b]", "SLURM_GPUS_ON_NODE": "8"}
+    return {**os.environ, **variables, "PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def test_slurm_files(slurm):
+    flags = ["--input_file", "my inputs.txt"]
+    words = run("bash", ROOT / "slurm" / "create_data.sbatch", *flags, env=slurm).stdout.splitlines()
+    assert words[:2] == ["--nodes=2", "--ntasks-per-node=1"] and "node-a:6379" in words
+    asked = words[words.index("create_data.py") + 1 :]
+    args, engine_flags = parse_args(asked)
+    assert (args.num_replicas, args.tensor_parallel_size, args.input_file) == (8, 2, "my inputs.txt")
+    assert not engine_flags
+    words = run("bash", ROOT / "slurm" / "train_fsdp.sbatch", "a model", "out", env=slurm).stdout.splitlines()
+    assert words[-3:] == ["train_trl_fsdp.sh", "a model", "out"] and "MACHINE_RANK=$SLURM_NODEID" in words[-4]
