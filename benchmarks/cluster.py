@@ -1,0 +1,117 @@
+"""Step 1 on replicas: rows/s of one and of two, and what the driver itself costs for each row when it has very many.
+
+    python benchmarks/cluster.py --rows 2000 --driver_rows 1000000
+
+The first is create_data.py as users call it, timed from the first recorded row to the last, so that the start of the
+engines is left out; on a machine with few cores two replicas share what one has. For the second the engine is left out:
+a replica answers at once with a record of the usual size, and what is measured is reading and hashing the inputs, Ray
+Data's handing out, the journal and the outputs.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
+
+from figures import ROOT, finish, in_turn, show, spread, write_inputs
+from growth import driven
+
+import create_data
+import replicas
+from journal import Journal, scan_inputs
+from task import load_task
+
+ATTEMPT = {"response": "Letters: Latin. Step 3. Language: German. " * 4, "finish_reason": "stop", "answer": "de"}
+ATTEMPT |= {"reason": None, "sampling": {"temperature": 0.15, "max_tokens": 4096}, "prompt_tokens": 2300}
+ATTEMPT |= {"cached_tokens": 2200, "output_tokens": 41, "thinking_tokens": 30, "thinking_cut": False}
+RECORD = {"answer": "de", "reason": None, "agreement": 1.0, "attempts": [ATTEMPT]}
+
+
+class Echo:
+    """A replica without an engine."""
+
+    def __init__(self, args, engine_flags, task):
+        pass
+
+    def __call__(self, batch):
+        rows = json.loads(batch["inputs"][0])
+        return {"records": [json.dumps([(index, RECORD) for index, _ in rows], ensure_ascii=False)]}
+
+
+def labelled(model: str, rows: int, count: int, folder: Path) -> float:
+    """Rows/s of `count` replicas, each with one core, between the first recorded row and the last."""
+    inputs = write_inputs(folder / "inputs.txt", rows)
+    output = Path(tempfile.mkdtemp(dir=folder)) / "out.jsonl"
+    command = [sys.executable, str(ROOT / "create_data.py"), "--model_name", model, "--input_file", str(inputs)]
+    command += ["--output_file", str(output), "--max_tokens", "256", "--min_success_rate", "0"]
+    driven([*command, "--num_replicas", str(count), "--cpus_per_replica", "1"])
+    lines = output.with_name("out.jsonl.trace.jsonl").read_text(encoding="utf-8").splitlines()
+    seconds = [record["seconds"] for record in map(json.loads, lines) if "index" in record]
+    return sum(s > seconds[0] for s in seconds) / (seconds[-1] - seconds[0])
+
+
+def driver_alone(rows: int, folder: Path) -> dict:
+    """Step 1's driver over `rows` inputs with replicas that answer at once: seconds of each part, CPU, memory, sizes."""
+    path, output = write_inputs(folder / "many.txt", rows), folder / "many.jsonl"
+    flags = ["--num_replicas", "1", "--cpus_per_replica", "1", "--input_file", str(path), "--output_file", str(output)]
+    args, _ = create_data.parse_args(flags)
+    task, stages = load_task(args.task), {"start": time.perf_counter()}
+    inputs = scan_inputs(str(path))
+    journal = Journal(output, {"run": 1}, inputs)
+    journal.open()
+    stages["reading and hashing"] = time.perf_counter()
+    replicas.Replica = Echo
+    replicas.connect(args)
+    stages["starting Ray"], cpu = time.perf_counter(), time.process_time()
+    journal.start()
+    missing = journal.missing()
+    decided = replicas.label_on_replicas(args, [], task, inputs, missing)
+    create_data.record_rows(args, decided, inputs, missing, journal)
+    stages["handing out and journal"], cpu = time.perf_counter(), time.process_time() - cpu
+    journal.replay()
+    journal.write_outputs(True)
+    stages["replay and outputs"] = time.perf_counter()
+    names = list(stages)
+    found = {name: stages[name] - stages[before] for before, name in zip(names, names[1:], strict=False)}
+    sizes = {"inputs": path.stat().st_size, "journal": journal.own.stat().st_size, "output": output.stat().st_size}
+    peak = getrusage(RUSAGE_SELF).ru_maxrss * 1024
+    return {"rows": rows, "seconds": found, "cpu_seconds": cpu, "peak_memory": peak, "bytes": sizes}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_name", default=str(ROOT / "models" / "tiny-thinking"), help="the teacher")
+    parser.add_argument("--rows", type=int, default=1000, help="labelled by one and by two replicas")
+    parser.add_argument("--driver_rows", type=int, nargs="+", default=[100000, 1000000], help="without an engine")
+    parser.add_argument("--repeats", type=int, default=3, help="of each number of replicas, taken in turn")
+    mine = parser.parse_args()
+    from evaluate import apart
+
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        ways = {
+            f"{n} replica{'s' * (n > 1)}": (lambda n=n: labelled(mine.model_name, mine.rows, n, folder)) for n in (1, 2)
+        }
+        rates = {way: spread(values) for way, values in in_turn(ways, mine.repeats).items()} if mine.rows else {}
+        drivers = [apart(driver_alone, rows, Path(tempfile.mkdtemp(dir=folder))) for rows in mine.driver_rows]
+    table = [[way, show(rate), ""] for way, rate in rates.items()]
+    notes = []
+    for found in drivers:
+        per_row = {name: 1e6 * s / found["rows"] for name, s in found["seconds"].items() if name != "starting Ray"}
+        parts = ", ".join(f"{name} {micro:.0f}" for name, micro in per_row.items())
+        sizes = ", ".join(f"{name} {size / found['rows']:.0f}" for name, size in found["bytes"].items())
+        notes.append(
+            f"Driver without an engine, {found['rows']:,} rows: microseconds a row: {parts}; of handing out and journal "
+            f"{1e6 * found['cpu_seconds'] / found['rows']:.0f} are the driver's own CPU. Peak memory "
+            f"{found['peak_memory'] / 2**20:,.0f} MiB. Bytes a row: {sizes}."
+        )
+    return finish(
+        "Step 1 on replicas", ["", "rows/s", ""], table, notes, {"cluster": {"rates": rates, "driver": drivers}}
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
