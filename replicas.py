@@ -10,6 +10,7 @@ import os
 import queue
 import sys
 import threading
+import warnings
 from concurrent.futures import Future
 from importlib.util import find_spec
 from itertools import islice
@@ -30,6 +31,8 @@ def connect(args) -> None:
     if not find_spec("ray"):
         raise ValueError("--num_replicas needs Ray; pip install -r requirements/ray.txt")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of this process and a local cluster
+    warnings.filterwarnings("ignore", message=".*ray_remote_args. is deprecated")  # max_task_retries has no other way
     import ray
 
     try:
@@ -83,7 +86,9 @@ def pass_over(args, engine_flags, task, inputs, missing):
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     resources = {"num_gpus": args.tensor_parallel_size}
     if args.cpus_per_replica:
+        # without "nobind" each engine would bind its threads to all cores; in the replica's process it starts faster
         threads = {"OMP_NUM_THREADS": str(args.cpus_per_replica), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        threads["VLLM_ENABLE_V1_MULTIPROCESSING"] = os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         resources = {"num_cpus": args.cpus_per_replica, "runtime_env": {"env_vars": threads}}
     chunks = ray.data.read_datasource(chunks_of(inputs.path, missing.copy()), num_cpus=0, override_num_blocks=1)
     return chunks.map_batches(
@@ -91,9 +96,11 @@ def pass_over(args, engine_flags, task, inputs, missing):
         batch_size=None,
         fn_constructor_args=[args, engine_flags, task],
         compute=ActorPoolStrategy(
-            size=args.num_replicas, max_tasks_in_flight_per_actor=CHUNKS, enable_true_multi_threading=True
+            size=args.num_replicas,
+            max_tasks_in_flight_per_actor=CHUNKS,
+            max_concurrent_calls_per_actor=CHUNKS,
+            enable_true_multi_threading=True,
         ),
-        max_concurrency=CHUNKS,
         max_restarts=-1,  # it starts again where there is room
         max_task_retries=0,  # and what it held is not kept waiting for that
         **resources,

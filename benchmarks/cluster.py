@@ -54,7 +54,7 @@ def labelled(model: str, rows: int, count: int, folder: Path) -> float:
 
 
 def driver_alone(rows: int, folder: Path) -> dict:
-    """Step 1's driver over `rows` inputs with replicas that answer at once: seconds of each part, CPU, memory, sizes."""
+    """Step 1's driver over `rows` inputs, with replicas that answer at once: seconds of each part, memory, sizes."""
     path, output = write_inputs(folder / "many.txt", rows), folder / "many.jsonl"
     flags = ["--num_replicas", "1", "--cpus_per_replica", "1", "--input_file", str(path), "--output_file", str(output)]
     args, _ = create_data.parse_args(flags)
@@ -104,8 +104,8 @@ def main() -> int:
         parts = ", ".join(f"{name} {micro:.0f}" for name, micro in per_row.items())
         sizes = ", ".join(f"{name} {size / found['rows']:.0f}" for name, size in found["bytes"].items())
         notes.append(
-            f"Driver without an engine, {found['rows']:,} rows: microseconds a row: {parts}; of handing out and journal "
-            f"{1e6 * found['cpu_seconds'] / found['rows']:.0f} are the driver's own CPU. Peak memory "
+            f"Driver without an engine, {found['rows']:,} rows: microseconds a row: {parts}; of handing out and "
+            f"journal {1e6 * found['cpu_seconds'] / found['rows']:.0f} are the driver's own CPU. Peak memory "
             f"{found['peak_memory'] / 2**20:,.0f} MiB. Bytes a row: {sizes}."
         )
     return finish(

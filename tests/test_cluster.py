@@ -60,7 +60,10 @@ def test_a_replica_is_killed_and_nothing_is_lost(on_one_engine, tmp_path):
     output = tmp_path / "out.jsonl"
     command = [sys.executable, ROOT / "create_data.py", *label_flags(output, *ON_CPU)]
     with open(tmp_path / "log.txt", "w") as log:
-        process = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=log, text=True, cwd="/")
+        # the engines in processes of their own, as on GPUs, which must end with their replica
+        environment = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+        command = [str(c) for c in command]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd="/", env=environment)
         while not journal(output) and process.poll() is None:
             time.sleep(0.1)
         tree = psutil.Process(process.pid).children(recursive=True)
