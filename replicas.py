@@ -6,20 +6,24 @@ and holds back when replicas are slow. Every node needs this repository and its 
 
 import json
 import logging
+import math
 import os
 import queue
 import sys
 import threading
+import time
 import warnings
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from importlib.util import find_spec
 from itertools import islice
 
 from journal import read_inputs
 
 log = logging.getLogger("create_data")
-CHUNK = 32  # inputs that travel together, and are recorded when the last of them is decided
+CHUNK = 32  # inputs that travel together
 CHUNKS = 64  # that a replica holds at a time: enough to keep an engine's batch full
+EVERY = 1.0  # seconds after which a replica sends what it has decided, if no chunk is finished meanwhile
+LOGS = "Ray's logs say why, usually under /tmp/ray/session_latest/logs on each node"
 
 
 class ReplicasFailed(Exception):
@@ -31,9 +35,9 @@ def connect(args) -> None:
     if not find_spec("ray"):
         raise ValueError("--num_replicas needs Ray; pip install -r requirements/ray.txt")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of this process and a local cluster
-    warnings.filterwarnings("ignore", message=".*ray_remote_args. is deprecated")  # max_task_retries has no other way
     import ray
+
+    warnings.filterwarnings("ignore", message=".*ray_remote_args. is deprecated")  # max_task_retries has no other way
 
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
@@ -47,26 +51,28 @@ def connect(args) -> None:
 
 
 def label_on_replicas(args, engine_flags: list[str], task, inputs, missing):
-    """What create_data.label_rows() does, on replicas: yields (index, record) as chunks of inputs are decided.
+    """What create_data.label_rows() does, on replicas: yields (index, record) as the inputs are decided.
 
-    Chunks that were in flight where a replica is lost are asked again in another pass, by those that are left. Raises
+    What was in flight where a replica is lost is asked again in another pass, by those that are left. Raises
     ReplicasFailed if a whole pass decides nothing.
     """
     import ray
 
-    missing = missing.copy()
-    while missing.any():
-        left = int(missing.sum())
+    missing, failure = missing.copy(), None
+    while left := int(missing.sum()):
         try:
             for row in pass_over(args, engine_flags, task, inputs, missing).iter_rows():
                 for index, record in json.loads(row["records"]):
-                    missing[index] = False
-                    yield index, record
+                    if missing[index]:
+                        missing[index] = False
+                        yield index, record
         except ray.exceptions.RayError as error:
-            raise ReplicasFailed(f"a replica failed: {last_line(error)}") from error
-        if int(missing.sum()) == left:
-            logs = ray._private.worker._global_node.get_logs_dir_path()
-            raise ReplicasFailed(f"no replica could decide any of the last {left} inputs; see {logs}")
+            failure = last_line(error)
+        again = int(missing.sum())
+        if again == left:
+            raise ReplicasFailed(f"no replica could decide any of {left} inputs: {failure or LOGS}")
+        if again:
+            log.warning("a replica was lost; %d inputs that it held are asked again", again)
 
 
 def last_line(error: Exception) -> str:
@@ -86,10 +92,10 @@ def pass_over(args, engine_flags, task, inputs, missing):
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     resources = {"num_gpus": args.tensor_parallel_size}
     if args.cpus_per_replica:
-        # without "nobind" each engine would bind its threads to all cores; in the replica's process it starts faster
+        # without "nobind" an engine in a process of its own would bind its threads to all cores
         threads = {"OMP_NUM_THREADS": str(args.cpus_per_replica), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-        threads["VLLM_ENABLE_V1_MULTIPROCESSING"] = os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         resources = {"num_cpus": args.cpus_per_replica, "runtime_env": {"env_vars": threads}}
+    at_once = min(CHUNKS, math.ceil(missing.sum() / CHUNK / args.num_replicas))  # few rows are shared out evenly too
     chunks = ray.data.read_datasource(chunks_of(inputs.path, missing.copy()), num_cpus=0, override_num_blocks=1)
     return chunks.map_batches(
         Replica,
@@ -97,8 +103,8 @@ def pass_over(args, engine_flags, task, inputs, missing):
         fn_constructor_args=[args, engine_flags, task],
         compute=ActorPoolStrategy(
             size=args.num_replicas,
-            max_tasks_in_flight_per_actor=CHUNKS,
-            max_concurrent_calls_per_actor=CHUNKS,
+            max_tasks_in_flight_per_actor=at_once,
+            max_concurrent_calls_per_actor=at_once,
             enable_true_multi_threading=True,
         ),
         max_restarts=-1,  # it starts again where there is room
@@ -137,18 +143,29 @@ class Replica:
 
     def __init__(self, args, engine_flags: list[str], task):
         self.args, self.engine_flags, self.task = args, engine_flags, task
-        self.arriving, self.decided, started = queue.SimpleQueue(), {}, Future()
+        self.arriving, self.decided, self.open = queue.SimpleQueue(), queue.SimpleQueue(), {}
+        self.lock, self.taken, started = threading.Lock(), 0.0, Future()
         threading.Thread(target=self.serve, args=[started], daemon=True).start()
         started.result()
 
     def __call__(self, batch):
+        """Label a chunk; yields the records of whatever is decided meanwhile, of this chunk or another."""
         rows = json.loads(batch["inputs"][0])
-        futures = {index: Future() for index, _ in rows}
-        self.decided.update(futures)
+        waiting = {self.open.setdefault(index, Future()) for index, _ in rows}
         for row in rows:
             self.arriving.put(row)
-        records = [(index, future.result()) for index, future in futures.items()]
-        return {"records": [json.dumps(records, ensure_ascii=False)]}
+        while waiting:
+            _, waiting = wait(waiting, EVERY)
+            if records := self.take(at_once=not waiting):
+                yield {"records": [json.dumps(records, ensure_ascii=False)]}
+
+    def take(self, at_once: bool) -> list:
+        """All (index, record) that nobody has taken yet; none if somebody has just taken some, unless `at_once`."""
+        with self.lock:
+            if not at_once and time.monotonic() < self.taken + EVERY:
+                return []
+            self.taken = time.monotonic()
+            return [self.decided.get() for _ in range(self.decided.qsize())]
 
     def serve(self, started: Future):
         """Label what arrives for ever; the process ends with its engine, and Ray starts another."""
@@ -169,7 +186,8 @@ class Replica:
             while True:
                 rows = self.rows(self.arriving.get())
                 for index, record in create_data.label_rows(self.args, engine, self.task, rows):
-                    self.decided.pop(index).set_result(record)
+                    self.decided.put((index, record))
+                    self.open.pop(index).set_result(None)
         except BaseException:
             log.exception("the engine has ended")
             os._exit(1)

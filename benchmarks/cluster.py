@@ -38,7 +38,7 @@ class Echo:
 
     def __call__(self, batch):
         rows = json.loads(batch["inputs"][0])
-        return {"records": [json.dumps([(index, RECORD) for index, _ in rows], ensure_ascii=False)]}
+        yield {"records": [json.dumps([(index, RECORD) for index, _ in rows], ensure_ascii=False)]}
 
 
 def labelled(model: str, rows: int, count: int, folder: Path) -> float:

@@ -10,11 +10,11 @@ if [ "${1:-}" = --fast ]; then
   fast=(-m "not slow")
   shift
 fi
-bash requirements/install_cpu.sh "$venv" requirements/test.txt
+bash requirements/install_cpu.sh "$venv" requirements/ray.txt requirements/test.txt
 export PATH=$venv/bin:$PATH
 export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
 
 ruff check .
 ruff format --check .
-find . -name '*.sh' -not -path './.venv*' -print0 | xargs -0 shellcheck .ci/run
+find . '(' -name '*.sh' -o -name '*.sbatch' ')' -not -path './.venv*' -print0 | xargs -0 shellcheck .ci/run
 python -m pytest tests -q --durations=10 "${fast[@]}" "$@"
