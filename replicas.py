@@ -4,6 +4,7 @@ The driver reads the inputs and writes the journal; Ray Data hands out chunks of
 and holds back when replicas are slow. Every node needs this repository and its environment under the same path.
 """
 
+import contextlib
 import json
 import logging
 import math
@@ -35,12 +36,14 @@ def connect(args) -> None:
     if not find_spec("ray"):
         raise ValueError("--num_replicas needs Ray; pip install -r requirements/ray.txt")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray would warn of what we do about lost replicas
     import ray
 
     warnings.filterwarnings("ignore", message=".*ray_remote_args. is deprecated")  # max_task_retries has no other way
 
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        with silent_stderr():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise ValueError(f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS')}: {error}") from error
     kind, each = ("CPU", args.cpus_per_replica) if args.cpus_per_replica else ("GPU", args.tensor_parallel_size)
@@ -48,6 +51,19 @@ def connect(args) -> None:
     if there < needed:
         other = "" if args.cpus_per_replica else "; without GPUs pass --cpus_per_replica"
         raise ValueError(f"--num_replicas {args.num_replicas}: needs {needed} {kind}s, the cluster has {there}{other}")
+
+
+@contextlib.contextmanager
+def silent_stderr():
+    """Nothing reaches stderr, from compiled code either: Ray tells there which log level it uses."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def label_on_replicas(args, engine_flags: list[str], task, inputs, missing):
@@ -72,7 +88,7 @@ def label_on_replicas(args, engine_flags: list[str], task, inputs, missing):
         if again == left:
             raise ReplicasFailed(f"no replica could decide any of {left} inputs: {failure or LOGS}")
         if again:
-            log.warning("a replica was lost; %d inputs that it held are asked again", again)
+            log.warning("a replica was lost; %d inputs that it held are asked again (%s)", again, failure or LOGS)
 
 
 def last_line(error: Exception) -> str:
@@ -89,7 +105,7 @@ def pass_over(args, engine_flags, task, inputs, missing):
     context.enable_progress_bars = False
     context.target_max_block_size = 1  # a block for each chunk: the unit that Ray Data hands out
     context.max_errored_blocks = -1  # a lost replica's chunks are left for the next pass
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # we say ourselves what was lost
     resources = {"num_gpus": args.tensor_parallel_size}
     if args.cpus_per_replica:
         # without "nobind" an engine in a process of its own would bind its threads to all cores
