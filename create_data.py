@@ -272,6 +272,8 @@ def main() -> int:
                 log.info("%d inputs, %d to ask; the others are finished, repeated or not ours", len(inputs), asked)
             engine_args = check_teacher(args, engine_flags, task)
             if args.num_replicas:
+                if engine_args.pipeline_parallel_size > 1:
+                    raise ValueError("--pipeline_parallel_size spans nodes, a replica does not; drop --num_replicas")
                 connect(args)
                 signal.signal(signal.SIGTERM, stop)  # Ray has put its own in the place
             else:

@@ -21,8 +21,8 @@ from itertools import islice
 from journal import read_inputs
 
 log = logging.getLogger("create_data")
-CHUNK = 32  # inputs that travel together
-CHUNKS = 64  # that a replica holds at a time: enough to keep an engine's batch full
+CHUNK = 64  # inputs that travel together
+CHUNKS = 64  # that a replica holds at a time: while one waits for its slowest input, others keep the batch full
 EVERY = 1.0  # seconds after which a replica sends what it has decided, if no chunk is finished meanwhile
 LOGS = "Ray's logs say why, usually under /tmp/ray/session_latest/logs on each node"
 
@@ -195,7 +195,7 @@ class Replica:
                 engine_args.distributed_executor_backend = engine_args.distributed_executor_backend or "mp"
             engine = create_data.start_engine(engine_args)
         except BaseException as error:
-            started.set_exception(error)
+            started.set_exception(RuntimeError(create_data.one_line(error)))  # Ray sends its last line to the driver
             return
         started.set_result(None)
         try:

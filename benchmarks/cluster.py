@@ -10,12 +10,14 @@ Data's handing out, the journal and the outputs.
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 
+import psutil
 from figures import ROOT, finish, in_turn, show, spread, write_inputs
 from growth import driven
 
@@ -28,17 +30,6 @@ ATTEMPT = {"response": "Letters: Latin. Step 3. Language: German. " * 4, "finish
 ATTEMPT |= {"reason": None, "sampling": {"temperature": 0.15, "max_tokens": 4096}, "prompt_tokens": 2300}
 ATTEMPT |= {"cached_tokens": 2200, "output_tokens": 41, "thinking_tokens": 30, "thinking_cut": False}
 RECORD = {"answer": "de", "reason": None, "agreement": 1.0, "attempts": [ATTEMPT]}
-
-
-class Echo:
-    """A replica without an engine."""
-
-    def __init__(self, args, engine_flags, task):
-        pass
-
-    def __call__(self, batch):
-        rows = json.loads(batch["inputs"][0])
-        yield {"records": [json.dumps([(index, RECORD) for index, _ in rows], ensure_ascii=False)]}
 
 
 def labelled(model: str, rows: int, count: int, folder: Path) -> float:
@@ -55,6 +46,15 @@ def labelled(model: str, rows: int, count: int, folder: Path) -> float:
 
 def driver_alone(rows: int, folder: Path) -> dict:
     """Step 1's driver over `rows` inputs, with replicas that answer at once: seconds of each part, memory, sizes."""
+
+    class Echo:  # a replica without an engine; here, so that Ray sends its code along
+        def __init__(self, args, engine_flags, task):
+            pass
+
+        def __call__(self, batch):
+            rows = json.loads(batch["inputs"][0])
+            yield {"records": [json.dumps([(index, RECORD) for index, _ in rows], ensure_ascii=False)]}
+
     path, output = write_inputs(folder / "many.txt", rows), folder / "many.jsonl"
     flags = ["--num_replicas", "1", "--cpus_per_replica", "1", "--input_file", str(path), "--output_file", str(output)]
     args, _ = create_data.parse_args(flags)
@@ -78,12 +78,38 @@ def driver_alone(rows: int, folder: Path) -> dict:
     found = {name: stages[name] - stages[before] for before, name in zip(names, names[1:], strict=False)}
     sizes = {"inputs": path.stat().st_size, "journal": journal.own.stat().st_size, "output": output.stat().st_size}
     peak = getrusage(RUSAGE_SELF).ru_maxrss * 1024
-    return {"rows": rows, "seconds": found, "cpu_seconds": cpu, "peak_memory": peak, "bytes": sizes}
+    found = {"rows": rows, "seconds": found, "cpu_seconds": cpu, "peak_memory": peak, "bytes": sizes}
+    return found | {"output_file": output}
+
+
+def read_for_training(model: str, path: Path) -> dict:
+    """What step 2 does with all rows before its first step, encoding and shuffling: seconds and bytes of memory."""
+    import torch
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+
+    from train_sft_trl import load_rows
+
+    tokenizer, process = AutoTokenizer.from_pretrained(model), psutil.Process()
+    memory, start = [process.memory_info().rss], [time.perf_counter()]
+
+    def lap():
+        memory.append(process.memory_info().rss)
+        start.append(time.perf_counter())
+
+    rows = load_rows(str(path), tokenizer, None)
+    data = Dataset.from_list(rows)
+    lap()
+    order = torch.randperm(len(data)).tolist()  # as a sampler draws it for each epoch
+    lap()
+    found = {"rows": len(order), "seconds": {"encoding": start[1] - start[0], "shuffling": start[2] - start[1]}}
+    return found | {"bytes": {"encoding": memory[1] - memory[0], "shuffling": memory[2] - memory[1]}}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_name", default=str(ROOT / "models" / "tiny-thinking"), help="the teacher")
+    parser.add_argument("--student", default=str(ROOT / "models" / "tiny-instruct"), help="whose tokenizer step 2 uses")
     parser.add_argument("--rows", type=int, default=1000, help="labelled by one and by two replicas")
     parser.add_argument("--driver_rows", type=int, nargs="+", default=[100000, 1000000], help="without an engine")
     parser.add_argument("--repeats", type=int, default=3, help="of each number of replicas, taken in turn")
@@ -96,8 +122,13 @@ def main() -> int:
             f"{n} replica{'s' * (n > 1)}": (lambda n=n: labelled(mine.model_name, mine.rows, n, folder)) for n in (1, 2)
         }
         rates = {way: spread(values) for way, values in in_turn(ways, mine.repeats).items()} if mine.rows else {}
-        drivers = [apart(driver_alone, rows, Path(tempfile.mkdtemp(dir=folder))) for rows in mine.driver_rows]
-    table = [[way, show(rate), ""] for way, rate in rates.items()]
+        drivers, training = [], {}
+        for rows in mine.driver_rows:
+            drivers.append(apart(driver_alone, rows, Path(tempfile.mkdtemp(dir=folder))))
+            output = drivers[-1].pop("output_file")
+            training = training or apart(read_for_training, mine.student, output)  # of the first number alone
+            shutil.rmtree(output.parent)
+    table = [[way, show(rate)] for way, rate in rates.items()]
     notes = []
     for found in drivers:
         per_row = {name: 1e6 * s / found["rows"] for name, s in found["seconds"].items() if name != "starting Ray"}
@@ -108,9 +139,15 @@ def main() -> int:
             f"journal {1e6 * found['cpu_seconds'] / found['rows']:.0f} are the driver's own CPU. Peak memory "
             f"{found['peak_memory'] / 2**20:,.0f} MiB. Bytes a row: {sizes}."
         )
-    return finish(
-        "Step 1 on replicas", ["", "rows/s", ""], table, notes, {"cluster": {"rates": rates, "driver": drivers}}
-    )
+    if training:
+        costs = (
+            f"{name} {1e6 * training['seconds'][name] / training['rows']:.1f} microseconds and "
+            f"{training['bytes'][name] / training['rows']:,.0f} bytes of memory"
+            for name in training["seconds"]
+        )
+        notes.append(f"Step 2 on {training['rows']:,} of these rows, before the first step, a row: {', '.join(costs)}.")
+    result = {"rates": rates, "driver": drivers, "training": training}
+    return finish("Step 1 on replicas", ["", "rows/s"], table, notes, {"cluster": result})
 
 
 if __name__ == "__main__":

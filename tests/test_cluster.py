@@ -29,7 +29,8 @@ from conftest import (
     read_jsonl,
     run,
 )
-from create_data import parse_args
+from create_data import check_teacher, parse_args
+from task import load_task
 
 ROWS = 400
 # few rows at once, so that what is killed is at work
@@ -110,13 +111,29 @@ def test_stopped_by_ctrl_c_and_resumed_on_one_engine(on_one_engine, tmp_path):
     assert read_jsonl(output) == read_jsonl(on_one_engine)
 
 
+@pytest.mark.slow
+def test_replicas_that_cannot_start(pair, tmp_path):
+    flags = label_flags(tmp_path / "out.jsonl", *ON_CPU, "--max_model_len", 999999)
+    said = run(sys.executable, ROOT / "create_data.py", *flags, code=1).stderr.splitlines()
+    assert "no replica could decide any of 400 inputs" in "".join(said) and "max_model_len (999999)" in "".join(said)
+
+
 def test_what_is_missing_is_said_in_one_line(pair, tmp_path, monkeypatch):
     flags = label_flags(tmp_path / "out.jsonl", "--num_replicas", 2)
     assert "needs 2 GPUs, the cluster has 0; without GPUs pass --cpus_per_replica" in fails("create_data.py", *flags)
     assert "drop --shard" in fails("create_data.py", *flags, "--shard", "0/2")
+    assert "drop --num_replicas" in fails("create_data.py", *flags, "--pipeline_parallel_size", 2)
     monkeypatch.setattr(replicas, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install -r requirements/ray.txt"):
         replicas.connect(parse_args([str(flag) for flag in flags])[0])
+
+
+def test_a_teacher_over_nodes_is_vllms_affair(pair):
+    flags = ["--model_name", str(TEACHER), "--tensor_parallel_size", "8", "--pipeline_parallel_size", "2"]
+    args, engine_flags = parse_args([*flags, "--distributed_executor_backend", "ray"])
+    asked = check_teacher(args, engine_flags, load_task(args.task))
+    assert (asked.tensor_parallel_size, asked.pipeline_parallel_size) == (8, 2)
+    assert asked.distributed_executor_backend == "ray"
 
 
 # Two nodes are two network namespaces, joined by a cable of their own
