@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
+from pathlib import Path
 
 import psutil
 import pytest
@@ -139,6 +141,7 @@ def test_a_teacher_over_nodes_is_vllms_affair(pair):
 # Two nodes are two network namespaces, joined by a cable of their own
 
 NODES = {"pd-node-0": "10.77.0.1", "pd-node-1": "10.77.0.2"}
+RAY_FILES = Path(tempfile.gettempdir()) / "ray"  # which two nodes do not share
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +165,61 @@ def nodes():
     yield list(NODES)
     for name in NODES:
         ip("netns", "delete", name)
+
+
+@pytest.fixture
+def ray_nodes(nodes, tmp_path):
+    """A Ray cluster over both, a core on each: the processes, the driver's node first."""
+    first, second = nodes
+    address, ray = f"{NODES[first]}:6399", Path(sys.executable).with_name("ray")
+    how = {first: "--head --port=6399 --include-dashboard=false", second: f"--address={address}"}
+    files = {first: "true", second: f"mkdir -p {RAY_FILES} && mount -t tmpfs none {RAY_FILES}"}
+    count = f"import ray; ray.init('{address}', logging_level=50); print(ray.cluster_resources()['CPU'])"
+    started = []
+    for name in nodes:
+        start = (
+            f"exec {ray} start {how[name]} --node-ip-address={NODES[name]} --num-cpus=1 --disable-usage-stats --block"
+        )
+        line = ["ip", "netns", "exec", name, "unshare", "--mount", "bash", "-c", f"{files[name]}; {start}"]
+        with open(tmp_path / f"{name}.log", "w") as log:
+            started.append(subprocess.Popen(line, stdout=log, stderr=log))
+        line, there = ["ip", "netns", "exec", first, sys.executable, "-c", count], ""
+        for _ in range(20):
+            there = subprocess.run(line, capture_output=True, text=True).stdout.strip()
+            if there == f"{len(started)}.0":
+                break
+        assert there == f"{len(started)}.0", (tmp_path / f"{name}.log").read_text()
+    yield started
+    for node in started:
+        kill_node(node)
+
+
+def kill_node(process):
+    """All processes of a node at once."""
+    for victim in [*descendants(process), process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            victim.kill()
+
+
+@pytest.mark.slow
+def test_a_node_of_the_cluster_is_killed_and_the_other_finishes(on_one_engine, nodes, ray_nodes, tmp_path):
+    output = tmp_path / "out.jsonl"
+    command = [sys.executable, ROOT / "create_data.py", *label_flags(output, *ON_CPU)]
+    environment = {**os.environ, "RAY_ADDRESS": f"{NODES[nodes[0]]}:6399"}
+    with open(tmp_path / "log.txt", "w") as log:
+        line = [str(c) for c in ["ip", "netns", "exec", nodes[0], *command]]
+        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=log, text=True, cwd="/", env=environment)
+        while len(journal(output)) < 40 and process.poll() is None:
+            time.sleep(0.1)
+        assert [len(replicas_of(node)) for node in ray_nodes] == [1, 1]
+        before = len(journal(output))
+        kill_node(ray_nodes[1])
+        out, _ = process.communicate(timeout=300)
+    said = (tmp_path / "log.txt").read_text()
+    assert process.returncode == 0 and json.loads(out.splitlines()[-1])["rows"] == ROWS, said[-3000:]
+    assert 40 <= before < ROWS and "a replica was lost;" in said
+    assert Counter(record["index"] for record in journal(output)) == Counter(range(ROWS))
+    assert read_jsonl(output) == read_jsonl(on_one_engine)
 
 
 def on_nodes(nodes, mode, output_dir, train_file, *flags):
@@ -207,8 +265,7 @@ def test_a_node_is_killed_and_the_job_resumed(nodes, trained, train_file, tmp_pa
     while not (output_dir / "checkpoint-10" / "complete.json").exists():
         assert all(process.poll() is None for process in started)
         time.sleep(0.05)
-    for process in [*descendants(started[1]), started[1]]:
-        process.kill()  # the whole node
+    kill_node(started[1])
     printed = started[0].communicate(timeout=300)[0]
     assert started[0].returncode != 0 and not (output_dir / "results.json").exists(), printed
     started = on_nodes(nodes, "ddp", output_dir, train_file)
