@@ -17,6 +17,7 @@ import warnings
 from concurrent.futures import Future, wait
 from importlib.util import find_spec
 from itertools import islice
+from pathlib import Path
 
 from journal import read_inputs
 
@@ -37,6 +38,8 @@ def connect(args) -> None:
         raise ValueError("--num_replicas needs Ray; pip install -r requirements/ray.txt")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray would warn of what we do about lost replicas
+    if (Path.home() / ".ray" / "auth_token").exists() or "RAY_AUTH_TOKEN_PATH" in os.environ:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start` decides it; a driver would not by itself
     import ray
 
     warnings.filterwarnings("ignore", message=".*ray_remote_args. is deprecated")  # max_task_retries has no other way
@@ -45,7 +48,8 @@ def connect(args) -> None:
         with silent_stderr():
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
-        raise ValueError(f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS')}: {error}") from error
+        remedy = "start it, or bring its ~/.ray/auth_token here"
+        raise ValueError(f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS')}: {last_line(error)}; {remedy}") from error
     kind, each = ("CPU", args.cpus_per_replica) if args.cpus_per_replica else ("GPU", args.tensor_parallel_size)
     there, needed = int(ray.cluster_resources().get(kind, 0)), each * args.num_replicas
     if there < needed:

@@ -141,7 +141,6 @@ def test_a_teacher_over_nodes_is_vllms_affair(pair):
 # Two nodes are two network namespaces, joined by a cable of their own
 
 NODES = {"pd-node-0": "10.77.0.1", "pd-node-1": "10.77.0.2"}
-RAY_FILES = Path(tempfile.gettempdir()) / "ray"  # which two nodes do not share
 
 
 @pytest.fixture(scope="module")
@@ -167,31 +166,35 @@ def nodes():
         ip("netns", "delete", name)
 
 
+def on_node(name, folder, *command):
+    """A command line that runs on a node, with Ray's files under `folder`, not where nodes would share them."""
+    files = Path(tempfile.gettempdir()) / "ray"
+    mount = f'mkdir -p {files} {folder}/{name} && mount --bind {folder}/{name} {files} && exec "$@"'
+    return ["ip", "netns", "exec", name, "unshare", "--mount", "bash", "-c", mount, "-", *map(str, command)]
+
+
 @pytest.fixture
-def ray_nodes(nodes, tmp_path):
+def ray_nodes(nodes, tmp_path, request, monkeypatch):
     """A Ray cluster over both, a core on each: the processes, the driver's node first."""
-    first, second = nodes
-    address, ray = f"{NODES[first]}:6399", Path(sys.executable).with_name("ray")
-    how = {first: "--head --port=6399 --include-dashboard=false", second: f"--address={address}"}
-    files = {first: "true", second: f"mkdir -p {RAY_FILES} && mount -t tmpfs none {RAY_FILES}"}
-    count = f"import ray; ray.init('{address}', logging_level=50); print(ray.cluster_resources()['CPU'])"
+    address, ray = f"{NODES[nodes[0]]}:6399", Path(sys.executable).with_name("ray")
+    how = {nodes[0]: ["--head", "--port=6399", "--include-dashboard=false"], nodes[1]: [f"--address={address}"]}
+    there = "import sys, argparse; from replicas import connect; count = int(sys.argv[1]); "
+    there += "connect(argparse.Namespace(num_replicas=count, cpus_per_replica=1, tensor_parallel_size=1))"
+    token = tmp_path / "token"
+    token.write_text("a" * 64)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    monkeypatch.setenv("RAY_ADDRESS", address)
     started = []
-    for name in nodes:
-        start = (
-            f"exec {ray} start {how[name]} --node-ip-address={NODES[name]} --num-cpus=1 --disable-usage-stats --block"
-        )
-        line = ["ip", "netns", "exec", name, "unshare", "--mount", "bash", "-c", f"{files[name]}; {start}"]
+    request.addfinalizer(lambda: [kill_node(node) for node in started])
+    for count, name in enumerate(nodes, 1):
+        flags = [f"--node-ip-address={NODES[name]}", "--num-cpus=1", "--disable-usage-stats", "--block"]
+        line, environment = on_node(name, tmp_path, ray, "start", *how[name], *flags), {"RAY_AUTH_MODE": "token"}
         with open(tmp_path / f"{name}.log", "w") as log:
-            started.append(subprocess.Popen(line, stdout=log, stderr=log))
-        line, there = ["ip", "netns", "exec", first, sys.executable, "-c", count], ""
-        for _ in range(20):
-            there = subprocess.run(line, capture_output=True, text=True).stdout.strip()
-            if there == f"{len(started)}.0":
-                break
-        assert there == f"{len(started)}.0", (tmp_path / f"{name}.log").read_text()
-    yield started
-    for node in started:
-        kill_node(node)
+            started.append(subprocess.Popen(line, stdout=log, stderr=log, env={**os.environ, **environment}))
+        line, end = on_node(nodes[0], tmp_path, sys.executable, "-c", there, count), time.monotonic() + 60
+        while subprocess.run(line, cwd=ROOT, capture_output=True).returncode:
+            assert started[-1].poll() is None and time.monotonic() < end, (tmp_path / f"{name}.log").read_text()
+    return started
 
 
 def kill_node(process):
@@ -205,10 +208,9 @@ def kill_node(process):
 def test_a_node_of_the_cluster_is_killed_and_the_other_finishes(on_one_engine, nodes, ray_nodes, tmp_path):
     output = tmp_path / "out.jsonl"
     command = [sys.executable, ROOT / "create_data.py", *label_flags(output, *ON_CPU)]
-    environment = {**os.environ, "RAY_ADDRESS": f"{NODES[nodes[0]]}:6399"}
     with open(tmp_path / "log.txt", "w") as log:
-        line = [str(c) for c in ["ip", "netns", "exec", nodes[0], *command]]
-        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=log, text=True, cwd="/", env=environment)
+        line = on_node(nodes[0], tmp_path, *command)
+        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=log, text=True, cwd="/")
         while len(journal(output)) < 40 and process.poll() is None:
             time.sleep(0.1)
         assert [len(replicas_of(node)) for node in ray_nodes] == [1, 1]
@@ -282,7 +284,7 @@ def slurm(tmp_path):
     """An environment in which scontrol names two nodes, and srun prints what it would run on one."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    scripts = {"scontrol": "printf 'node-a\\nnode-b\\n'", "srun": 'printf "%s\\n" "$@"'}
+    scripts = {"ray": "true", "scontrol": "printf 'node-a\\nnode-b\\n'", "srun": 'printf "%s\\n" "$@"'}
     for name, text in scripts.items():
         (folder / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
         (folder / name).chmod(0o755)
