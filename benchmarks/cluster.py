@@ -10,6 +10,7 @@ Data's handing out, the journal and the outputs.
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 
+import plan
 import psutil
 from figures import ROOT, finish, in_turn, show, spread, write_inputs
 from growth import driven
@@ -24,11 +26,13 @@ from growth import driven
 import create_data
 import replicas
 from journal import Journal, scan_inputs
+from report import markdown
 from task import load_task
 
 ATTEMPT = {"response": "Letters: Latin. Step 3. Language: German. " * 4, "finish_reason": "stop", "answer": "de"}
 ATTEMPT |= {"reason": None, "sampling": {"temperature": 0.15, "max_tokens": 4096}, "prompt_tokens": 2300}
 ATTEMPT |= {"cached_tokens": 2200, "output_tokens": 41, "thinking_tokens": 30, "thinking_cut": False}
+STEP2 = ("encoding", "shuffling")
 RECORD = {"answer": "de", "reason": None, "agreement": 1.0, "attempts": [ATTEMPT]}
 
 
@@ -63,6 +67,7 @@ def driver_alone(rows: int, folder: Path) -> dict:
     journal = Journal(output, {"run": 1}, inputs)
     journal.open()
     stages["reading and hashing"] = time.perf_counter()
+    os.environ["PYTHONPATH"] = str(ROOT)  # Ray's workers look beside the script that was called, which is not ours here
     replicas.Replica = Echo
     replicas.connect(args)
     stages["starting Ray"], cpu = time.perf_counter(), time.process_time()
@@ -106,12 +111,59 @@ def read_for_training(model: str, path: Path) -> dict:
     return found | {"bytes": {"encoding": memory[1] - memory[0], "shuffling": memory[2] - memory[1]}}
 
 
+def extrapolated(rows: int, drivers: list[dict], training: dict) -> list[list[str]]:
+    """What `rows` inputs would ask of the driver, of 64 H100 and of step 2: [what, how much, from what]."""
+    load, few, many = plan.parse_args([]), drivers[0], drivers[-1]
+    memory = (many["peak_memory"] - few["peak_memory"]) / (many["rows"] - few["rows"])
+    micro = {name: 1e6 * seconds / many["rows"] for name, seconds in many["seconds"].items()}
+    handing, written = micro["handing out and journal"], micro["reading and hashing"] + micro["replay and outputs"]
+    journal = many["bytes"]["journal"] / many["rows"]
+    longer = 4 * load.output_tokens - len(ATTEMPT["response"])
+    teachers = plan.serving(plan.Model(), "h100", 2, 32, load)
+    best, likely = teachers["rows_per_hour"], teachers["rows_per_hour_prompt_per_row"]
+    gib, hour = rows / 2**30, rows / 3.6e9
+    encoding, shuffling = (
+        {key: training[key][name] / training["rows"] for key in ("seconds", "bytes")} for name in STEP2
+    )
+    return [
+        ["memory of the driver", f"{gib * memory:.1f} GiB", f"{memory:.0f} bytes a row"],
+        [
+            "journal",
+            f"{gib * (journal + longer):.0f} GiB",
+            f"{journal:.0f} bytes a row + {longer} for a response of {load.output_tokens} tokens at 4 bytes",
+        ],
+        [
+            "driver, while it hands out and records",
+            f"{hour * handing:.1f} hours",
+            f"{handing:.0f} microseconds a row: {1e6 / handing:,.0f} rows/s at most",
+        ],
+        ["driver, before and after", f"{hour * written:.1f} hours", f"{written:.0f} microseconds a row"],
+        [
+            "64 H100 as 32 x TP2, at least",
+            f"{rows / best:.1f} hours",
+            f"plan.py: {best:,} rows/hour at most, {best / 3600:,.0f} rows/s",
+        ],
+        ["the same, the prompt read for each row", f"{rows / likely:.1f} hours", f"plan.py: {likely:,} rows/hour"],
+        [
+            "step 2, encoding, in each process",
+            f"{gib * encoding['bytes']:.0f} GiB, {rows * encoding['seconds'] / 3600:.1f} hours",
+            f"{encoding['bytes']:,.0f} bytes and {1e6 * encoding['seconds']:.0f} microseconds a row",
+        ],
+        [
+            "step 2, an epoch's order",
+            f"{gib * shuffling['bytes']:.1f} GiB, {rows * shuffling['seconds']:.0f} s",
+            f"{shuffling['bytes']:.0f} bytes and {1e6 * shuffling['seconds']:.2f} microseconds a row",
+        ],
+    ]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_name", default=str(ROOT / "models" / "tiny-thinking"), help="the teacher")
     parser.add_argument("--student", default=str(ROOT / "models" / "tiny-instruct"), help="whose tokenizer step 2 uses")
     parser.add_argument("--rows", type=int, default=1000, help="labelled by one and by two replicas")
     parser.add_argument("--driver_rows", type=int, nargs="+", default=[100000, 1000000], help="without an engine")
+    parser.add_argument("--extrapolate", type=int, default=100000000, help="to so many rows, from the two last figures")
     parser.add_argument("--repeats", type=int, default=3, help="of each number of replicas, taken in turn")
     mine = parser.parse_args()
     from evaluate import apart
@@ -146,6 +198,9 @@ def main() -> int:
             for name in training["seconds"]
         )
         notes.append(f"Step 2 on {training['rows']:,} of these rows, before the first step, a row: {', '.join(costs)}.")
+    if len(drivers) > 1:
+        header = [f"{mine.extrapolate:,} rows", "", "from"]
+        notes += ["", markdown(header, extrapolated(mine.extrapolate, drivers, training))]
     result = {"rates": rates, "driver": drivers, "training": training}
     return finish("Step 1 on replicas", ["", "rows/s"], table, notes, {"cluster": result})
 

@@ -201,7 +201,7 @@ rows/hour: 3600 s x engines / max(bytes / bandwidth, FLOPs / peak) of a row; its
 with the prompt read for each row: as vLLM 0.32 does, which has no cascade attention; hits in the L2 cache cost less"""
 
 
-def main() -> int:
+def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpu", default="h100", choices=GPUS, help="which data sheet")
     parser.add_argument("--num_gpus", type=int, default=8, help="in one machine")
@@ -214,7 +214,11 @@ def main() -> int:
     parser.add_argument("--max_num_seqs", type=int, default=1024, help="rows that an engine runs at once")
     parser.add_argument("--utilization", type=float, default=0.92, help="share of the memory that vLLM takes")
     parser.add_argument("--readme", nargs="?", const=str(ROOT / "README.md"), help=f"write the memory table to {MARKS}")
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main() -> int:
+    args = parse_args()
     model = Model()
     try:
         if args.model:

@@ -22,3 +22,14 @@ def test_generation_ways_do_the_same_work_and_loops_are_cut(pair):
     unnoticed = loops.pop("5 % loop, not noticed")
     # each of the two loops ends after four times 32 tokens instead of at the limit of 256
     assert all(abs(unnoticed - tokens - 2 * (256 - 128)) <= 20 for tokens in loops.values()), (unnoticed, loops)
+
+
+@pytest.mark.slow
+def test_the_drivers_cost_is_extrapolated_from_what_was_measured(pair):
+    result = python("benchmarks/cluster.py", "--rows", 0, "--driver_rows", 200, 1000, "--extrapolate", 1000)
+    few, many = last_json(result)["cluster"]["driver"]
+    assert (few["rows"], many["rows"]) == (200, 1000) and many["bytes"]["journal"] > many["bytes"]["output"] > 0
+    table = {name: rest for name, _, rest in (line.strip("| ").partition(" | ") for line in result.stdout.splitlines())}
+    micro = 1e3 * many["seconds"]["handing out and journal"]  # of a second, for each of the 1,000 rows
+    assert f"{micro:.0f} microseconds a row" in table["driver, while it hands out and records"]
+    assert "plan.py" in table["64 H100 as 32 x TP2, at least"] and "step 2, an epoch's order" in table
