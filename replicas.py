@@ -38,8 +38,11 @@ def connect(args) -> None:
         raise ValueError("--num_replicas needs Ray; pip install -r requirements/ray.txt")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray would warn of what we do about lost replicas
-    if (Path.home() / ".ray" / "auth_token").exists() or "RAY_AUTH_TOKEN_PATH" in os.environ:
+    token = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    if token or (Path.home() / ".ray" / "auth_token").exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start` decides it; a driver would not by itself
+    if os.environ.get("RAY_ADDRESS"):
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # of 20 attempts each takes 40 s where nothing answers
     import ray
 
     warnings.filterwarnings("ignore", message=".*ray_remote_args. is deprecated")  # max_task_retries has no other way
@@ -47,7 +50,7 @@ def connect(args) -> None:
     try:
         with silent_stderr():
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         remedy = "start it, or bring its ~/.ray/auth_token here"
         raise ValueError(f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS')}: {last_line(error)}; {remedy}") from error
     kind, each = ("CPU", args.cpus_per_replica) if args.cpus_per_replica else ("GPU", args.tensor_parallel_size)

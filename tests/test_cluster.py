@@ -125,6 +125,9 @@ def test_what_is_missing_is_said_in_one_line(pair, tmp_path, monkeypatch):
     assert "needs 2 GPUs, the cluster has 0; without GPUs pass --cpus_per_replica" in fails("create_data.py", *flags)
     assert "drop --shard" in fails("create_data.py", *flags, "--shard", "0/2")
     assert "drop --num_replicas" in fails("create_data.py", *flags, "--pipeline_parallel_size", 2)
+    for name, value in {"RAY_ADDRESS": "127.0.0.1:6399", "RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    assert "RAY_ADDRESS 127.0.0.1:6399: Token authentication is enabled but no" in fails("create_data.py", *flags)
     monkeypatch.setattr(replicas, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install -r requirements/ray.txt"):
         replicas.connect(parse_args([str(flag) for flag in flags])[0])
