@@ -16,11 +16,9 @@ import pytest
 
 import replicas
 from conftest import (
-    MODES,
     ROOT,
     SENTENCES,
     STEPS,
-    STUDENT,
     TEACHER,
     assert_gone,
     cosine,
@@ -30,6 +28,7 @@ from conftest import (
     losses,
     read_jsonl,
     run,
+    training_command,
 )
 from create_data import check_teacher, parse_args
 from task import load_task
@@ -229,17 +228,14 @@ def test_a_node_of_the_cluster_is_killed_and_the_other_finishes(on_one_engine, n
 
 def on_nodes(nodes, mode, output_dir, train_file, *flags):
     """The wrapper on both nodes, one process on each; returns the processes."""
-    script, environment = MODES[mode]
-    preset = ["--config", ROOT / "configs" / "tiny.yaml", "--max_steps", STEPS, "--save_strategy", "steps"]
-    preset += ["--save_steps", 10, "--logging_steps", 1, *flags]
+    command, environment = training_command(mode, output_dir, train_file, *flags)
     started = []
     for rank, node in enumerate(nodes):
         where = {"NUM_MACHINES": "2", "MACHINE_RANK": str(rank), "MAIN_PROCESS_IP": NODES[nodes[0]]}
-        where |= {"MAIN_PROCESS_PORT": "29511", "GLOO_SOCKET_IFNAME": f"pd{rank}", "OMP_NUM_THREADS": "1"}
-        line = ["ip", "netns", "exec", node, "bash", ROOT / script, STUDENT, output_dir, train_file, *preset]
+        where |= {"MAIN_PROCESS_PORT": "29511", "GLOO_SOCKET_IFNAME": f"pd{rank}"}
         process = subprocess.Popen(
-            [str(c) for c in line],
-            env={**os.environ, **environment, **where},
+            ["ip", "netns", "exec", node, *command],
+            env={**environment, **where},
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
