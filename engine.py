@@ -19,6 +19,8 @@ def engine_arguments(model_name: str, engine_flags: list[str] = (), **settings):
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for the result
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; only read on a machine without a GPU
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # else each guarded request starts a thread to compile its expression again; create_data.py has checked the task's
+    os.environ.setdefault("VLLM_REGEX_COMPILATION_TIMEOUT_S", "0")
     logging.getLogger("vllm.triton_utils").setLevel(logging.ERROR)  # a CPU has none, which is no news
     import torch
     from vllm import EngineArgs

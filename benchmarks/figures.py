@@ -2,14 +2,20 @@
 
 import itertools
 import json
+import multiprocessing
 import statistics
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from evaluate import in_child  # noqa: E402
 from report import markdown  # noqa: E402
+
+WARM = multiprocessing.get_context("forkserver")
+WARM.set_forkserver_preload(["torch", "peft.peft_model", "trl.trainer.sft_trainer"])
 
 
 def write_inputs(path: Path, rows: int) -> Path:
@@ -26,6 +32,11 @@ def spread(values: list[float]) -> dict:
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
 
+def ratios(values: list[float], others: list[float]) -> dict:
+    """Spread of the ratios of measurements that were taken side by side, repeat by repeat."""
+    return spread([value / other for value, other in zip(values, others, strict=True)])
+
+
 def show(values: dict, digits: int = 1) -> str:
     """A spread as text: median (lowest to highest)."""
     median, low, high = (f"{values[key]:,.{digits}f}" for key in ("median", "low", "high"))
@@ -35,6 +46,12 @@ def show(values: dict, digits: int = 1) -> str:
 def size(tensors) -> int:
     """Bytes of some tensors; None counts as nothing."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
+
+
+def apart_warm(function, *arguments):
+    """evaluate.apart() in a process that was forked when the libraries had been imported and nothing else was done."""
+    with ProcessPoolExecutor(1, mp_context=WARM) as pool:
+        return pool.submit(in_child, function, *arguments).result()
 
 
 def in_turn(ways: dict, repeats: int) -> dict[str, list]:

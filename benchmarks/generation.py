@@ -17,7 +17,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from figures import ROOT, finish, in_turn, show, spread, write_inputs
+from figures import ROOT, finish, in_turn, ratios, show, spread, write_inputs
 
 import create_data
 from journal import Journal, scan_inputs
@@ -141,18 +141,21 @@ def main() -> int:
                         ways[f"5 % {name}, second pass"] = partial(stumbling, stream=SecondPass)
                     ways["5 % loop, not noticed"] = partial(stumbling, max_repeats=0)
                 found = in_turn(ways, mine.repeats)
-                rates = {way: spread([rows / result["seconds"] for result in found[way]]) for way in found}
+                rates = {way: [rows / run["seconds"] for run in runs] for way, runs in found.items()}
                 for way, runs in found.items():
-                    last, ratio = runs[-1], rates[way]["median"] / rates["bare engine"]["median"]
+                    last, rate, ratio = runs[-1], spread(rates[way]), ratios(rates[way], rates["bare engine"])
                     cached = last["cached_tokens"] / last["prompt_tokens"] if "cached_tokens" in last else None
                     share = f"{cached:.1%}" if cached else ""
-                    table.append([f"{rows:,}", way, show(rates[way]), f"{ratio:.3f}", share])
-                    results.append({"rows": rows, "way": way, **rates[way], "ratio": ratio, "cached_share": cached})
+                    table.append([f"{rows:,}", way, show(rate), show(ratio, 3), share])
+                    results.append({"rows": rows, "way": way, **rate, "ratio": ratio, "cached_share": cached})
                     results[-1] |= {key: last.get(key) for key in ("output_tokens", "accepted", "attempts")}
     finally:
         create_data.stop_engine(engine)
     header = ["rows", "way", "rows/s", "to the bare engine", "prompt tokens from the cache"]
-    notes = [f"Median of {mine.repeats} (lowest to highest), taken in turn with one engine; its start is left out."]
+    notes = [
+        f"Median of {mine.repeats} (lowest to highest), taken in turn with one engine; its start is left out. "
+        "A ratio is that of one repeat's rates."
+    ]
     return finish("Generation against the bare engine", header, table, notes, {"generation": results})
 
 

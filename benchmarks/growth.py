@@ -5,7 +5,7 @@
 Step 1 is create_data.py as users call it, with a model that does not think, a short prompt and answers of one word, so
 that what is done for each row beside the engine weighs most: reading, tokenising, journal, outputs. Then the same
 command runs again without the output, which reads the whole journal and asks nothing. Step 2 runs on one thread for
-each process, in one and in two processes that share the batch. The slope is that of a straight line through the points.
+each process, in one and in two processes in turn that share the batch. A slope is a straight line's through the points.
 """
 
 import argparse
@@ -15,18 +15,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import psutil
-from figures import ROOT, finish, write_inputs
+from figures import ROOT, finish, in_turn, ratios, show, spread, write_inputs
 
 MIB = 2**20
 TASK = 'prompt: Is this a text?\nlabels: ["yes", "no"]\n'
 
 
 def driven(command: list[str]) -> tuple[dict, float, float]:
-    """Run a script: (its JSON line, seconds, the largest resident memory of its own process in MiB)."""
+    """Run a script: (its JSON line, seconds, the largest resident memory of its process in MiB)."""
     start, peak = time.perf_counter(), 0
     process = psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     while process.poll() is None:
@@ -47,11 +48,12 @@ def labelled(model: str, rows: int, folder: Path) -> dict:
     command = [sys.executable, str(ROOT / "create_data.py"), "--model_name", model, "--task", str(task)]
     command += ["--input_file", str(inputs), "--output_file", str(output), "--reasoning_parser", "none"]
     command += ["--max_tokens", "8", "--temperature", "0", "--structured_outputs", "always"]
+    command += ["--num_gpu_blocks_override", "2048"]  # a small KV cache, full before the fewest rows are done
     summary, _, peak = driven(command)
     output.unlink()
     again, replayed, resumed_peak = driven(command)
     assert again["asked"] == 0 and again["rows"] == rows
-    found = {"rows": rows, "seconds": summary["seconds"], "driver_mib": peak}
+    found = {"rows": rows, "seconds": summary["seconds"], "memory_mib": peak}
     journal = output.with_name(f"{rows}.jsonl.trace.jsonl").stat().st_size
     return found | {"resume_seconds": replayed, "resume_mib": resumed_peak, "journal_bytes_per_row": journal / rows}
 
@@ -64,7 +66,7 @@ def trained(student: str, train_file: str, config: str, processes: int, rows: in
     settings = {"NUM_PROCESSES": str(processes), "BATCH_PER_GPU": str(16 // processes), "OMP_NUM_THREADS": "1"}
     adapter = str(folder / f"adapter-{processes}-{rows}")
     command = ["bash", str(ROOT / "train_trl_multi_gpu.sh"), student, adapter, str(data), "--config", config]
-    command += ["--num_train_epochs", "1", "--save_strategy", "no"]
+    command += ["--num_train_epochs", "1", "--save_strategy", "no", "--overwrite", "true"]
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **settings})
     found = json.loads(result.stdout.splitlines()[-1])
     return {"processes": processes, **{key: found[key] for key in ("rows", "tokens", "seconds", "tokens_per_second")}}
@@ -73,36 +75,42 @@ def trained(student: str, train_file: str, config: str, processes: int, rows: in
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(ROOT / "models" / "tiny-instruct"), help="labels and is trained")
-    parser.add_argument("--rows", type=int, nargs="+", default=[1000, 10000, 100000], help="inputs of step 1")
+    parser.add_argument("--rows", type=int, nargs="*", default=[1000, 10000, 100000], help="inputs of step 1")
     parser.add_argument("--train_rows", type=int, nargs="+", default=[512, 1024, 2048], help="rows of step 2")
     parser.add_argument("--train_file", default=str(ROOT / "example-data" / "multilingual_gold.jsonl"), help="its rows")
     parser.add_argument("--config", default=str(ROOT / "configs" / "tiny.yaml"), help="hyperparameters of step 2")
+    parser.add_argument("--repeats", type=int, default=1, help="of step 2")
     mine = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         runs = [labelled(mine.model, rows, Path(folder)) for rows in mine.rows]
         files = (mine.model, mine.train_file, mine.config)
-        trainings = [trained(*files, n, rows, Path(folder)) for n in (1, 2) for rows in mine.train_rows]
-    table, rows = [], [run["rows"] for run in runs]
+        trainings = {}
+        for rows in mine.train_rows:
+            ways = {n: partial(trained, *files, n, rows, Path(folder)) for n in (1, 2)}
+            trainings[rows] = in_turn(ways, mine.repeats)
+    table, rows, notes, slopes = [], [run["rows"] for run in runs], [], {}
     for run in runs:
-        row = [f"{run['seconds']:.1f} s", f"{run['driver_mib']:,.0f} MiB", f"{run['resume_seconds']:.1f} s"]
+        row = [f"{run['seconds']:.1f} s", f"{run['memory_mib']:,.0f} MiB", f"{run['resume_seconds']:.1f} s"]
         row += [f"{run['resume_mib']:,.0f} MiB", f"{run['journal_bytes_per_row']:.0f} bytes"]
         table.append([f"{run['rows']:,} rows", *row])
-    slopes = {key: float(np.polyfit(rows, [run[key] for run in runs], 1)[0]) for key in runs[0] if key != "rows"}
-    notes = [
-        f"A further row takes {1000 * slopes['seconds']:.2f} ms, of the driver {MIB * slopes['driver_mib']:.0f} bytes "
-        f"of memory; on resuming {1e6 * slopes['resume_seconds']:.0f} microseconds and "
-        f"{MIB * slopes['resume_mib']:.0f} bytes. The start of the engine is left out, that of Python is not.",
-        "",
-        "| step 2, processes | rows | seconds | tokens/s |",
-        "| --- | --- | --- | --- |",
-        *(f"| {t['processes']} | {t['rows']:,} | {t['seconds']} | {t['tokens_per_second']:,.0f} |" for t in trainings),
-    ]
+    if len(runs) > 1:
+        slopes = {key: float(np.polyfit(rows, [run[key] for run in runs], 1)[0]) for key in runs[0] if key != "rows"}
+        notes = [
+            f"A further row takes {1000 * slopes['seconds']:.2f} ms and {MIB * slopes['memory_mib']:.0f} bytes of "
+            f"memory, the engine's included; on resuming {1e6 * slopes['resume_seconds']:.0f} microseconds and "
+            f"{MIB * slopes['resume_mib']:.0f} bytes. The start of the engine is left out, that of Python is not."
+        ]
+    notes += ["", "| step 2 | one process, tokens/s | two processes | ratio |", "| --- | --- | --- | --- |"]
+    for rows, found in trainings.items():
+        rates = {n: [run["tokens_per_second"] for run in found[n]] for n in found}
+        cells = [show(spread(rates[1]), 0), show(spread(rates[2]), 0), show(ratios(rates[2], rates[1]), 2)]
+        notes.append(f"| {rows:,} rows | {' | '.join(cells)} |")
     for n in (1, 2):
-        own = [t for t in trainings if t["processes"] == n]
-        slopes[f"train_{n}"] = float(np.polyfit([t["tokens"] for t in own], [t["seconds"] for t in own], 1)[0])
+        points = [(run["tokens"], run["seconds"]) for found in trainings.values() for run in found[n]]
+        slopes[f"train_{n}"] = float(np.polyfit(*zip(*points, strict=True), 1)[0])
     notes += ["", f"A further training token takes {1e6 * slopes['train_1']:.0f} microseconds in one process, "]
     notes[-1] += f"{1e6 * slopes['train_2']:.0f} in two: {slopes['train_1'] / slopes['train_2']:.2f} times as fast."
-    header = ["step 1", "labelling", "memory of the driver", "resuming, nothing left", "its memory", "journal per row"]
+    header = ["step 1", "labelling", "its memory", "resuming, nothing left", "its memory", "journal per row"]
     return finish("Growth", header, table, notes, {"growth": {"step1": runs, "step2": trainings, "slopes": slopes}})
 
 

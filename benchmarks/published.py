@@ -18,7 +18,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from figures import ROOT, finish, in_turn, show, spread, write_inputs
+from figures import ROOT, apart_warm, finish, in_turn, ratios, show, spread, write_inputs
 from generation import Stumbling, ours, start_teacher
 from training import parsed, script
 
@@ -66,6 +66,11 @@ def published_generation(engine, task, inputs, lengths: dict[int, list[int]], fo
     return {"seconds": time.perf_counter() - start, "output_tokens": sum(map(sum, lengths.values()))}
 
 
+def beside(rates: dict[str, list[float]]) -> dict:
+    """Spreads of both ways' rates and of their ratio."""
+    return {way: spread(rates[way]) for way in rates} | {"ratio": ratios(rates["ours"], rates["published"])}
+
+
 def generation(mine, engine_flags: list[str]) -> dict:
     """Rows/s of both ways, without failures and with 5 % of the rows failing once."""
     args, task, engine = start_teacher(mine.teacher, mine.max_tokens, engine_flags)
@@ -81,9 +86,8 @@ def generation(mine, engine_flags: list[str]) -> dict:
                     attempts[:-1] = [mine.max_tokens] * (len(attempts) - 1)  # it notices no loop
                 published = partial(published_generation, engine, task, inputs, lengths, folder)
                 runs = in_turn({"ours": step, "published": published}, mine.repeats)
-                found[name] = {way: spread([mine.rows / run["seconds"] for run in runs[way]]) for way in runs}
+                found[name] = beside({way: [mine.rows / run["seconds"] for run in runs[way]] for way in runs})
                 found[name]["output_tokens"] = {way: runs[way][-1]["output_tokens"] for way in runs}
-                found[name]["ratio"] = found[name]["ours"]["median"] / found[name]["published"]["median"]
     finally:
         create_data.stop_engine(engine)
     return found
@@ -167,41 +171,35 @@ def main() -> int:
     mine, engine_flags = parser.parse_known_args()
 
     labelled = generation(mine, engine_flags)
-    table = []
-    for name, m in labelled.items():
-        table.append([f"generation, rows/s, {name}", show(m["ours"]), show(m["published"]), f"{m['ratio']:.2f}"])
+    compared = {f"generation, rows/s, {name}": found for name, found in labelled.items()}
 
     flags = ["--model_name", mine.student, "--train_file", mine.train_file, "--config", mine.config]
     flags += ["--num_train_epochs", mine.num_train_epochs]
     with tempfile.TemporaryDirectory() as folder:
         adapters = {way: f"{folder}/{way}" for way in ("ours", "published")}
         step2 = partial(script, flags, adapters["ours"])
-        ways = {"ours": step2, "published": partial(apart, published_training, flags, adapters["published"])}
+        ways = {"ours": step2, "published": partial(apart_warm, published_training, flags, adapters["published"])}
         runs = in_turn(ways, mine.repeats)
         effective = runs["ours"][0]["effective_batch_size"]
-        trained = {way: spread([run["steps"] * effective / run["seconds"] for run in runs[way]]) for way in runs}
-        files = (mine.test_file, mine.generated_rows)
-        tested = {way: apart(generated_one_by_one, mine.student, adapters[way], *files) for way in adapters}
-        asked = in_turn({"ours": partial(evaluated, mine, adapters["ours"])}, mine.repeats)["ours"]
-        one_by_one = [tested["ours"]["rows_per_second"]]
-        for _ in range(mine.repeats - 1):
-            one_by_one.append(apart(generated_one_by_one, mine.student, adapters["ours"], *files)["rows_per_second"])
-    steps = {way: runs[way][-1]["steps"] for way in runs}
-    ratio = trained["ours"]["median"] / trained["published"]["median"]
-    table.append(["training, rows/s", show(trained["ours"]), show(trained["published"]), f"{ratio:.2f}"])
-    accuracy = {way: tested[way]["accuracy"] for way in tested}
-    table.append(["held-out accuracy", f"{accuracy['ours']:.1%}", f"{accuracy['published']:.1%}", ""])
-    rates = {"ours": spread([run["rows_per_second"] for run in asked]), "published": spread(one_by_one)}
-    faster = rates["ours"]["median"] / rates["published"]["median"]
-    table.append(["evaluation, rows/s", show(rates["ours"]), show(rates["published"]), f"{faster:.1f}"])
+        one_by_one = partial(apart_warm, generated_one_by_one, mine.student)
+        ways = {"ours": partial(evaluated, mine, adapters["ours"])}
+        ways["published"] = partial(one_by_one, adapters["ours"], mine.test_file, mine.generated_rows)
+        asked = in_turn(ways, mine.repeats)
+        accuracy = {"ours": asked["published"][-1]["accuracy"]}
+        accuracy["published"] = one_by_one(adapters["published"], mine.test_file, 0)["accuracy"]
+    steps, own = {way: runs[way][-1]["steps"] for way in runs}, asked["ours"][-1]
+    trained = {way: [run["steps"] * effective / run["seconds"] for run in runs[way]] for way in runs}
+    compared["training, rows/s"] = beside(trained)
+    compared["evaluation, rows/s"] = beside({way: [run["rows_per_second"] for run in asked[way]] for way in asked})
+    table = [[name, show(m["ours"]), show(m["published"]), show(m["ratio"], 2)] for name, m in compared.items()]
+    table.insert(-1, ["held-out accuracy", *(f"{accuracy[way]:.1%}" for way in ("ours", "published")), ""])
     notes = [
         f"Median of {mine.repeats} (lowest to highest), taken in turn. {steps['ours']} and {steps['published']} steps; "
         f"the published way feeds {runs['published'][-1]['padding']:.2f} tokens for each real one.",
-        f"evaluate.py's time includes {asked[-1]['alone']} requests one at a time for the latency; its batch alone "
-        f"does {asked[-1]['batch']:,.0f} rows/s. Processes and engine take {asked[-1]['start_up']:.0f} s to start.",
+        f"evaluate.py's time includes {own['alone']} requests one at a time for the latency; its batch alone "
+        f"does {own['batch']:,.0f} rows/s. Processes and engine take {own['start_up']:.0f} s to start.",
     ]
-    result = {"generation": labelled, "training": {**trained, "ratio": ratio, "accuracy": accuracy, "steps": steps}}
-    result["evaluation"] = {**rates, "ratio": faster, "start_up_seconds": asked[-1]["start_up"]}
+    result = {**compared, "accuracy": accuracy, "steps": steps, "start_up_seconds": own["start_up"]}
     header = ["", "this repository", "published recipe", "ratio"]
     return finish("Against the recipe as published", header, table, notes, {"published": result})
 

@@ -8,7 +8,7 @@ cd "$here/.."
 export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
 results=$here/RESULTS.md
 scratch=$(mktemp -d)
-read -ra rows <<<"${ROWS:-500}"
+read -ra rows <<<"${ROWS:-300}"
 read -ra growth <<<"${GROWTH_ROWS:-1000 10000 100000}"
 repeats=(--repeats "${REPEATS:-3}")
 SECONDS=0
@@ -27,7 +27,7 @@ student=(models/tiny-instruct "$scratch/adapter" example-data/multilingual_gold.
   python -c 'import evaluate; print(evaluate.cpu_name())'
   show python benchmarks/generation.py --rows "${rows[@]}" "${repeats[@]}"
   show python benchmarks/training.py --num_train_epochs 1 "${repeats[@]}"
-  show python benchmarks/published.py --rows 200 --num_train_epochs 1 "${repeats[@]}"
+  show python benchmarks/published.py --rows 150 --num_train_epochs 1 "${repeats[@]}"
   show python benchmarks/growth.py --rows "${growth[@]}"
   bash train_trl.sh "${student[@]}" --config configs/tiny.yaml >&2
   show python evaluate.py --teacher_model models/tiny-thinking --student_model models/tiny-instruct \
