@@ -131,15 +131,19 @@ def main() -> int:
                 step = partial(ours, args, engine, task, inputs, folder)
                 ways = {"bare engine": partial(bare, args, engine, prompts), "create_data.py": step}
                 if rows == mine.rows[0] and not mine.plain:
+                    default = create_data.Stream(engine).window
                     for window in mine.windows:
+                        if min(window, rows) == min(default, rows):
+                            continue  # the same requests at a time as by default
                         stream = partial(create_data.Stream, window=window)
                         ways[f"window of {window}" if window < rows else "no window"] = partial(step, stream=stream)
                     ways["guarded in every attempt"] = partial(step, structured_outputs="always")
-                    for name, loops in (("run on", False), ("loop", True)):
-                        stumbling = partial(ours, args, Stumbling(engine, loops), task, inputs, folder)
-                        ways[f"5 % {name}, asked again in flight"] = stumbling
-                        ways[f"5 % {name}, second pass"] = partial(stumbling, stream=SecondPass)
-                    ways["5 % loop, not noticed"] = partial(stumbling, max_repeats=0)
+                    run_on = partial(ours, args, Stumbling(engine), task, inputs, folder)
+                    ways["5 % run on, asked again in flight"] = run_on
+                    ways["5 % run on, second pass"] = partial(run_on, stream=SecondPass)
+                    loop = partial(ours, args, Stumbling(engine, loops=True), task, inputs, folder)
+                    ways["5 % loop, asked again in flight"] = loop
+                    ways["5 % loop, not noticed"] = partial(loop, max_repeats=0)
                 found = in_turn(ways, mine.repeats)
                 rates = {way: [rows / run["seconds"] for run in runs] for way, runs in found.items()}
                 for way, runs in found.items():

@@ -23,7 +23,7 @@ import psutil
 from figures import ROOT, finish, in_turn, ratios, show, spread, write_inputs
 
 MIB = 2**20
-TASK = 'prompt: Is this a text?\nlabels: ["yes", "no"]\n'
+TASK = 'prompt: Which language is it?\nlabels: ["en", "de"]\n'  # each one token of the tiny pair's
 
 
 def driven(command: list[str]) -> tuple[dict, float, float]:

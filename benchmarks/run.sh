@@ -8,7 +8,7 @@ cd "$here/.."
 export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
 results=$here/RESULTS.md
 scratch=$(mktemp -d)
-read -ra rows <<<"${ROWS:-300}"
+read -ra rows <<<"${ROWS:-200}"
 read -ra growth <<<"${GROWTH_ROWS:-1000 10000 100000}"
 repeats=(--repeats "${REPEATS:-3}")
 SECONDS=0
@@ -27,9 +27,9 @@ student=(models/tiny-instruct "$scratch/adapter" example-data/multilingual_gold.
   python -c 'import evaluate; print(evaluate.cpu_name())'
   show python benchmarks/generation.py --rows "${rows[@]}" "${repeats[@]}"
   show python benchmarks/training.py --num_train_epochs 1 "${repeats[@]}"
-  show python benchmarks/published.py --rows 150 --num_train_epochs 1 "${repeats[@]}"
-  show python benchmarks/growth.py --rows "${growth[@]}"
-  bash train_trl.sh "${student[@]}" --config configs/tiny.yaml >&2
+  show python benchmarks/published.py --rows 100 --num_train_epochs 0.5 --generated_rows 50 "${repeats[@]}"
+  show python benchmarks/growth.py --rows "${growth[@]}" --train_rows 512 2048
+  bash train_trl.sh "${student[@]}" --config configs/tiny.yaml --num_train_epochs 1 >&2
   show python evaluate.py --teacher_model models/tiny-thinking --student_model models/tiny-instruct \
     --adapter "$scratch/adapter" --max_tokens 256 --systems teacher,student
   show python benchmarks/plan.py --gpu h100 --num_gpus 8

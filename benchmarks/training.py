@@ -138,6 +138,7 @@ def main() -> int:
     parser.add_argument("--train_file", default=str(ROOT / "example-data" / "multilingual_gold.jsonl"), help="its rows")
     parser.add_argument("--config", default=str(ROOT / "configs" / "tiny.yaml"), help="hyperparameters")
     parser.add_argument("--repeats", type=int, default=3, help="of each way, taken in turn")
+    parser.add_argument("--start_repeats", type=int, default=1, help="of the way to the first step")
     parser.add_argument("--all_tokens", action="store_true", help="also the bare loop with the model's own loss")
     mine, further = parser.parse_known_args()
     flags = ["--model_name", mine.model_name, "--train_file", mine.train_file, "--config", mine.config, *further]
@@ -152,9 +153,10 @@ def main() -> int:
     rates, table, loop = {way: spread(values) for way, values in rates.items()}, [], found["bare loop"][-1]
     for way, runs in found.items():
         table.append([way, show(rates[way], 0), show(shares[way], 3), f"{runs[-1]['train_loss']:.4f}"])
-    stages = in_turn({"stages": lambda: apart(first_step, flags, time.time())}, mine.repeats)["stages"]
-    stages = {name: spread([run[name] for run in stages]) for name in stages[0]}
-    whole = spread([run["seconds"] for run in in_turn({"wrapper": partial(wrapper, flags)}, mine.repeats)["wrapper"]])
+    starts = {"stages": lambda: apart(first_step, flags, time.time()), "whole": partial(wrapper, flags)}
+    starts = in_turn(starts, mine.start_repeats)
+    stages = {name: spread([run[name] for run in starts["stages"]]) for name in starts["stages"][0]}
+    whole = spread([run["seconds"] for run in starts["whole"]])
     memory = loop["memory"]
     peak, needed = found["train_sft_trl.py"][-1]["peak_memory_gib"] * 1024, sum(memory.values()) / MIB
     notes = [

@@ -1,9 +1,12 @@
 """What several test files share: running a script as a user does, and the stages of the tiny pair, each made once."""
 
 import json
+import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -30,12 +33,35 @@ def python(script, *flags, **kwargs):
     return run(sys.executable, ROOT / script, *flags, **kwargs)
 
 
+# Scripts that must refuse run in forks of a process that has imported the libraries, which takes longest.
+WARM = multiprocessing.get_context("forkserver")
+WARM.set_forkserver_preload(["peft.peft_model", "trl.trainer.sft_trainer"])
+
+
+def as_script(path, flags, environment, folder):
+    """What `python path flags` does, from another directory, with its output in two files."""
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir("/")
+    for number, name in enumerate(("stdout", "stderr"), 1):
+        os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT), number)
+    sys.argv = [path, *flags]
+    sys.path.insert(0, os.path.dirname(path))
+    runpy.run_path(path, run_name="__main__")
+
+
 def fails(script, *flags):
     """Run a script that must refuse: exit code 2 and one line on stderr, which is returned."""
-    result = python(script, *flags, code=2)
-    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-    assert result.stdout == ""
-    return result.stderr
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (str(ROOT / script), [str(flag) for flag in flags], dict(os.environ), folder)
+        process = WARM.Process(target=as_script, args=arguments)
+        process.start()
+        process.join()
+        stdout, stderr = (Path(folder, name).read_text() for name in ("stdout", "stderr"))
+    assert process.exitcode == 2, stdout + stderr[-4000:]
+    assert len(stderr.strip().splitlines()) == 1, stderr
+    assert stdout == ""
+    return stderr
 
 
 def last_json(result):
