@@ -17,4 +17,4 @@ export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
 ruff check .
 ruff format --check .
 find . '(' -name '*.sh' -o -name '*.sbatch' ')' -not -path './.venv*' -print0 | xargs -0 shellcheck .ci/run
-python -m pytest tests -q --durations=10 "${fast[@]}" "$@"
+python -m pytest tests -q --durations=30 "${fast[@]}" "$@"
