@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parent
 RETRY_SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
 # Tokens that come again and again in a loop; every shorter period has a multiple in this range.
 LOOP = {"min_pattern_size": 32, "max_pattern_size": 63}
+TOGETHER = 64  # rows that are tokenised at a time
 
 # What decides how a row is asked: recorded in the journal, and a run with other values does not continue it.
 ASKING = (
@@ -112,6 +113,18 @@ if __name__ == "__mp_main__":  # an engine's process that was spawned, where vLL
     end_with_parent()
 
 
+def batches(rows):
+    """Lists of up to TOGETHER rows; a None among the rows ends a list at once, which may then be empty."""
+    batch = []
+    for row in rows:
+        if row is not None:
+            batch.append(row)
+        if row is None or len(batch) == TOGETHER:
+            yield batch
+            batch = []
+    yield batch
+
+
 def label_rows(args, engine, task: Task, rows):
     """Ask for each (index, messages) of `rows`; yield (index, what the journal keeps of it) as each is decided.
 
@@ -143,17 +156,18 @@ def label_rows(args, engine, task: Task, rows):
         decided.append((job["index"], record))
 
     def requests():
-        for row in rows:
-            if row is None:
+        for batch in batches(rows):
+            if not batch:
                 yield None
-                continue
-            index, messages = row
-            job = {"index": index, "ids": prompt_ids(tokenizer, task.messages(messages)), "attempts": [], "answers": []}
-            job |= {"open": args.num_samples, "reason": "input_too_long"}
-            if len(job["ids"]) >= longest:
-                decide(job)
-            else:
-                yield from [request(job)] * args.num_samples
+            # side by side this takes half as long as between two requests, where the processor's caches are cold
+            prompts = [prompt_ids(tokenizer, task.messages(messages)) for _, messages in batch]
+            for (index, _), ids in zip(batch, prompts, strict=True):
+                job = {"index": index, "ids": ids, "attempts": [], "answers": []}
+                job |= {"open": args.num_samples, "reason": "input_too_long"}
+                if len(ids) >= longest:
+                    decide(job)
+                else:
+                    yield from [request(job)] * args.num_samples
 
     for (job, tries, sampling), output in stream.run(requests()):
         completion, answer, reason = output.outputs[0], None, None

@@ -78,7 +78,7 @@ class Stream:
     """One continuous batch: requests go in while others are still running, results come out as they finish."""
 
     def __init__(self, engine, window: int | None = None):
-        self.engine, self.running, self.count = engine, {}, 0
+        self.engine, self.running, self.count, self.tokenizer = engine, {}, 0, engine.get_tokenizer()
         # twice what the engine runs at once, so that it never waits for us
         self.window = window or max(WINDOW, 2 * engine.vllm_config.scheduler_config.max_num_seqs)
 
@@ -87,9 +87,13 @@ class Stream:
 
         `sampling` is vLLM's, but structured_outputs is a regular expression and repetition_detection a dictionary.
         """
-        from vllm import SamplingParams
         from vllm.inputs.engine import tokens_input
-        from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, StructuredOutputsParams
+        from vllm.sampling_params import (
+            RepetitionDetectionParams,
+            RequestOutputKind,
+            SamplingParams,
+            StructuredOutputsParams,
+        )
 
         if loop := sampling.get("repetition_detection"):
             sampling = {**sampling, "repetition_detection": RepetitionDetectionParams(**loop)}
@@ -97,7 +101,7 @@ class Stream:
             sampling = {**sampling, "structured_outputs": StructuredOutputsParams(regex=regex)}
         self.count += 1
         self.running[str(self.count)] = job
-        params = SamplingParams(output_kind=RequestOutputKind.FINAL_ONLY, **sampling)
+        params = SamplingParams(output_kind=RequestOutputKind.FINAL_ONLY, detokenize=False, **sampling)
         self.engine.add_request(str(self.count), tokens_input(token_ids), params, lora_request=lora_request)
 
     def run(self, requests=()):
@@ -113,4 +117,11 @@ class Stream:
                 return
             for output in self.engine.step():
                 if output.finished:
+                    self.decode(output.outputs[0])
                     yield self.running.pop(output.request_id), output
+
+    def decode(self, completion):
+        """Fill in a completion's text, at once when it is finished; vLLM would do it token by token meanwhile."""
+        stopped = completion.finish_reason == "stop"  # the last token is then the end of turn, which is no text
+        ids = completion.token_ids[: len(completion.token_ids) - stopped]
+        completion.text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

