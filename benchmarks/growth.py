@@ -5,7 +5,8 @@
 Step 1 is create_data.py as users call it, with a model that does not think, a short prompt and answers of one word, so
 that what is done for each row beside the engine weighs most: reading, tokenising, journal, outputs. Then the same
 command runs again without the output, which reads the whole journal and asks nothing. Step 2 runs on one thread for
-each process, in one and in two processes in turn that share the batch. A slope is a straight line's through the points.
+each process: in one, in two that share its batch, in two that have a batch each, and as two runs that know nothing of
+each other, which is as much as the machine can do. A slope is a straight line's through the points.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +25,7 @@ import psutil
 from figures import ROOT, finish, in_turn, ratios, show, spread, write_inputs
 
 MIB = 2**20
+BATCH = 16  # rows in a step of one process
 TASK = 'prompt: Which language is it?\nlabels: ["en", "de"]\n'  # each one token of the tiny pair's
 
 
@@ -58,18 +61,27 @@ def labelled(model: str, rows: int, folder: Path) -> dict:
     return found | {"resume_seconds": replayed, "resume_mib": resumed_peak, "journal_bytes_per_row": journal / rows}
 
 
-def trained(student: str, train_file: str, config: str, processes: int, rows: int, folder: Path) -> dict:
-    """Step 2 with as many rows in a step whatever the number of processes, one thread for each."""
+def trained(student: str, train_file: str, config: str, rows: int, folder: Path, processes=1, batch=BATCH) -> dict:
+    """Step 2 with `batch` rows in a step of each process, which has one thread."""
     chats = Path(train_file).read_text(encoding="utf-8").splitlines()[:rows]
+    folder.mkdir(exist_ok=True)
     data = folder / f"train-{rows}.jsonl"
     data.write_text("\n".join(chats) + "\n", encoding="utf-8")
-    settings = {"NUM_PROCESSES": str(processes), "BATCH_PER_GPU": str(16 // processes), "OMP_NUM_THREADS": "1"}
-    adapter = str(folder / f"adapter-{processes}-{rows}")
-    command = ["bash", str(ROOT / "train_trl_multi_gpu.sh"), student, adapter, str(data), "--config", config]
-    command += ["--num_train_epochs", "1", "--save_strategy", "no", "--overwrite", "true"]
+    settings = {"NUM_PROCESSES": str(processes), "BATCH_PER_GPU": str(batch), "OMP_NUM_THREADS": "1"}
+    command = ["bash", str(ROOT / "train_trl_multi_gpu.sh"), student, str(folder / "adapter"), str(data)]
+    command += ["--config", config, "--num_train_epochs", "1", "--save_strategy", "no", "--overwrite", "true"]
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **settings})
     found = json.loads(result.stdout.splitlines()[-1])
-    return {"processes": processes, **{key: found[key] for key in ("rows", "tokens", "seconds", "tokens_per_second")}}
+    return {key: found[key] for key in ("rows", "tokens", "seconds", "tokens_per_second")}
+
+
+def side_by_side(*files, rows: int, folder: Path) -> dict:
+    """Two runs at once that share nothing but the machine: what two processes could do if they never had to wait."""
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(trained, *files, rows, folder / name) for name in ("one", "other")]
+        runs = [run.result() for run in runs]
+    added = {key: sum(run[key] for run in runs) for key in ("rows", "tokens", "tokens_per_second")}
+    return {**added, "seconds": max(run["seconds"] for run in runs)}
 
 
 def main() -> int:
@@ -86,7 +98,10 @@ def main() -> int:
         files = (mine.model, mine.train_file, mine.config)
         trainings = {}
         for rows in mine.train_rows:
-            ways = {n: partial(trained, *files, n, rows, Path(folder)) for n in (1, 2)}
+            step2 = partial(trained, *files, rows, Path(folder))
+            ways = {"one process": step2, "two, as many rows in a step": partial(step2, processes=2, batch=BATCH // 2)}
+            ways["two, twice as many"] = partial(step2, processes=2)
+            ways["two runs side by side"] = partial(side_by_side, *files, rows=rows, folder=Path(folder))
             trainings[rows] = in_turn(ways, mine.repeats)
     table, rows, notes, slopes = [], [run["rows"] for run in runs], [], {}
     for run in runs:
@@ -100,16 +115,18 @@ def main() -> int:
             f"memory, the engine's included; on resuming {1e6 * slopes['resume_seconds']:.0f} microseconds and "
             f"{MIB * slopes['resume_mib']:.0f} bytes. The start of the engine is left out, that of Python is not."
         ]
-    notes += ["", "| step 2 | one process, tokens/s | two processes | ratio |", "| --- | --- | --- | --- |"]
+    notes += ["", "| step 2 | rows | tokens/s | to one process |", "| --- | --- | --- | --- |"]
     for rows, found in trainings.items():
-        rates = {n: [run["tokens_per_second"] for run in found[n]] for n in found}
-        cells = [show(spread(rates[1]), 0), show(spread(rates[2]), 0), show(ratios(rates[2], rates[1]), 2)]
-        notes.append(f"| {rows:,} rows | {' | '.join(cells)} |")
-    for n in (1, 2):
-        points = [(run["tokens"], run["seconds"]) for found in trainings.values() for run in found[n]]
-        slopes[f"train_{n}"] = float(np.polyfit(*zip(*points, strict=True), 1)[0])
-    notes += ["", f"A further training token takes {1e6 * slopes['train_1']:.0f} microseconds in one process, "]
-    notes[-1] += f"{1e6 * slopes['train_2']:.0f} in two: {slopes['train_1'] / slopes['train_2']:.2f} times as fast."
+        rates = {way: [run["tokens_per_second"] for run in found[way]] for way in found}
+        for way, rate in rates.items():
+            ratio = ratios(rate, rates["one process"])
+            notes.append(f"| {way} | {rows:,} | {show(spread(rate), 0)} | {show(ratio, 2)} |")
+    if len(trainings) > 1:
+        for way in ways:
+            points = [(run["tokens"], run["seconds"]) for found in trainings.values() for run in found[way]]
+            slopes[way] = float(np.polyfit(*zip(*points, strict=True), 1)[0])
+        further = ", ".join(f"{way} {1e6 * slopes[way]:.0f}" for way in ways)
+        notes += ["", f"Microseconds for a further training token: {further}."]
     header = ["step 1", "labelling", "its memory", "resuming, nothing left", "its memory", "journal per row"]
     return finish("Growth", header, table, notes, {"growth": {"step1": runs, "step2": trainings, "slopes": slopes}})
 
