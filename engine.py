@@ -1,6 +1,7 @@
 """vLLM's engine as steps 1 and 3 use it: its arguments, its start and end, and a stream of requests through it."""
 
 import contextlib
+import gc
 import logging
 import multiprocessing.connection
 import os
@@ -54,6 +55,7 @@ def start_engine(engine_args):
     from vllm.usage.usage_lib import UsageContext
 
     os.register_at_fork(after_in_child=lambda: (end_with_parent(), os.setpgid(0, 0)))  # Ctrl-C is for us alone
+    gc.freeze()  # vLLM collects garbage several times while it starts; what the imports left need not be searched
     engine = LLMEngine.from_engine_args(engine_args, usage_context=UsageContext.LLM_CLASS)
     if hasattr(engine.engine_core, "outputs_queue"):  # not when VLLM_ENABLE_V1_MULTIPROCESSING=0 keeps it in here
         threading.Thread(target=report_death, args=[engine.engine_core], daemon=True).start()
