@@ -55,6 +55,7 @@ def start_engine(engine_args):
     from vllm.usage.usage_lib import UsageContext
 
     os.register_at_fork(after_in_child=lambda: (end_with_parent(), os.setpgid(0, 0)))  # Ctrl-C is for us alone
+    gc.collect()  # what is garbage now, such as a model that was merged, must not be frozen
     gc.freeze()  # vLLM collects garbage several times while it starts; what the imports left need not be searched
     engine = LLMEngine.from_engine_args(engine_args, usage_context=UsageContext.LLM_CLASS)
     if hasattr(engine.engine_core, "outputs_queue"):  # not when VLLM_ENABLE_V1_MULTIPROCESSING=0 keeps it in here

@@ -235,6 +235,7 @@ def make_trainer(script, args, tokenizer, lora, rows: list[dict], eval_rows: lis
 
 
 def main() -> int:
+    gc.freeze()  # no garbage collection has to look through the libraries, which takes a quarter of a second
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with_parent()  # the launcher puts its processes into sessions of their own, where its death leaves them
     logging.basicConfig(format="%(message)s")
@@ -276,7 +277,6 @@ def main() -> int:
             log.warning("only %d optimizer steps; more come from --num_train_epochs or a smaller batch", steps)
 
     resumed = steps_of(checkpoint) if checkpoint else 0  # read now: training deletes old checkpoints
-    gc.freeze()  # no garbage collection has to look through the libraries again, which takes a quarter of a second
     start = time.perf_counter()
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()

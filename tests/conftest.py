@@ -80,6 +80,16 @@ def read_jsonl(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def trace(output):
+    """All journal lines of an output that record an input; a torn last line is left out."""
+    records = []
+    for path in sorted(output.parent.glob(output.name + ".trace*.jsonl")):
+        for line in path.read_bytes().splitlines(keepends=True):
+            if line.endswith(b"\n") and b'"index"' in line[:10]:
+                records.append(json.loads(line))
+    return records
+
+
 def descendants(process):
     return psutil.Process(process.pid).children(recursive=True)
 

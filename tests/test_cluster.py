@@ -28,6 +28,7 @@ from conftest import (
     losses,
     read_jsonl,
     run,
+    trace,
     training_command,
 )
 from create_data import check_teacher, parse_args
@@ -41,12 +42,6 @@ ON_CPU = ["--num_replicas", 2, "--cpus_per_replica", 1, "--max_num_seqs", 16]
 def label_flags(output, *flags):
     common = ["--model_name", TEACHER, "--input_file", SENTENCES, "--limit", ROWS, "--max_tokens", 256]
     return [*common, "--temperature", 0, "--output_file", output, *flags]
-
-
-def journal(output):
-    path = output.with_name(f"{output.name}.trace.jsonl")
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    return [record for record in map(json.loads, (line for line in lines if line.endswith(b"\n"))) if "index" in record]
 
 
 def replicas_of(process):
@@ -74,9 +69,9 @@ def test_a_replica_is_killed_and_nothing_is_lost(on_one_engine, tmp_path):
         environment = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
         command = [str(c) for c in command]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd="/", env=environment)
-        while not journal(output) and process.poll() is None:
+        while not trace(output) and process.poll() is None:
             time.sleep(0.1)
-        tree, actors, before = descendants(process), replicas_of(process), len(journal(output))
+        tree, actors, before = descendants(process), replicas_of(process), len(trace(output))
         assert len(actors) == 2
         victim = max(actors, key=lambda actor: len(descendants(actor)))  # the other one may still be starting
         engine = descendants(victim)
@@ -87,7 +82,7 @@ def test_a_replica_is_killed_and_nothing_is_lost(on_one_engine, tmp_path):
     said = (tmp_path / "log.txt").read_text()
     assert process.returncode == 0 and json.loads(out.splitlines()[-1])["rows"] == ROWS, said[-3000:]
     assert "a replica was lost;" in said
-    assert Counter(record["index"] for record in journal(output)) == Counter(range(ROWS))
+    assert Counter(record["index"] for record in trace(output)) == Counter(range(ROWS))
     for ending in ("", ".rejected.jsonl"):
         name = output.name + ending
         assert read_jsonl(output.with_name(name)) == read_jsonl(on_one_engine.with_name(name)), ending
@@ -99,16 +94,16 @@ def test_stopped_by_ctrl_c_and_resumed_on_one_engine(on_one_engine, tmp_path):
     output = tmp_path / "out.jsonl"
     command = [sys.executable, ROOT / "create_data.py", *label_flags(output, *ON_CPU)]
     process = subprocess.Popen([str(c) for c in command], stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while not journal(output) and process.poll() is None:
+    while not trace(output) and process.poll() is None:
         time.sleep(0.1)
     tree = descendants(process)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(60) == 130
     assert_gone(tree)
-    kept = journal(output)
+    kept = trace(output)
     assert 0 < len(kept) < ROWS and not output.exists()
     summary = last_json(run(sys.executable, ROOT / "create_data.py", *label_flags(output)))
-    assert summary["asked"] == ROWS - len(kept) and journal(output)[: len(kept)] == kept
+    assert summary["asked"] == ROWS - len(kept) and trace(output)[: len(kept)] == kept
     assert read_jsonl(output) == read_jsonl(on_one_engine)
 
 
@@ -219,16 +214,16 @@ def test_a_node_of_the_cluster_is_killed_and_the_other_finishes(on_one_engine, n
     with open(tmp_path / "log.txt", "w") as log:
         line = on_node(nodes[0], tmp_path, *command)
         process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=log, text=True, cwd="/")
-        while not (len(journal(output)) >= 40 and all(map(serving, ray_nodes))) and process.poll() is None:
+        while not (len(trace(output)) >= 40 and all(map(serving, ray_nodes))) and process.poll() is None:
             time.sleep(0.1)
         assert [len(replicas_of(node)) for node in ray_nodes] == [1, 1]
-        before = len(journal(output))
+        before = len(trace(output))
         kill_node(ray_nodes[1])
         out, _ = process.communicate(timeout=300)
     said = (tmp_path / "log.txt").read_text()
     assert process.returncode == 0 and json.loads(out.splitlines()[-1])["rows"] == ROWS, said[-3000:]
     assert 40 <= before < ROWS and "a replica was lost;" in said
-    assert Counter(record["index"] for record in journal(output)) == Counter(range(ROWS))
+    assert Counter(record["index"] for record in trace(output)) == Counter(range(ROWS))
     assert read_jsonl(output) == read_jsonl(on_one_engine)
 
 

@@ -26,6 +26,7 @@ from conftest import (
     qwen_tokenizer,
     read_jsonl,
     run,
+    trace,
 )
 from engine import Stream
 from task import load_task
@@ -34,16 +35,6 @@ SLOWLY = ["--max_num_seqs", 16]  # of the engine, so that a kill finds it at wor
 # On a CPU the engine runs in the script's own process unless this says otherwise; on a GPU it has one of its own.
 ENGINE_APART = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
 TASK = load_task(ROOT / "example-data" / "language_classification.yaml")
-
-
-def trace(output):
-    """All journal lines of an output that record an input; a torn last line is left out."""
-    records = []
-    for path in sorted(output.parent.glob(output.name + ".trace*.jsonl")):
-        for line in path.read_bytes().splitlines(keepends=True):
-            if line.endswith(b"\n") and b'"index"' in line[:10]:
-                records.append(json.loads(line))
-    return records
 
 
 def assert_complete(output, inputs):
