@@ -1,5 +1,6 @@
 """vLLM's engine as steps 1 and 3 use it: its arguments, its start and end, and a stream of requests through it."""
 
+import atexit
 import contextlib
 import gc
 import logging
@@ -57,6 +58,7 @@ def start_engine(engine_args):
     os.register_at_fork(after_in_child=lambda: (end_with_parent(), os.setpgid(0, 0)))  # Ctrl-C is for us alone
     gc.collect()  # what is garbage now, such as a model that was merged, must not be frozen
     gc.freeze()  # vLLM collects garbage several times while it starts; what the imports left need not be searched
+    atexit.register(gc.unfreeze)  # some libraries would report what is frozen at the exit as leaked
     engine = LLMEngine.from_engine_args(engine_args, usage_context=UsageContext.LLM_CLASS)
     if hasattr(engine.engine_core, "outputs_queue"):  # not when VLLM_ENABLE_V1_MULTIPROCESSING=0 keeps it in here
         threading.Thread(target=report_death, args=[engine.engine_core], daemon=True).start()

@@ -1,9 +1,10 @@
-"""TRL's SFTTrainer with four changes, each for something it does not do.
+"""TRL's SFTTrainer with five changes, each for something it does not do.
 
-SamplerEpoch    a resumed run goes on in its own epoch's order
-compute_loss    on a CPU only the answers' positions go to the head, as TRL's Triton kernel does on a GPU
-prediction_step evaluation counts exact answers
-save_model      under FSDP2 the adapter alone is written, not the base
+SamplerEpoch        a resumed run goes on in its own epoch's order
+compute_loss        on a CPU only the answers' positions go to the head, as TRL's Triton kernel does on a GPU
+floating_point_ops  not estimated in each step
+prediction_step     evaluation counts exact answers
+save_model          under FSDP2 the adapter alone is written, not the base
 """
 
 from pathlib import Path
@@ -29,7 +30,7 @@ class SamplerEpoch(TrainerCallback):
 
 
 class LoraTrainer(SFTTrainer):
-    """TRL's SFTTrainer for a PEFT model, with the four changes above."""
+    """TRL's SFTTrainer for a PEFT model, with the five changes above."""
 
     def __init__(self, *args, **kwargs):
         self.sampler_epoch = SamplerEpoch()
@@ -65,6 +66,9 @@ class LoraTrainer(SFTTrainer):
     def _keep_scored(self, backbone, args, output):
         if self.scored is not None:
             output.last_hidden_state = output.last_hidden_state[self.scored][None]
+
+    def floating_point_ops(self, inputs):
+        return 0  # Trainer's estimate goes through all parameters in each step, and counts experts that are not active
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """The loss, and the share of rows whose answer greedy decoding would write: each token is the likeliest."""

@@ -7,7 +7,6 @@ turn, in exactly the context that inference sees. The same command again resumes
 """
 
 import atexit
-import gc
 import json
 import logging
 import os
@@ -235,7 +234,6 @@ def make_trainer(script, args, tokenizer, lora, rows: list[dict], eval_rows: lis
 
 
 def main() -> int:
-    gc.freeze()  # no garbage collection has to look through the libraries, which takes a quarter of a second
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with_parent()  # the launcher puts its processes into sessions of their own, where its death leaves them
     logging.basicConfig(format="%(message)s")

@@ -4,11 +4,13 @@
 
 Each run is a process of its own. The script is train_sft_trl.py as users call it, with its checkpoints; the bare loop
 takes its LoRA model and its batches and does forward, backward, clipping, AdamW, and saves the adapter. It scores the
-answers only, as the script does; --all_tokens also takes the model's own loss, whose head scores every token. All print
-the mean loss: the same one, since they do the same steps.
+answers only, as the script does; --all_tokens also takes the model's own loss, whose head scores every token. Step by
+step, the script's trainer and the bare loop take turns in one process, from the second step on: after the start-up, and
+with the least noise. All print the mean loss: the same one, since they do the same steps.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -72,38 +74,67 @@ def answers_loss(causal_lm, batch):
     return F.cross_entropy(causal_lm.lm_head(hidden[learned]), labels[learned])
 
 
-def bare(flags: list[str], answers_only: bool = True) -> dict:
-    """The loop itself: seconds, tokens, padding and memory."""
+def bare_steps(trainer, model, answers_only: bool = True):
+    """The loop itself over a trainer's batches; yields (loss, batch, bytes of gradients, optimizer) of each step."""
     import torch
 
+    args, loader = trainer.args, trainer.get_train_dataloader()
+    causal_lm, trained = model.get_base_model(), [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=args.learning_rate, weight_decay=args.weight_decay)
+    scheduler = trainer.create_scheduler(int(len(loader) * args.num_train_epochs), optimizer)
+    for epoch in range(int(args.num_train_epochs)):
+        trainer.sampler_epoch.sampler.set_epoch(epoch)
+        for batch in loader:
+            loss = answers_loss(causal_lm, batch) if answers_only else model(**batch, use_cache=False).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, args.max_grad_norm)
+            optimizer.step()
+            gradients = size(p.grad for p in trained)
+            scheduler.step()
+            optimizer.zero_grad()
+            yield float(loss.detach()), batch, gradients, optimizer
+
+
+def bare(flags: list[str], answers_only: bool = True) -> dict:
+    """All steps of the bare loop: seconds, tokens, padding and memory."""
     with tempfile.TemporaryDirectory() as folder:
         trainer, _ = prepared(flags, folder)
-        model, args, loader = trainer.model.train(), trainer.args, trainer.get_train_dataloader()
-        causal_lm, trained = model.get_base_model(), [p for p in model.parameters() if p.requires_grad]
+        model = trainer.model.train()
         memory = {"weights": size(model.parameters()), "before training": resident()}
-        optimizer = torch.optim.AdamW(trained, lr=args.learning_rate, weight_decay=args.weight_decay)
-        scheduler = trainer.create_scheduler(int(len(loader) * args.num_train_epochs), optimizer)
         losses, real, fed, start = [], 0, 0, time.perf_counter()
-        for epoch in range(int(args.num_train_epochs)):
-            trainer.sampler_epoch.sampler.set_epoch(epoch)
-            for batch in loader:
-                loss = answers_loss(causal_lm, batch) if answers_only else model(**batch, use_cache=False).loss
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(trained, args.max_grad_norm)
-                optimizer.step()
-                memory["LoRA's gradients"] = size(p.grad for p in trained)
-                scheduler.step()
-                optimizer.zero_grad()
-                losses.append(float(loss.detach()))
-                fed += batch["input_ids"].numel()
-                mask = batch.get("attention_mask")
-                real += batch["input_ids"].numel() if mask is None else int(mask.sum())
+        for loss, batch, gradients, optimizer in bare_steps(trainer, model, answers_only):  # noqa: B007
+            losses.append(loss)
+            fed += batch["input_ids"].numel()
+            mask = batch.get("attention_mask")
+            real += batch["input_ids"].numel() if mask is None else int(mask.sum())
         model.save_pretrained(folder)
         seconds = time.perf_counter() - start
-    states = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
-    memory["Adam's states"] = size(states)
+    memory["LoRA's gradients"] = gradients
+    memory["Adam's states"] = size(value for state in optimizer.state.values() for value in state.values())
     result = {"seconds": seconds, "train_loss": sum(losses) / len(losses), "steps": len(losses), "memory": memory}
     return result | {"tokens": real, "tokens_per_second": real / seconds, "padding": fed / real}
+
+
+def step_by_step(flags: list[str]) -> dict:
+    """Both in one process, a step of each in turn, so that a slow moment hits both: rates from the second step on."""
+    from transformers import TrainerCallback
+
+    class BareStep(TrainerCallback):
+        """After a step of the trainer: a step of the bare loop, and the time that each of them took."""
+
+        def on_step_end(self, args, state, control, **kwargs):
+            ends = time.perf_counter(), next(loop), time.perf_counter()
+            seconds.append((ends[0] - before[-1], ends[2] - ends[0]))
+            tokens.append(ends[1][1]["input_ids"].numel())
+            before.append(ends[2])
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):  # the progress bar prints
+        (other, _), (trainer, _) = prepared(flags, folder), prepared(flags, folder)
+        loop, seconds, tokens, before = bare_steps(other, other.model.train()), [], [], [0.0]
+        trainer.add_callback(BareStep())
+        loss = trainer.train().training_loss
+    ours, loops = map(sum, zip(*seconds[1:], strict=True))
+    return {"tokens_per_second": sum(tokens[1:]) / ours, "loop": sum(tokens[1:]) / loops, "train_loss": loss}
 
 
 def first_step(flags: list[str], launched: float) -> dict:
@@ -147,12 +178,18 @@ def main() -> int:
         ways = {"bare loop": partial(apart, bare, flags), "train_sft_trl.py": step2}
         if mine.all_tokens:
             ways["bare loop, all tokens"] = partial(apart, bare, flags, False)
+        beside = [apart(step_by_step, flags) for _ in range(mine.repeats)]
         found = in_turn(ways, mine.repeats)
     rates = {way: [run["tokens_per_second"] for run in runs] for way, runs in found.items()}
     shares = {way: ratios(rates[way], rates["bare loop"]) for way in rates}
     rates, table, loop = {way: spread(values) for way, values in rates.items()}, [], found["bare loop"][-1]
     for way, runs in found.items():
         table.append([way, show(rates[way], 0), show(shares[way], 3), f"{runs[-1]['train_loss']:.4f}"])
+    stepwise = {key: [run[key] for run in beside] for key in ("tokens_per_second", "loop")}
+    after_start = ratios(stepwise["tokens_per_second"], stepwise["loop"])
+    rates["step by step"] = spread(stepwise["tokens_per_second"])
+    step = ["train_sft_trl.py, step by step", show(rates["step by step"], 0), show(after_start, 3)]
+    table.append([*step, f"{beside[-1]['train_loss']:.4f}"])
     starts = {"stages": lambda: apart(first_step, flags, time.time()), "whole": partial(wrapper, flags)}
     starts = in_turn(starts, mine.start_repeats)
     stages = {name: spread([run[name] for run in starts["stages"]]) for name in starts["stages"][0]}
@@ -168,8 +205,8 @@ def main() -> int:
         + ", ".join(f"{name} {value / MIB:,.1f}" for name, value in memory.items())
         + ".",
     ]
-    result = {"ratio": shares["train_sft_trl.py"], "rates": rates, "padding": loop["padding"], "first_step": stages}
-    result |= {"memory": memory, "wrapper": whole, "peak_mib": peak}
+    result = {"ratio": shares["train_sft_trl.py"], "after_start": after_start, "rates": rates}
+    result |= {"padding": loop["padding"], "first_step": stages, "memory": memory, "wrapper": whole, "peak_mib": peak}
     header = ["way", "tokens/s", "to the bare loop", "mean loss"]
     return finish("Training against a bare loop", header, table, notes, {"training": result})
 
