@@ -104,9 +104,30 @@ def assert_gone(processes, seconds=10):
     assert not alive
 
 
+def pytest_collection_modifyitems(items):
+    """Tests that need no tiny pair come first: it is built beside them, with the core that they leave idle."""
+    items.sort(key=lambda item: "pair" in item.fixturenames)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def pair_in_the_making(request, tmp_path_factory):
+    """The process that builds the tiny pair and the file of its output; None if no test needs the pair."""
+    if not any("pair" in item.fixturenames for item in request.session.items):
+        yield None
+        return
+    path = tmp_path_factory.mktemp("pair") / "output"
+    with open(path, "w") as file:
+        command = [sys.executable, ROOT / "tests" / "tiny_pair.py"]
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+    yield process, path
+    process.kill()  # when the tests end before it does; what it has not finished it has not put in place
+    process.wait()
+
+
 @pytest.fixture(scope="session")
-def pair():
-    python("tests/tiny_pair.py")
+def pair(pair_in_the_making):
+    process, path = pair_in_the_making
+    assert process.wait() == 0, path.read_text()[-4000:]
 
 
 @pytest.fixture(scope="session")
