@@ -114,6 +114,7 @@ def test_replicas_that_cannot_start(pair, tmp_path):
     assert "no replica could decide any of 400 inputs" in "".join(said) and "max_model_len (999999)" in "".join(said)
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_said_in_one_line(pair, tmp_path, monkeypatch):
     flags = label_flags(tmp_path / "out.jsonl", "--num_replicas", 2)
     assert "needs 2 GPUs, the cluster has 0; without GPUs pass --cpus_per_replica" in fails("create_data.py", *flags)
@@ -127,6 +128,7 @@ def test_what_is_missing_is_said_in_one_line(pair, tmp_path, monkeypatch):
         replicas.connect(parse_args([str(flag) for flag in flags])[0])
 
 
+@pytest.mark.slow
 def test_a_teacher_over_nodes_is_vllms_affair(pair):
     flags = ["--model_name", str(TEACHER), "--tensor_parallel_size", "8", "--pipeline_parallel_size", "2"]
     args, engine_flags = parse_args([*flags, "--distributed_executor_backend", "ray"])
