@@ -74,11 +74,11 @@ def answers_loss(causal_lm, batch):
     return F.cross_entropy(causal_lm.lm_head(hidden[learned]), labels[learned])
 
 
-def bare_steps(trainer, model, answers_only: bool = True):
+def bare_steps(trainer, answers_only: bool = True):
     """The loop itself over a trainer's batches; yields (loss, batch, bytes of gradients, optimizer) of each step."""
     import torch
 
-    args, loader = trainer.args, trainer.get_train_dataloader()
+    model, args, loader = trainer.model.train(), trainer.args, trainer.get_train_dataloader()
     causal_lm, trained = model.get_base_model(), [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=args.learning_rate, weight_decay=args.weight_decay)
     scheduler = trainer.create_scheduler(int(len(loader) * args.num_train_epochs), optimizer)
@@ -99,15 +99,14 @@ def bare(flags: list[str], answers_only: bool = True) -> dict:
     """All steps of the bare loop: seconds, tokens, padding and memory."""
     with tempfile.TemporaryDirectory() as folder:
         trainer, _ = prepared(flags, folder)
-        model = trainer.model.train()
-        memory = {"weights": size(model.parameters()), "before training": resident()}
+        memory = {"weights": size(trainer.model.parameters()), "before training": resident()}
         losses, real, fed, start = [], 0, 0, time.perf_counter()
-        for loss, batch, gradients, optimizer in bare_steps(trainer, model, answers_only):  # noqa: B007
+        for loss, batch, gradients, optimizer in bare_steps(trainer, answers_only):  # noqa: B007
             losses.append(loss)
             fed += batch["input_ids"].numel()
             mask = batch.get("attention_mask")
             real += batch["input_ids"].numel() if mask is None else int(mask.sum())
-        model.save_pretrained(folder)
+        trainer.model.save_pretrained(folder)
         seconds = time.perf_counter() - start
     memory["LoRA's gradients"] = gradients
     memory["Adam's states"] = size(value for state in optimizer.state.values() for value in state.values())
@@ -130,7 +129,7 @@ def step_by_step(flags: list[str]) -> dict:
 
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):  # the progress bar prints
         (other, _), (trainer, _) = prepared(flags, folder), prepared(flags, folder)
-        loop, seconds, tokens, before = bare_steps(other, other.model.train()), [], [], [0.0]
+        loop, seconds, tokens, before = bare_steps(other), [], [], [0.0]
         trainer.add_callback(BareStep())
         loss = trainer.train().training_loss
     ours, loops = map(sum, zip(*seconds[1:], strict=True))
