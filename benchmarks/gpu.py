@@ -35,7 +35,7 @@ SMALL = Model(
     hidden=128, layers=2, heads=4, kv_heads=2, head_dim=32, experts=8, per_token=2, expert_size=64, vocabulary=4096
 )
 LENGTHS, SMALL_LENGTHS = (64, 512, 2048), (16, 32, 64)  # tokens of the longest row
-BATCHES = (1, 4)  # rows of a micro-batch
+BATCHES = (1, 4, 16)  # rows of a micro-batch: one, the default, and the whole effective batch at once
 EXPERTS = ("grouped_mm", "eager", "batched_mm")  # of transformers; its other ones need kernels from the hub
 WARM_UP = 2  # steps before the timed ones: kernels are chosen, memory is reserved
 ALPHA = 16  # default of --lora_alpha
@@ -47,6 +47,7 @@ COMPARED = {
     "reloaded": "saved and loaded",
     "merged": "merged",
 }
+PROFILED = 12  # operations named in the profile of a step
 NOT_REACHED = {"error": "not reached"}
 
 
@@ -158,6 +159,32 @@ def timed(model, optimizer, length, rows, padding_free, experts, steps, deadline
     }
 
 
+def profiled(model, optimizer, length: int, rows: int, device: torch.device) -> dict:
+    """Milliseconds of one step, and of the operations in it that take the device longest, each without its parts."""
+    model.get_base_model().set_experts_implementation(EXPERTS[0])
+    batch, _ = batch_of(length, rows, True, model.config.vocab_size, device)
+    step(model, optimizer, batch, device)
+    start = now(device)
+    with torch.profiler.profile() as profile:
+        step(model, optimizer, batch, device)
+        seconds = now(device) - start
+    which = f"self_{device.type}_time_total" if device.type == "cpu" else "self_device_time_total"
+    spent = {
+        event.key: getattr(event, which) / 1000 for event in profile.key_averages() if not event.is_user_annotation
+    }
+    if device.type == "cuda":  # kernels stand beside the operators that start them, which would count them twice
+        kernels = {event.key for event in profile.key_averages() if event.device_type.name == "CUDA"}
+        spent = {key: value for key, value in spent.items() if key in kernels}
+    longest = dict(sorted(spent.items(), key=lambda item: -item[1])[:PROFILED])
+    return {
+        "length": length,
+        "rows": rows,
+        "milliseconds": 1000 * seconds,
+        "device": sum(spent.values()),
+        "spent": longest,
+    }
+
+
 def memory_table(model, optimizer, planned: list[int], stages: dict) -> list[dict]:
     """Bytes after each stage as planned, in the model's tensors, and as PyTorch counts them on a GPU.
 
@@ -192,7 +219,7 @@ def logits(model, batch: dict) -> torch.Tensor:
 
 def check_adapter(model, length: int, device: torch.device) -> dict:
     """The adapter saved, taken off, loaded, merged: largest differences of logits, shares of equal likeliest tokens."""
-    batch, _ = batch_of(length, max(BATCHES), False, model.config.vocab_size, device)
+    batch, _ = batch_of(length, BATCHES[1], False, model.config.vocab_size, device)
     model.get_base_model().set_experts_implementation(EXPERTS[0])
     model.eval()
     own, again = logits(model, batch), logits(model, batch)
@@ -245,6 +272,16 @@ def show_runs(runs: list[dict]) -> str:
         rows.append(line)
     header = ["longest row", "rows", "padded", "experts", "tokens/s", "s per step", "fed to real tokens", "loss"]
     return markdown([*header, "peak GiB"], rows)
+
+
+def show_profile(profile: dict) -> str:
+    """One profiled step as Markdown."""
+    if "error" in profile:
+        return f"Profile: {profile['error']}."
+    head = f"A step of {profile['rows']} rows of up to {profile['length']} tokens, profiled: "
+    head += f"{profile['milliseconds']:.0f} ms, of which the device works {profile['device']:.0f}"
+    rows = [[key[:90], f"{value:.1f}", f"{value / profile['device']:.1%}"] for key, value in profile["spent"].items()]
+    return f"{head}\n\n{markdown(['operation', 'ms', 'share'], rows)}"
 
 
 def main() -> int:
@@ -306,7 +343,7 @@ def main() -> int:
     print("\n### Memory\n", show_memory(table), sep="\n", flush=True)
 
     wanted = [(n, b, free, EXPERTS[0]) for n in lengths for b in BATCHES for free in (True, False)]
-    wanted += [(lengths[-2], max(BATCHES), True, experts) for experts in EXPERTS[1:]]
+    wanted += [(lengths[-2], BATCHES[1], True, experts) for experts in EXPERTS[1:]]
     runs = []
     for n, b, free, experts in wanted:
         run = {"length": n, "rows": b, "padding_free": free, "experts": experts}
@@ -318,6 +355,14 @@ def main() -> int:
             print(json.dumps(run), file=sys.stderr, flush=True)  # not lost if the machine is taken away
         runs.append(run)
     print("\n### Training steps\n", show_runs(runs), "", sep="\n", flush=True)
+
+    profiles = []
+    for n in (lengths[0], lengths[-1]):
+        found_profile = NOT_REACHED
+        if model is not None and time.perf_counter() < deadline:
+            found_profile = attempt(profiled, model, optimizer, n, BATCHES[1], device)
+        profiles.append(found_profile)
+        print(show_profile(found_profile), "", sep="\n", flush=True)
 
     check = NOT_REACHED
     if model is not None and time.perf_counter() < start + args.budget_s:
@@ -334,9 +379,10 @@ def main() -> int:
     seconds = {"build": built.get("seconds"), "LoRA": found.get("seconds"), "all": time.perf_counter() - start}
     notes.append(f"{seconds['all']:.0f} s in all.")
     result = {"device": name, "device_bytes": device_bytes, "versions": versions, "small": small, "seconds": seconds}
-    result |= {"parameters": plan.parameters, "memory": table, "first_step": first, "runs": runs, "adapter": check}
+    result |= {"parameters": plan.parameters, "memory": table, "first_step": first, "runs": runs}
+    result |= {"profiles": profiles, "adapter": check}
     finish("Logits of the adapter", ["with it, and", "largest difference"], rows, notes, {"gpu": result})
-    errors = {one.get("error") for one in (built, found, first, check, *runs)}
+    errors = {one.get("error") for one in (built, found, first, check, *runs, *profiles)}
     return 1 if errors - {None, "out of memory", NOT_REACHED["error"]} else 0
 
 
