@@ -1,5 +1,6 @@
-"""TRL's SFTTrainer with five changes, each for something it does not do.
+"""TRL's SFTTrainer with six changes, each for something it does not do.
 
+student_ops         LoRA on experts is computed beside them, not added to their weights
 SamplerEpoch        a resumed run goes on in its own epoch's order
 compute_loss        on a CPU only the answers' positions go to the head, as TRL's Triton kernel does on a GPU
 floating_point_ops  not estimated in each step
@@ -18,6 +19,8 @@ from transformers import TrainerCallback
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 from trl import SFTTrainer
 
+from student_ops import keep_lora_beside_experts
+
 
 class SamplerEpoch(TrainerCallback):
     """Tells the sampler its epoch; wrappers hide it from a resumed Trainer, which would take epoch 0's order again."""
@@ -30,12 +33,13 @@ class SamplerEpoch(TrainerCallback):
 
 
 class LoraTrainer(SFTTrainer):
-    """TRL's SFTTrainer for a PEFT model, with the five changes above."""
+    """TRL's SFTTrainer for a PEFT model, with the six changes above."""
 
     def __init__(self, *args, **kwargs):
         self.sampler_epoch = SamplerEpoch()
         super().__init__(*args, **kwargs)
         self.add_callback(self.sampler_epoch)
+        keep_lora_beside_experts(self.model)
         self.scored = None  # mask of the positions that go to the head, batch x tokens; None: all
         self.model.get_base_model().base_model.register_forward_hook(self._keep_scored)
         self.exact = torch.zeros(2)  # exact answers and rows of the evaluation that is going on

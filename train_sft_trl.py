@@ -28,6 +28,7 @@ from trl import SFTConfig, TrlParser
 
 from journal import end_with_parent
 from lora_trainer import LoraTrainer
+from student_ops import attend_within_rows
 from task import check_model, encode, read_chat
 from training_run import CompleteCheckpoint, prepare_output, steps_of, write_report
 
@@ -222,6 +223,8 @@ def make_trainer(script, args, tokenizer, lora, rows: list[dict], eval_rows: lis
         script.model_name, dtype=torch.bfloat16 if args.bf16 else torch.float32
     )
     model.config.use_cache = False
+    if args.padding_free:
+        attend_within_rows(model)
     return LoraTrainer(
         model=model,
         args=args,

@@ -29,6 +29,7 @@ from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from trl.trainer.utils import add_fused_lm_head
 
+from student_ops import ATTENTION, EXPERTS, keep_lora_beside_experts
 from train_sft_trl import describe, lora_config
 
 SMALL = Model(
@@ -36,8 +37,20 @@ SMALL = Model(
 )
 LENGTHS, SMALL_LENGTHS = (64, 512, 2048), (16, 32, 64)  # tokens of the longest row
 BATCHES = (1, 4, 16)  # rows of a micro-batch: one, the default, and the whole effective batch at once
-EXPERTS = ("grouped_mm", "eager", "batched_mm")  # of transformers; its other ones need kernels from the hub
+# How a step can be computed: by default as in train_sft_trl.py. Other experts than those of student_ops.py are those of
+# transformers, with LoRA added to the weights by PEFT; what is not here of them needs kernels from the hub.
+DEFAULT = {"padding_free": True, "attention": ATTENTION, "experts": EXPERTS, "checkpointing": True}
+WAYS = {
+    "default": {},
+    "padded": {"padding_free": False, "attention": "sdpa"},
+    "one mask over all rows": {"attention": "sdpa"},
+    "PEFT, grouped_mm": {"experts": "grouped_mm"},
+    "PEFT, eager": {"experts": "eager"},
+    "PEFT, batched_mm": {"experts": "batched_mm"},
+    "no checkpointing": {"checkpointing": False},
+}
 WARM_UP = 2  # steps before the timed ones: kernels are chosen, memory is reserved
+LONGEST_S = 20  # seconds after which a configuration takes no further step, but for one that is timed
 ALPHA = 16  # default of --lora_alpha
 SPREAD_B = 0.02  # standard deviation of lora_B in the comparisons; it starts at zero, where an adapter changes nothing
 COMPARED = {
@@ -45,6 +58,7 @@ COMPARED = {
     "adapter": "without the adapter",
     "taken_off": "switched off against taken off",
     "reloaded": "saved and loaded",
+    "in_weights": "PEFT's sum of the experts and LoRA",
     "merged": "merged",
 }
 PROFILED = 12  # operations named in the profile of a step
@@ -114,6 +128,7 @@ def adapted(model, rank: int, expert_rank: int, device: torch.device) -> dict:
     model = get_peft_model(model, lora_config(model, rank, ALPHA, expert_rank))
     model.gradient_checkpointing_enable()
     model.enable_input_require_grads()
+    keep_lora_beside_experts(model)
     add_fused_lm_head(model.get_base_model(), outputs=("log_probs", "entropy", "is_top1"))
     return {"model": model.train(), "seconds": now(device) - start}
 
@@ -139,13 +154,22 @@ def step(model, optimizer, batch: dict, device: torch.device) -> float:
     return loss.item()
 
 
-def timed(model, optimizer, length, rows, padding_free, experts, steps, deadline, device) -> dict:
+def choose(model, way: str) -> dict:
+    """Let the model compute as WAYS says; returns the settings."""
+    base, settings = model.get_base_model(), DEFAULT | WAYS[way]
+    base.set_experts_implementation(settings["experts"])
+    base.set_attn_implementation(settings["attention"])
+    (model.gradient_checkpointing_enable if settings["checkpointing"] else model.gradient_checkpointing_disable)()
+    return settings
+
+
+def timed(model, optimizer, length, rows, way, steps, deadline, device) -> dict:
     """Seconds of the steps and tokens per second without padding; from the deadline on, one timed step is enough."""
-    model.get_base_model().set_experts_implementation(experts)
-    batch, tokens = batch_of(length, rows, padding_free, model.config.vocab_size, device)
+    settings = choose(model, way)
+    batch, tokens = batch_of(length, rows, settings["padding_free"], model.config.vocab_size, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    seconds, losses = [], []
+    seconds, losses, deadline = [], [], min(deadline, time.perf_counter() + LONGEST_S)
     while len(seconds) < WARM_UP + steps and (len(seconds) <= WARM_UP or time.perf_counter() < deadline):
         start = now(device)
         losses.append(step(model, optimizer, batch, device))
@@ -160,48 +184,40 @@ def timed(model, optimizer, length, rows, padding_free, experts, steps, deadline
 
 
 def profiled(model, optimizer, length: int, rows: int, device: torch.device) -> dict:
-    """Milliseconds of one step, and of the operations in it that take the device longest, each without its parts."""
-    model.get_base_model().set_experts_implementation(EXPERTS[0])
+    """Milliseconds of a step, and of what the device works on longest in it: kernels of a GPU, operators of a CPU."""
+    choose(model, "default")
     batch, _ = batch_of(length, rows, True, model.config.vocab_size, device)
     step(model, optimizer, batch, device)
-    start = now(device)
     with torch.profiler.profile() as profile:
+        start = now(device)
         step(model, optimizer, batch, device)
         seconds = now(device) - start
-    which = f"self_{device.type}_time_total" if device.type == "cpu" else "self_device_time_total"
-    spent = {
-        event.key: getattr(event, which) / 1000 for event in profile.key_averages() if not event.is_user_annotation
-    }
-    if device.type == "cuda":  # kernels stand beside the operators that start them, which would count them twice
-        kernels = {event.key for event in profile.key_averages() if event.device_type.name == "CUDA"}
-        spent = {key: value for key, value in spent.items() if key in kernels}
+    events = [event for event in profile.key_averages() if not event.is_user_annotation]
+    if device.type == "cuda":
+        spent = {e.key: e.self_device_time_total / 1000 for e in events if e.device_type.name == "CUDA"}
+    else:
+        spent = {e.key: e.self_cpu_time_total / 1000 for e in events}
     longest = dict(sorted(spent.items(), key=lambda item: -item[1])[:PROFILED])
-    return {
-        "length": length,
-        "rows": rows,
-        "milliseconds": 1000 * seconds,
-        "device": sum(spent.values()),
-        "spent": longest,
-    }
+    found = {"milliseconds": 1000 * seconds, "device": sum(spent.values()), "spent": longest}
+    return {"length": length, "rows": rows} | found
 
 
-def memory_table(model, optimizer, planned: list[int], stages: dict) -> list[dict]:
+def memory_table(model, optimizer, base: int, adapter: int, stages: dict) -> list[dict]:
     """Bytes after each stage as planned, in the model's tensors, and as PyTorch counts them on a GPU.
 
-    `planned` are the bytes of the base, of LoRA with gradients and Adam, and of the experts of one layer.
+    `base` and `adapter` are the bytes planned for the base, and for LoRA with its gradients and Adam's states.
     """
-    base, adapter, experts = planned
     trained = [p for p in model.parameters() if p.requires_grad]
     weights, lora = size(p for p in model.parameters() if not p.requires_grad), size(trained)
     states = (value for state in optimizer.state.values() for value in state.values())
     # Adam counts its steps in a number for each parameter, which no plan needs
     learning = lora + size(p.grad for p in trained) + size(s for s in states if s.dim())
     counts = {"base weights": (base, weights, "start", "weights"), "LoRA": (adapter // 4, lora, "weights", "LoRA")}
-    if "step" in stages:
+    if optimizer.state:
         counts |= {
             "LoRA, gradients, Adam": (adapter, learning, "weights", "step"),
             "one GPU": (base + adapter, weights + learning, "start", "step"),
-            "peak of the first step": (base + adapter + 2 * experts, None, "start", "peak"),
+            "peak of the second step": (base + adapter, None, "start", "peak"),  # the plan has no activations
         }
     table = []
     for what, (plan, found, before, after) in counts.items():
@@ -220,7 +236,7 @@ def logits(model, batch: dict) -> torch.Tensor:
 def check_adapter(model, length: int, device: torch.device) -> dict:
     """The adapter saved, taken off, loaded, merged: largest differences of logits, shares of equal likeliest tokens."""
     batch, _ = batch_of(length, BATCHES[1], False, model.config.vocab_size, device)
-    model.get_base_model().set_experts_implementation(EXPERTS[0])
+    choose(model, "padded")  # rows apart are compared, computed by the default's experts
     model.eval()
     own, again = logits(model, batch), logits(model, batch)
     with model.disable_adapter():
@@ -230,6 +246,9 @@ def check_adapter(model, length: int, device: torch.device) -> dict:
         base = model.unload()  # the weights are those of `model`, there is no second copy
         bare = logits(base, batch)
         model = PeftModel.from_pretrained(base, folder, torch_device=str(device)).eval()
+    model.get_base_model().set_experts_implementation("grouped_mm")
+    in_weights = logits(model, batch)
+    keep_lora_beside_experts(model)
     loaded = logits(model, batch)
     merged = logits(model.merge_and_unload(), batch)
     effect = (own - without).abs()
@@ -238,6 +257,7 @@ def check_adapter(model, length: int, device: torch.device) -> dict:
         "adapter": effect.max().item(),
         "taken_off": (without - bare).abs().max().item(),
         "reloaded": (own - loaded).abs().max().item(),
+        "in_weights": (own - in_weights).abs().max().item(),
         "merged": (own - merged).abs().max().item(),
         "merged_to_adapter": ((own - merged).abs().mean() / effect.mean()).item(),
         "merged_same_token": (own.argmax(-1) == merged.argmax(-1)).float().mean().item(),
@@ -263,14 +283,14 @@ def show_runs(runs: list[dict]) -> str:
     """The table of speeds, one line for each configuration."""
     rows = []
     for run in runs:
-        line = [str(run["length"]), str(run["rows"]), "no" if run["padding_free"] else "yes", run["experts"]]
+        line = [str(run["length"]), str(run["rows"]), run["way"]]
         if "error" in run:
             line += [run["error"], *["-"] * 4]
         else:
             line += [show(run["tokens_per_second"], 0), show(run["seconds"], 3)]
             line += [f"{run['fed_tokens'] / run['tokens']:.2f}", f"{run['loss']:.4f}", gib(run["peak_bytes"])]
         rows.append(line)
-    header = ["longest row", "rows", "padded", "experts", "tokens/s", "s per step", "fed to real tokens", "loss"]
+    header = ["longest row", "rows", "computed", "tokens/s", "s per step", "fed to real tokens", "loss"]
     return markdown([*header, "peak GiB"], rows)
 
 
@@ -288,6 +308,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"], help="auto: a GPU if there is one")
     parser.add_argument("--small", action="store_true", help="the small configuration, also on a GPU")
+    parser.add_argument("--lengths", type=int, nargs="+", help="tokens of the longest row, two lengths or more")
     parser.add_argument("--steps", type=int, default=5, help=f"timed ones of each configuration, after {WARM_UP}")
     parser.add_argument("--lora_rank", type=int, default=32, help="on attention")
     parser.add_argument("--lora_expert_rank", type=int, default=0, help="on each expert (0: rank // active experts)")
@@ -301,11 +322,10 @@ def main() -> int:
     on_gpu = device.type == "cuda"
     small = args.small or not on_gpu
     plan, lengths = (SMALL, SMALL_LENGTHS) if small else (Model(), LENGTHS)
+    lengths = args.lengths or lengths
     expert_rank = args.lora_expert_rank or max(1, args.lora_rank // plan.per_token)
     (_, base, _), (_, adapter, _), *_ = training(plan, 1, args.lora_rank, expert_rank)
     wider = 1 if on_gpu else 2  # the plan has weights in bf16, a CPU in fp32
-    # LoRA on experts works on merged ones of a layer, in the backward pass beside their gradient
-    planned = [wider * round(base), round(adapter), 2 * wider * plan.experts * plan.expert]
     warnings.filterwarnings("ignore", message=".*_pattern keys did not match")  # as in train_sft_trl.py
     torch.manual_seed(0)
 
@@ -314,7 +334,7 @@ def main() -> int:
     versions = {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}
     memory = [f"{gib(device_bytes)} GiB"] if on_gpu else []
     print(", ".join([name, *memory, *(f"{k} {v}" for k, v in versions.items())]), flush=True)
-    stages, table, model, first = {"start": allocated(device)}, [], None, NOT_REACHED
+    stages, table, model, first, second = {"start": allocated(device)}, [], None, NOT_REACHED, NOT_REACHED
     found = built = attempt(build, plan, device)
     stages["weights"] = allocated(device)
     if "error" not in built:
@@ -327,34 +347,22 @@ def main() -> int:
         trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
         # at a rate of 0 a step does all its work, and all configurations see the same weights
         optimizer = torch.optim.AdamW(trained.values(), lr=0.0, weight_decay=0.0, fused=True)
+        choose(model, "default")
         batch, _ = batch_of(lengths[0], 1, True, plan.vocabulary, device)
+        first = attempt(lambda: {"loss": step(model, optimizer, batch, device)})
+        stages["step"] = allocated(device)
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(device)
-        first = attempt(lambda: {"loss": step(model, optimizer, batch, device)})
-        if "error" in first:
-            notes.append(f"First step: {first['error']}.")
-        else:
-            stages |= {"step": allocated(device), "peak": allocated(device, peak=True)}
-        table = memory_table(model, optimizer, planned, stages)
+        second = first if "error" in first else attempt(lambda: {"loss": step(model, optimizer, batch, device)})
+        stages["peak"] = allocated(device, peak=True)
+        if "error" in second:
+            notes.append(f"A first and a second step: {second['error']}.")
+        table = memory_table(model, optimizer, wider * round(base), round(adapter), stages)
         with torch.no_grad():
             for key, parameter in trained.items():
                 if "lora_B" in key:
                     parameter.normal_(std=SPREAD_B)
     print("\n### Memory\n", show_memory(table), sep="\n", flush=True)
-
-    wanted = [(n, b, free, EXPERTS[0]) for n in lengths for b in BATCHES for free in (True, False)]
-    wanted += [(lengths[-2], BATCHES[1], True, experts) for experts in EXPERTS[1:]]
-    runs = []
-    for n, b, free, experts in wanted:
-        run = {"length": n, "rows": b, "padding_free": free, "experts": experts}
-        if model is None or time.perf_counter() >= deadline:
-            run |= NOT_REACHED
-        else:
-            run |= attempt(timed, model, optimizer, n, b, free, experts, args.steps, deadline, device)
-            optimizer.zero_grad()
-            print(json.dumps(run), file=sys.stderr, flush=True)  # not lost if the machine is taken away
-        runs.append(run)
-    print("\n### Training steps\n", show_runs(runs), "", sep="\n", flush=True)
 
     profiles = []
     for n in (lengths[0], lengths[-1]):
@@ -363,6 +371,22 @@ def main() -> int:
             found_profile = attempt(profiled, model, optimizer, n, BATCHES[1], device)
         profiles.append(found_profile)
         print(show_profile(found_profile), "", sep="\n", flush=True)
+
+    wanted = [(n, b, way) for way in ("default", "padded") for n in lengths for b in BATCHES]
+    wanted += [(n, b, way) for way in list(WAYS)[2:] for n, b in ((lengths[-2], BATCHES[1]),)]
+    wanted += [(lengths[-1], BATCHES[1], way) for way in ("one mask over all rows", "PEFT, grouped_mm")]
+    wanted += [(lengths[0], b, way) for b in BATCHES[1:] for way in ("PEFT, grouped_mm", "no checkpointing")]
+    runs = []
+    for n, b, way in wanted:
+        run = {"length": n, "rows": b, "way": way}
+        if model is None or time.perf_counter() >= deadline:
+            run |= NOT_REACHED
+        else:
+            run |= attempt(timed, model, optimizer, n, b, way, args.steps, deadline, device)
+            optimizer.zero_grad()
+            print(json.dumps(run), file=sys.stderr, flush=True)  # not lost if the machine is taken away
+        runs.append(run)
+    print("\n### Training steps\n", show_runs(runs), "", sep="\n", flush=True)
 
     check = NOT_REACHED
     if model is not None and time.perf_counter() < start + args.budget_s:
@@ -379,10 +403,10 @@ def main() -> int:
     seconds = {"build": built.get("seconds"), "LoRA": found.get("seconds"), "all": time.perf_counter() - start}
     notes.append(f"{seconds['all']:.0f} s in all.")
     result = {"device": name, "device_bytes": device_bytes, "versions": versions, "small": small, "seconds": seconds}
-    result |= {"parameters": plan.parameters, "memory": table, "first_step": first, "runs": runs}
+    result |= {"parameters": plan.parameters, "memory": table, "first_step": first, "second_step": second, "runs": runs}
     result |= {"profiles": profiles, "adapter": check}
     finish("Logits of the adapter", ["with it, and", "largest difference"], rows, notes, {"gpu": result})
-    errors = {one.get("error") for one in (built, found, first, check, *runs, *profiles)}
+    errors = {one.get("error") for one in (built, found, second, check, *runs, *profiles)}
     return 1 if errors - {None, "out of memory", NOT_REACHED["error"]} else 0
 
 

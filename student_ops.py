@@ -1,0 +1,157 @@
+"""Two operations of the student as training needs them; transformers and PEFT compute the same with more work.
+
+experts    LoRA stays beside the experts. PEFT adds it to the weights of all experts of a layer in every pass: gigabytes
+           to write whatever the batch, gradients as large, and in bf16 an update below the weight's last bit is lost.
+attention  each row attends to itself alone. The mask that transformers makes of rows side by side covers all of them
+           with all, which costs the square of the batch.
+"""
+
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from peft.tuners.lora.layer import ParamWrapper
+from transformers import AttentionInterface
+from transformers.integrations.moe import ExpertsInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+
+EXPERTS, ATTENTION = "lora_grouped_mm", "sdpa_in_rows"  # their names in transformers
+ALIGNED = 8  # numbers in bf16 that make the 16 bytes to which a GPU's grouped_mm wants rows aligned
+
+
+class Dispatch(torch.autograd.Function):
+    """Copies of tokens in the order of their experts: tokens x hidden -> (tokens * k) x hidden.
+
+    `order` sorts the tokens' k choices by expert and `inverse` undoes it. Its gradient is Combine, and the other way
+    round; autograd's own for an index would sort the choices once more.
+    """
+
+    @staticmethod
+    def forward(ctx, tokens, order, inverse, k):
+        ctx.save_for_backward(order, inverse)
+        ctx.k = k
+        return tokens[order // k]
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return Combine.apply(gradient, *ctx.saved_tensors, ctx.k), None, None, None
+
+
+class Combine(torch.autograd.Function):
+    """The sum over each token's k copies: (tokens * k) x hidden, in the order of experts -> tokens x hidden."""
+
+    @staticmethod
+    def forward(ctx, copies, order, inverse, k):
+        ctx.save_for_backward(order, inverse)
+        ctx.k = k
+        return copies[inverse].unflatten(0, (-1, k)).sum(1)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return Dispatch.apply(gradient, *ctx.saved_tensors, ctx.k), None, None, None
+
+
+def grouped_linear(experts, name: str, rows: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """Each expert's rows, which end at `ends`, through its weight `name`, and through LoRA where it is active."""
+    weight = getattr(experts, name)  # experts x out x in
+    rows = rows.to(weight.dtype)  # grouped_mm does not know autocast
+    out = F.grouped_mm(rows, weight.transpose(1, 2), offs=ends)
+    for b, a, scaling in getattr(experts, "lora", {}).get(name, ()):
+        rank = b.shape[2]
+        missing = -rank % ALIGNED
+        a, b = F.pad(a, (0, 0, 0, missing)), F.pad(b.transpose(1, 2), (0, 0, 0, missing))  # experts x rank x in, x out
+        inner = F.grouped_mm(rows, a.transpose(1, 2), offs=ends)
+        out = out + F.grouped_mm(inner * scaling, b.contiguous(), offs=ends)
+    return out
+
+
+def experts_forward(experts, hidden_states, top_k_index, top_k_weights):
+    """transformers' grouped_mm with LoRA beside the weights: tokens x hidden, tokens x k, tokens x k."""
+    k, choices = top_k_index.shape[1], top_k_index.flatten()
+    _, order = torch.sort(choices)
+    inverse = torch.argsort(order)
+    counted = choices.float() if choices.is_cpu else choices.int()  # the types that histc takes; bincount would wait
+    counts = torch.histc(counted, bins=experts.num_experts, min=0, max=experts.num_experts - 1)
+    ends = counts.cumsum(0, dtype=torch.int32)
+    rows = Dispatch.apply(hidden_states, order, inverse, k)
+    rows = grouped_linear(experts, "gate_up_proj", rows, ends)
+    rows = grouped_linear(experts, "down_proj", experts._apply_gate(rows), ends)
+    weights = Dispatch.apply(top_k_weights.flatten(), order, inverse, 1)
+    return Combine.apply(rows * weights[:, None], order, inverse, k).to(hidden_states.dtype)
+
+
+@contextmanager
+def hand_over(wrapper: ParamWrapper, adapters: list[str]):
+    """In place of PEFT's own, which lets the weight be the sum with LoRA: gives LoRA's factors to the experts."""
+    experts = wrapper.get_base_layer()
+    if experts.config._experts_implementation != EXPERTS:  # another one knows nothing of the factors
+        with ParamWrapper._activate_lora(wrapper, adapters):
+            yield
+        return
+    experts.lora[wrapper.parameter_name] = [wrapper.get_delta_factors(a) for a in adapters if a in wrapper.lora_A]
+    try:
+        yield
+    finally:
+        experts.lora.clear()
+
+
+def keep_lora_beside_experts(model) -> int:
+    """Let a PEFT model compute its fused experts so, where their layout is Qwen's; returns the number of parameters."""
+    wrappers = [m for m in model.modules() if isinstance(m, ParamWrapper) and m.num_experts > 1]
+    for wrapper in wrappers:
+        experts = wrapper.get_base_layer()
+        if getattr(experts, "has_bias", True) or experts.is_transposed or not experts.has_gate:
+            return 0
+    for wrapper in wrappers:
+        wrapper.get_base_layer().lora = {}
+        wrapper._activate_lora = partial(hand_over, wrapper)
+    if wrappers:
+        model.get_base_model().set_experts_implementation(EXPERTS)
+    return len(wrappers)
+
+
+def attention_forward(
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    dropout=0.0,
+    scaling=None,
+    cu_seq_lens_q=None,
+    max_length_q=None,
+    **kwargs,
+):
+    """Causal attention of rows that lie side by side in one sequence: 1 x heads x tokens x size, from TRL's collator.
+
+    `cu_seq_lens_q` are the places where rows start, and the end. Without it there is one row, and no padding.
+    """
+    if cu_seq_lens_q is None:
+        return sdpa_attention_forward(module, query, key, value, None, dropout=dropout, scaling=scaling, **kwargs)
+    groups = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+        from torch.nn.attention.varlen import varlen_attn  # FlashAttention, as PyTorch ships it
+
+        rows = (states[0].transpose(0, 1) for states in (query, key, value))
+        bounds = cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q
+        return varlen_attn(*rows, *bounds, scale=scaling, window_size=(-1, 0))[None], None  # (-1, 0): causal
+    lengths = cu_seq_lens_q.diff().tolist()
+    rows = zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
+    found = [F.scaled_dot_product_attention(*row, is_causal=True, scale=scaling) for row in rows]
+    return torch.cat(found, dim=2).transpose(1, 2), None
+
+
+def attend_within_rows(model) -> bool:
+    """Let a model for batches without padding compute its attention so, where it is plain causal; returns whether."""
+    config = model.config
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    plain = layers == {"full_attention"} and not getattr(config, "attention_dropout", 0)
+    if plain := plain and config._attn_implementation == "sdpa":
+        model.set_attn_implementation(ATTENTION)
+    return plain
+
+
+ExpertsInterface.register(EXPERTS, experts_forward)
+AttentionInterface.register(ATTENTION, attention_forward)
