@@ -1,7 +1,7 @@
 """Two operations of the student as training needs them; transformers and PEFT compute the same with more work.
 
-experts    LoRA stays beside the experts. PEFT adds it to the weights of all experts of a layer in every pass: gigabytes
-           to write whatever the batch, gradients as large, and in bf16 an update below the weight's last bit is lost.
+experts    LoRA stays beside the experts. PEFT adds it to the weights of all experts of a layer in every pass: more than
+           a gigabyte to write on the 30B whatever the batch, and a gradient as large to compute for it.
 attention  each row attends to itself alone. The mask that transformers makes of rows side by side covers all of them
            with all, which costs the square of the batch.
 """
@@ -58,22 +58,20 @@ def grouped_linear(experts, name: str, rows: torch.Tensor, ends: torch.Tensor) -
     rows = rows.to(weight.dtype)  # grouped_mm does not know autocast
     out = F.grouped_mm(rows, weight.transpose(1, 2), offs=ends)
     for b, a, scaling in getattr(experts, "lora", {}).get(name, ()):
-        rank = b.shape[2]
-        missing = -rank % ALIGNED
+        missing = -b.shape[2] % ALIGNED
         a, b = F.pad(a, (0, 0, 0, missing)), F.pad(b.transpose(1, 2), (0, 0, 0, missing))  # experts x rank x in, x out
         inner = F.grouped_mm(rows, a.transpose(1, 2), offs=ends)
-        out = out + F.grouped_mm(inner * scaling, b.contiguous(), offs=ends)
+        out += F.grouped_mm(inner * scaling, b.contiguous(), offs=ends)
     return out
 
 
 def experts_forward(experts, hidden_states, top_k_index, top_k_weights):
     """transformers' grouped_mm with LoRA beside the weights: tokens x hidden, tokens x k, tokens x k."""
-    k, choices = top_k_index.shape[1], top_k_index.flatten()
-    _, order = torch.sort(choices)
-    inverse = torch.argsort(order)
-    counted = choices.float() if choices.is_cpu else choices.int()  # the types that histc takes; bincount would wait
-    counts = torch.histc(counted, bins=experts.num_experts, min=0, max=experts.num_experts - 1)
-    ends = counts.cumsum(0, dtype=torch.int32)
+    k = top_k_index.shape[1]
+    chosen, order = torch.sort(top_k_index.flatten())
+    inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+    each = torch.arange(experts.num_experts, device=order.device)
+    ends = torch.searchsorted(chosen, each, right=True, out_int32=True)
     rows = Dispatch.apply(hidden_states, order, inverse, k)
     rows = grouped_linear(experts, "gate_up_proj", rows, ends)
     rows = grouped_linear(experts, "down_proj", experts._apply_gate(rows), ends)

@@ -1,0 +1,147 @@
+"""The student's operations for training give what transformers and PEFT give; on a GPU too, where there is one."""
+
+import pytest
+import torch
+from peft import get_peft_model
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config, Qwen3MoeConfig
+from transformers.models.gpt_oss import GptOssConfig
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from student_ops import ATTENTION, EXPERTS, attend_within_rows, keep_lora_beside_experts
+from train_sft_trl import lora_config
+
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+SIZES = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 300,
+    "use_cache": False,
+}
+MOE = Qwen3MoeConfig(**SIZES, num_experts=8, num_experts_per_tok=2, moe_intermediate_size=48, norm_topk_prob=True)
+
+
+def model_of(config, device="cpu", dtype=torch.float32):
+    torch.manual_seed(0)
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+
+def with_lora(config, device="cpu", dtype=torch.float32, expert_rank=4):
+    """A model with an adapter that does something: lora_B starts at zero otherwise."""
+    model = model_of(config, device, dtype)
+    model = get_peft_model(model, lora_config(model, 16, 16, expert_rank))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+def batch_of(lengths: list[int], device="cpu", padding_free=True):
+    generator = torch.Generator().manual_seed(1)
+    ids = [torch.randint(1, 300, (n,), generator=generator).tolist() for n in lengths]
+    rows = [{"input_ids": row, "labels": [-100, *row[1:]]} for row in ids]
+    batch = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=padding_free)(rows)
+    return {key: value.to(device) if torch.is_tensor(value) else value for key, value in batch.items()}
+
+
+def loss_and_gradients(model, batch):
+    model.zero_grad()
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16):
+        loss = model(**batch).loss
+    loss.backward()
+    return loss.item(), {name: p.grad.float() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def far(found: dict, expected: dict) -> float:
+    """Largest distance of a gradient from the expected one, as a share of the latter's length."""
+    assert found.keys() == expected.keys()
+    return max(((found[k] - expected[k]).norm() / expected[k].norm().clamp_min(1e-12)).item() for k in expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("expert_rank", [4, 16])  # 4 is no multiple of what a GPU's kernel takes
+def test_experts_with_lora_beside_them_learn_as_in_peft(device, expert_rank):
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    model, batch = with_lora(MOE, device, dtype, expert_rank), batch_of([30, 17, 9], device)
+    loss, gradients = loss_and_gradients(model, batch)
+    assert keep_lora_beside_experts(model) == 4
+    assert model.config._experts_implementation == EXPERTS
+    found, ours = loss_and_gradients(model, batch)
+    assert found == pytest.approx(loss, rel=1e-6 if device == "cpu" else 1e-2)
+    assert far(ours, gradients) < (1e-5 if device == "cpu" else 0.2)
+    model.get_base_model().set_experts_implementation("eager")  # LoRA is not lost with another implementation
+    again, theirs = loss_and_gradients(model, batch)
+    assert again == pytest.approx(loss, rel=1e-6 if device == "cpu" else 1e-2)
+    assert far(theirs, gradients) < (1e-5 if device == "cpu" else 0.2)
+
+
+def test_experts_without_tokens_get_a_gradient_of_zero():
+    many = Qwen3MoeConfig(**SIZES, num_experts=32, num_experts_per_tok=2, moe_intermediate_size=48)
+    model = with_lora(many)
+    keep_lora_beside_experts(model)
+    _, gradients = loss_and_gradients(model, batch_of([3]))
+    rows = [g.view(32, 4, -1) for name, g in gradients.items() if "experts" in name and "lora_A" in name]
+    unused = [(g == 0).all(-1).all(-1).sum().item() for g in rows]
+    assert len(unused) == 4 and all(26 <= n < 32 for n in unused)  # 3 tokens choose at most 6 of the 32
+    assert all(torch.isfinite(g).all() for g in gradients.values())
+
+
+def test_switched_off_taken_off_and_merged():
+    model, batch = with_lora(MOE), batch_of([20, 5])
+    keep_lora_beside_experts(model)
+    with torch.no_grad():
+        own = model(**batch).logits
+        with model.disable_adapter():
+            off = model(**batch).logits
+        assert not torch.allclose(own, off, atol=1e-3)
+        merged = model.merge_and_unload()
+        torch.testing.assert_close(merged(**batch).logits, own, rtol=1e-4, atol=1e-5)
+
+
+def test_experts_of_another_layout_stay_with_peft():
+    config = GptOssConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2, intermediate_size=32)
+    model = model_of(config)
+    model = get_peft_model(model, lora_config(model, 8, 8, 2))
+    before = model.config._experts_implementation
+    assert keep_lora_beside_experts(model) == 0
+    assert model.config._experts_implementation == before
+    assert attend_within_rows(model.get_base_model()) is False  # its layers have sliding windows
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("config", [MOE, Qwen3Config(**SIZES, intermediate_size=96)], ids=["experts", "dense"])
+def test_rows_side_by_side_see_only_themselves(device, config):
+    lengths, dtype = [30, 1, 17, 9], torch.float32 if device == "cpu" else torch.bfloat16
+    model = model_of(config, device, dtype).eval()
+    side_by_side, padded = batch_of(lengths, device), batch_of(lengths, device, padding_free=False)
+    close = {"rtol": 1e-4, "atol": 1e-5} if device == "cpu" else {"rtol": 0.1, "atol": 0.1}
+    with torch.no_grad():
+        expected = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"]).logits
+        expected = expected[padded["attention_mask"].bool()]
+        assert attend_within_rows(model)
+        assert model.config._attn_implementation == ATTENTION
+        torch.testing.assert_close(model(**side_by_side).logits[0], expected, **close)
+        alone = model(input_ids=side_by_side["input_ids"][:, :30]).logits[0]  # one row, as a batch of one has
+        torch.testing.assert_close(alone, expected[:30], **close)
+
+
+def test_attention_other_than_plain_is_left_alone():
+    window = Qwen2Config(
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=300,
+        use_sliding_window=True,
+        sliding_window=8,
+        max_window_layers=1,
+    )
+    model = model_of(window)
+    assert attend_within_rows(model) is False
+    assert model.config._attn_implementation == "sdpa"
+    eager = model_of(Qwen3Config(**SIZES, intermediate_size=96, attn_implementation="eager"))
+    assert attend_within_rows(eager) is False
