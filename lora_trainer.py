@@ -1,8 +1,9 @@
-"""TRL's SFTTrainer with six changes, each for something it does not do.
+"""TRL's SFTTrainer with seven changes, each for something it does not do.
 
 student_ops         LoRA on experts is computed beside them, not added to their weights
 SamplerEpoch        a resumed run goes on in its own epoch's order
-compute_loss        on a CPU only the answers' positions go to the head, as TRL's Triton kernel does on a GPU
+compute_loss        short micro-batches are not checkpointed; on a CPU only the answers' positions go to the head, as
+                    TRL's Triton kernel does on a GPU
 floating_point_ops  not estimated in each step
 prediction_step     evaluation counts exact answers
 save_model          under FSDP2 the adapter alone is written, not the base
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import TrainerCallback
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 from trl import SFTTrainer
 
@@ -33,13 +35,15 @@ class SamplerEpoch(TrainerCallback):
 
 
 class LoraTrainer(SFTTrainer):
-    """TRL's SFTTrainer for a PEFT model, with the six changes above."""
+    """TRL's SFTTrainer for a PEFT model, with the seven changes above."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, checkpoint_from_tokens: int = 0, **kwargs):
+        self.checkpoint_from_tokens = checkpoint_from_tokens  # of a micro-batch, padding included
         self.sampler_epoch = SamplerEpoch()
         super().__init__(*args, **kwargs)
         self.add_callback(self.sampler_epoch)
         keep_lora_beside_experts(self.model)
+        self.layers = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
         self.scored = None  # mask of the positions that go to the head, batch x tokens; None: all
         self.model.get_base_model().base_model.register_forward_hook(self._keep_scored)
         self.exact = torch.zeros(2)  # exact answers and rows of the evaluation that is going on
@@ -58,6 +62,9 @@ class LoraTrainer(SFTTrainer):
         return sampler
 
     def compute_loss(self, model, inputs, *args, **kwargs):
+        checkpoint = self.args.gradient_checkpointing and inputs["input_ids"].numel() >= self.checkpoint_from_tokens
+        for layer in self.layers:
+            layer.gradient_checkpointing = checkpoint
         if self.args.device.type == "cpu" and self.label_smoother is None:  # which needs the logits of all
             learned = inputs["labels"][:, 1:] != -100
             inputs["shift_labels"] = inputs["labels"][:, 1:][learned][None]

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Step 2 on one GPU (or a CPU with --config configs/tiny.yaml).
 #   bash train_trl.sh [model] [output_dir] [train_file] [any flag of train_sft_trl.py]
-# NUM_PROCESSES, ACCELERATE_CONFIG and TRAIN_SCRIPT override what is launched. Under the two multi-GPU wrappers
-# BATCH_PER_GPU and MAX_LENGTH are set, and accumulation keeps the effective batch as near to 16 as the GPUs allow.
+# NUM_PROCESSES, ACCELERATE_CONFIG and TRAIN_SCRIPT override what is launched. With MAX_LENGTH, which the two multi-GPU
+# wrappers set, 16 rows are shared among the GPUs; with BATCH_PER_GPU accumulation brings the effective batch to 16.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 script=${TRAIN_SCRIPT:-$here/train_sft_trl.py}
@@ -18,9 +18,10 @@ for name in model_name output_dir train_file; do
   args+=("--$name" "$1")
   shift
 done
-if [ -n "${BATCH_PER_GPU:-}" ]; then
-  accumulation=$((16 / (BATCH_PER_GPU * processes)))
-  args+=(--per_device_train_batch_size "$BATCH_PER_GPU" --max_length "$MAX_LENGTH")
+if [ -n "${MAX_LENGTH:-}" ]; then
+  batch=${BATCH_PER_GPU:-$((processes < 16 ? 16 / processes : 1))}
+  accumulation=$((16 / (batch * processes)))
+  args+=(--per_device_train_batch_size "$batch" --max_length "$MAX_LENGTH")
   args+=(--gradient_accumulation_steps "$((accumulation > 0 ? accumulation : 1))")
 fi
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Step 2 with DDP: every GPU holds the whole student.
 #   bash train_trl_multi_gpu.sh [model] [output_dir] [train_file] [any flag of train_sft_trl.py]
-# NUM_PROCESSES (default: all, the visible GPUs), BATCH_PER_GPU and MAX_LENGTH override; see train_trl.sh.
+# NUM_PROCESSES (default: all, the visible GPUs), BATCH_PER_GPU (default: 16 rows over all) and MAX_LENGTH override.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export NUM_PROCESSES=${NUM_PROCESSES:-all}
 export ACCELERATE_CONFIG=${ACCELERATE_CONFIG:-$here/accelerate_configs/ddp.yaml}
-export BATCH_PER_GPU=${BATCH_PER_GPU:-1} MAX_LENGTH=${MAX_LENGTH:-512}
+export MAX_LENGTH=${MAX_LENGTH:-512}
 exec bash "$here/train_trl.sh" "$@"

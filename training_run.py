@@ -113,7 +113,7 @@ def prepare_output(script, args) -> str | None:
     with open(script.train_file, "rb") as file:
         data = hashlib.file_digest(file, "sha256").hexdigest()
     run = {**asdict(script), "train_sha256": data, **{name: str(getattr(args, name)) for name in COMPARED.split()}}
-    for key in ("train_file", "overwrite", "check_only"):
+    for key in ("train_file", "overwrite", "check_only", "checkpoint_from_tokens"):
         del run[key]
     checkpoint = None if resume in ("last", "none") else resume
     if checkpoint:

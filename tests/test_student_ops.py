@@ -1,5 +1,7 @@
 """The student's operations for training give what transformers and PEFT give; on a GPU too, where there is one."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from peft import get_peft_model
@@ -26,7 +28,7 @@ MOE = Qwen3MoeConfig(**SIZES, num_experts=8, num_experts_per_tok=2, moe_intermed
 def model_of(config, device="cpu", dtype=torch.float32):
     torch.manual_seed(0)
     with torch.device(device):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype)
+        return AutoModelForCausalLM.from_config(deepcopy(config), dtype=dtype)  # which the model would change
 
 
 def with_lora(config, device="cpu", dtype=torch.float32, expert_rank=4):

@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen3MoeConfig
@@ -31,8 +32,9 @@ from conftest import (
     train,
 )
 from conftest import training_command as command
+from lora_trainer import LoraTrainer
 from task import encode, prompt_ids
-from train_sft_trl import empty_model, load_rows, lora_config
+from train_sft_trl import TrainArguments, empty_model, load_rows, lora_config
 
 # As the model cards describe the formats, written for these tests.
 QWEN_2507 = (
@@ -166,6 +168,34 @@ def test_dropout_on_experts_is_refused():
     with pytest.raises(ValueError, match="--lora_dropout 0.1: PEFT has none for fused experts"):
         lora_config(model, 32, 16, dropout=0.1)
     assert lora_config(model, 32, 16, target="attention", dropout=0.1).lora_dropout == 0.1
+
+
+def test_long_micro_batches_alone_are_checkpointed(qwen, tmp_path):
+    """Each layer computes a checkpointed micro-batch a second time; the steps are the same."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 16}
+    rows = [{"input_ids": [7] * n, "labels": [-100] * (n - 1) + [7]} for n in (5, 90, 6, 91)]
+    computed, found = [], []
+    for limit in (0, 100, 1000):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(Qwen3MoeConfig(**sizes, **experts, vocab_size=len(qwen)))
+        settings = {"use_cpu": True, "bf16": False, "train_sampling_strategy": "sequential", "max_length": None}
+        args = TrainArguments(
+            output_dir=str(tmp_path / str(limit)), per_device_train_batch_size=2, save_strategy="no", **settings
+        )
+        args.dataset_kwargs = {"skip_prepare_dataset": True}
+        data, lora = Dataset.from_list([rows[0], rows[2], rows[1], rows[3]]), lora_config(model, 8, 8)
+        kinds = {"model": model, "args": args, "train_dataset": data, "processing_class": qwen, "peft_config": lora}
+        trainer = LoraTrainer(**kinds, checkpoint_from_tokens=limit)
+        attention = trainer.model.get_base_model().model.layers[0].self_attn
+        seen = []
+        attention.register_forward_pre_hook(
+            lambda module, args, kwargs, seen=seen: seen.append(kwargs["hidden_states"].shape[1]), with_kwargs=True
+        )
+        found.append(trainer.train().training_loss)
+        computed.append(seen)
+    assert computed == [[11, 11, 181, 181], [11, 181, 181], [11, 181]]
+    assert found[1:] == pytest.approx([found[0]] * 2, abs=1e-6)
 
 
 @pytest.mark.slow
