@@ -41,7 +41,7 @@ BATCHES = (1, 4, 16)  # rows of a micro-batch: one, the default, and the whole e
 # transformers, with LoRA added to the weights by PEFT; what is not here of them needs kernels from the hub.
 DEFAULT = {"padding_free": True, "attention": ATTENTION, "experts": EXPERTS, "checkpointing": True}
 WAYS = {
-    "default": {},
+    "default": {},  # for micro-batches of --checkpoint_from_tokens and more; shorter ones are not checkpointed
     "padded": {"padding_free": False, "attention": "sdpa"},
     "one mask over all rows": {"attention": "sdpa"},
     "PEFT, grouped_mm": {"experts": "grouped_mm"},

@@ -114,7 +114,7 @@ class Model:
 def training(model: Model, gpus: int, rank: int, expert_rank: int, weight_bytes: int = 2) -> list:
     """Bytes per GPU before activations as (what, bytes, formula); FSDP2 has two layers and the head gathered."""
     trainable, size = model.lora(rank, expert_rank), weight_bytes
-    base, adapter, experts = size * model.parameters, 16 * trainable, size * model.experts * model.expert
+    base, adapter = size * model.parameters, 16 * trainable
     gathered = size * (2 * (model.layer() + trainable / model.layers) + model.head)
     return [
         ("base weights", base, f"{size} bytes x parameters"),
@@ -122,8 +122,6 @@ def training(model: Model, gpus: int, rank: int, expert_rank: int, weight_bytes:
         ("one GPU", base + adapter, "base + LoRA"),
         (f"DDP over {gpus}", base + adapter + 4 * trainable, "base + LoRA + 4 bytes x trainable: buckets of gradients"),
         (f"FSDP2 over {gpus}", (base + adapter) / gpus + gathered, f"(base + LoRA) / {gpus} + two layers and the head"),
-        ("merged experts of one layer", experts, f"{size} bytes x {model.experts} x {model.expert:,}; x 2 in backward"),
-        ("of all, without gradient checkpointing", model.layers * experts, f"the same x {model.layers} layers"),
     ]
 
 

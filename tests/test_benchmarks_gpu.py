@@ -25,28 +25,31 @@ def test_small_configuration_is_measured(gpu):
     assert memory["LoRA"] == (4 * lora, 4 * lora)
     assert memory["LoRA, gradients, Adam"] == (16 * lora, 16 * lora)
 
-    runs = {(run["length"], run["rows"], run["padding_free"], run["experts"]): run for run in found["runs"]}
-    grid = [(n, b, free, "grouped_mm") for n in (16, 32, 64) for b in (1, 4) for free in (True, False)]
-    assert set(runs) == {*grid, *((32, 4, True, experts) for experts in ("eager", "batched_mm"))}
+    runs = {(run["length"], run["rows"], run["way"]): run for run in found["runs"]}
+    grid = {(n, b, way) for n in (16, 32, 64) for b in (1, 4, 16) for way in ("default", "padded")}
+    assert len(runs) == len(found["runs"]) and grid < set(runs)
+    assert {way for n, b, way in runs if (n, b) == (32, 4)} == set(gpu.WAYS)
     assert all(run["tokens_per_second"]["low"] > 0 and run["steps"] == 2 for run in runs.values())
-    for length, rows, free, experts in runs:
-        run, padded = runs[length, rows, free, experts], runs[length, rows, False, "grouped_mm"]
+    for (length, rows, way), run in runs.items():
+        padded = runs[length, rows, "padded"]
         assert run["tokens"] == padded["tokens"]
-        assert run["fed_tokens"] == (run["tokens"] if free else length * rows)
+        assert run["fed_tokens"] == (length * rows if way == "padded" else run["tokens"])
         assert run["loss"] == pytest.approx(padded["loss"], abs=1e-4)
-    assert len({round(run["loss"], 3) for run in runs.values()}) == 6  # other rows have another loss
+    assert len({round(run["loss"], 3) for run in runs.values()}) == 9  # other rows have another loss
+    for profile in found["profiles"]:
+        assert 0 < sum(profile["spent"].values()) <= profile["device"] and len(profile["spent"]) == gpu.PROFILED
 
     adapter = found["adapter"]
     assert adapter["adapter"] > 1e-3
     assert adapter["reloaded"] == adapter["taken_off"] == adapter["repeated"] == 0
-    assert adapter["merged"] < 1e-4 and adapter["merged_to_adapter"] < 1e-3
+    assert adapter["in_weights"] < 1e-4 and adapter["merged"] < 1e-4 and adapter["merged_to_adapter"] < 1e-3
     assert result.stdout.count("\n### ") == 3 and "gate_up_proj (rank 16)" in result.stdout
 
 
 def test_without_time_all_is_listed_as_not_reached(gpu):
     found = last_json(python("benchmarks/gpu.py", "--device", "cpu", "--budget_s", 0))["gpu"]
-    assert len(found["runs"]) == 14 and found["memory"]
-    assert all(run["error"] == "not reached" for run in [*found["runs"], found["adapter"]])
+    assert len(found["runs"]) == 29 and found["memory"]
+    assert all(run["error"] == "not reached" for run in [*found["runs"], *found["profiles"], found["adapter"]])
 
 
 def test_a_failure_is_a_line_and_memory_is_its_own_kind(gpu, monkeypatch, capsys):
@@ -63,7 +66,9 @@ def test_a_failure_is_a_line_and_memory_is_its_own_kind(gpu, monkeypatch, capsys
     monkeypatch.setattr(gpu, "check_adapter", full)
     monkeypatch.setattr("sys.argv", ["gpu.py", "--device", "cpu", "--steps", "1"])
     assert gpu.main() == 0
-    assert capsys.readouterr().out.count("| out of memory |") == 8 + 5
+    assert (
+        capsys.readouterr().out.count("| out of memory |") == 29 - 6 + 6
+    )  # of the runs six have one row; six lines are on the adapter
     monkeypatch.setattr(gpu, "check_adapter", lambda *arguments: {}["nothing"])
     assert gpu.main() == 1
     assert "| KeyError: 'nothing' |" in capsys.readouterr().out
