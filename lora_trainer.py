@@ -1,6 +1,7 @@
-"""TRL's SFTTrainer with seven changes, each for something it does not do.
+"""TRL's SFTTrainer with eight changes, each for something it does not do.
 
 student_ops         LoRA on experts is computed beside them, not added to their weights
+switch              the model's modules are not all told in each step that they train
 SamplerEpoch        a resumed run goes on in its own epoch's order
 compute_loss        short micro-batches are not checkpointed; on a CPU only the answers' positions go to the head, as
                     TRL's Triton kernel does on a GPU
@@ -9,6 +10,7 @@ prediction_step     evaluation counts exact answers
 save_model          under FSDP2 the adapter alone is written, not the base
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,14 +36,20 @@ class SamplerEpoch(TrainerCallback):
             self.sampler.set_epoch(int(state.epoch + 1e-6))
 
 
+def switch(model, training: bool = True):
+    """Module.train() that goes through thousands of modules only if something changes; Trainer calls it in each step."""
+    return type(model).train(model, training) if model.training != training else model
+
+
 class LoraTrainer(SFTTrainer):
-    """TRL's SFTTrainer for a PEFT model, with the seven changes above."""
+    """TRL's SFTTrainer for a PEFT model, with the eight changes above."""
 
     def __init__(self, *args, checkpoint_from_tokens: int = 0, **kwargs):
         self.checkpoint_from_tokens = checkpoint_from_tokens  # of a micro-batch, padding included
         self.sampler_epoch = SamplerEpoch()
         super().__init__(*args, **kwargs)
         self.add_callback(self.sampler_epoch)
+        self.model.train = partial(switch, self.model)
         keep_lora_beside_experts(self.model)
         self.layers = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
         self.scored = None  # mask of the positions that go to the head, batch x tokens; None: all
