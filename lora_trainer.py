@@ -37,7 +37,7 @@ class SamplerEpoch(TrainerCallback):
 
 
 def switch(model, training: bool = True):
-    """Module.train() that goes through thousands of modules only if something changes; Trainer calls it in each step."""
+    """Module.train() that goes through thousands of modules only if something changes; Trainer calls it each step."""
     return type(model).train(model, training) if model.training != training else model
 
 
