@@ -1,4 +1,4 @@
-"""The benchmarks that need an engine, on few rows: what they compare is the same work."""
+"""The benchmarks that need the tiny pair, on few rows: what they compare is the same work."""
 
 import pytest
 
@@ -33,3 +33,17 @@ def test_the_drivers_cost_is_extrapolated_from_what_was_measured(pair):
     micro = 1e3 * many["seconds"]["handing out and journal"]  # of a second, for each of the 1,000 rows
     assert f"{micro:.0f} microseconds a row" in table["driver, while it hands out and records"]
     assert "plan.py" in table["64 H100 as 32 x TP2, at least"] and "step 2, an epoch's order" in table
+
+
+@pytest.mark.slow
+def test_script_and_bare_loop_do_the_same_steps(pair, train_file):
+    result = python("benchmarks/training.py", "--repeats", 1, "--train_file", train_file, "--num_train_epochs", 1)
+    found = last_json(result)["training"]
+    rows = [line.split(" | ") for line in result.stdout.splitlines() if line.count(" | ") == 3]
+    ways = {row[0].strip("| "): row[-1].strip("| ") for row in rows[2:]}
+    assert set(ways) == {"bare loop", "train_sft_trl.py", "train_sft_trl.py, step by step"}
+    assert len(set(ways.values())) == 1 and float(ways["bare loop"]) > 0  # one mean loss
+    assert "\n11 steps, " in result.stdout and found["padding"] == 1
+    assert 0.3 < found["after_start"]["median"] < 2  # the bound that it is for needs more than eleven steps
+    assert all(seconds["median"] > 0 for seconds in found["first_step"].values()) and len(found["first_step"]) == 4
+    assert found["peak_mib"] * 2**20 > sum(found["memory"].values()) / 2
