@@ -15,8 +15,7 @@ SECONDS=0
 
 show() { # one benchmark: the command, then what it prints but for the last line, which is JSON
   local start=$SECONDS
-  printf '\n    %s\n\n' "$*" | sed "s|$scratch|OUT|g"
-  "$@" | sed '$d'
+  { printf '\n    %s\n\n' "$*" && "$@" | sed '$d'; } | sed "s|$scratch|OUT|g"
   printf '\nThis took %s seconds.\n' "$((SECONDS - start))"
 }
 
