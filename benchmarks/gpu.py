@@ -13,7 +13,6 @@ import argparse
 import gc
 import json
 import sys
-import tempfile
 import time
 import traceback
 import warnings
@@ -23,18 +22,12 @@ import peft
 import torch
 import transformers
 from figures import finish, markdown, show, size, spread
-from peft import PeftModel, get_peft_model
 from plan import GIB, Model, training
-from transformers import AutoModelForCausalLM, Qwen3MoeConfig
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
-from trl.trainer.utils import add_fused_lm_head
+from random_student import EXACT_LAYERS, SMALL, adapted, batch_of, build, check_adapter, check_in_fp32, fill, now
 
-from student_ops import ATTENTION, EXPERTS, keep_lora_beside_experts
-from train_sft_trl import describe, lora_config
+from student_ops import ATTENTION, EXPERTS
+from train_sft_trl import describe
 
-SMALL = Model(
-    hidden=128, layers=2, heads=4, kv_heads=2, head_dim=32, experts=8, per_token=2, expert_size=64, vocabulary=4096
-)
 LENGTHS, SMALL_LENGTHS = (64, 512, 2048), (16, 32, 64)  # tokens of the longest row
 BATCHES = (1, 4, 16)  # rows of a micro-batch: one, the default, and the whole effective batch at once
 # How a step can be computed: by default as in train_sft_trl.py. Other experts than those of student_ops.py are those of
@@ -51,38 +44,19 @@ WAYS = {
 }
 WARM_UP = 2  # steps before the timed ones: kernels are chosen, memory is reserved
 LONGEST_S = 12  # seconds after which a configuration takes no further step, but for one that is timed
-ALPHA = 16  # default of --lora_alpha
-SPREAD_B = 0.02  # standard deviation of lora_B in the comparisons; it starts at zero, where an adapter changes nothing
-COMPARED = {
-    "repeated": "the same again",
-    "adapter": "without the adapter",
-    "taken_off": "switched off against taken off",
-    "reloaded": "saved and loaded",
-    "in_weights": "PEFT's sum of the experts and LoRA",
-    "merged": "merged",
+COMPARED = {  # what random_student.check_adapter() finds
+    "repeated": "largest difference: computed twice",
+    "adapter": "with and without the adapter",
+    "taken_off": "switched off and taken off",
+    "reloaded": "before it is saved and loaded",
+    "in_weights": "beside the experts and in PEFT's sum with them",
+    "merged": "before it is merged",
+    "merged_to_adapter": "mean difference that merging makes, to the adapter's own",
+    "merged_same_token": "share of tokens whose likeliest next one stays, merged",
+    "adapter_same_token": "without the adapter",
 }
 PROFILED = 12  # operations named in the profile of a step
 NOT_REACHED = {"error": "not reached"}
-
-
-def configuration(plan: Model) -> Qwen3MoeConfig:
-    """The transformers configuration of a plan; what plan.py does not count is as in Qwen3-30B-A3B, 2507."""
-    return Qwen3MoeConfig(
-        hidden_size=plan.hidden,
-        num_hidden_layers=plan.layers,
-        num_attention_heads=plan.heads,
-        num_key_value_heads=plan.kv_heads,
-        head_dim=plan.head_dim,
-        num_experts=plan.experts,
-        num_experts_per_tok=plan.per_token,
-        moe_intermediate_size=plan.expert_size,
-        vocab_size=plan.vocabulary,
-        tie_word_embeddings=plan.tied,
-        norm_topk_prob=True,
-        max_position_embeddings=plan.context,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e7},
-        use_cache=False,
-    )
 
 
 def attempt(function, *arguments) -> dict:
@@ -100,47 +74,11 @@ def attempt(function, *arguments) -> dict:
     return found
 
 
-def now(device: torch.device) -> float:
-    """Seconds, after all that the device has been given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
 def allocated(device: torch.device, peak: bool = False) -> int | None:
     """Bytes that PyTorch holds on a GPU now, or the most since the last reset; None on a CPU, which does not count."""
     if device.type != "cuda":
         return None
     return torch.cuda.max_memory_allocated(device) if peak else torch.cuda.memory_allocated(device)
-
-
-def build(plan: Model, device: torch.device) -> dict:
-    """The model with random weights: in bf16 on a GPU, in fp32 on a CPU, made where they stay; and the seconds."""
-    start, dtype = now(device), torch.bfloat16 if device.type == "cuda" else torch.float32
-    with device:
-        model = AutoModelForCausalLM.from_config(configuration(plan), dtype=dtype)
-    return {"model": model, "seconds": now(device) - start}
-
-
-def adapted(model, rank: int, expert_rank: int, device: torch.device) -> dict:
-    """The model as SFTTrainer trains it: LoRA in fp32, checkpointing, the head on the labelled tokens alone."""
-    start = now(device)
-    model = get_peft_model(model, lora_config(model, rank, ALPHA, expert_rank))
-    model.gradient_checkpointing_enable()
-    model.enable_input_require_grads()
-    keep_lora_beside_experts(model)
-    add_fused_lm_head(model.get_base_model(), outputs=("log_probs", "entropy", "is_top1"))
-    return {"model": model.train(), "seconds": now(device) - start}
-
-
-def batch_of(length: int, rows: int, padding_free: bool, vocabulary: int, device: torch.device) -> tuple[dict, int]:
-    """Rows of half to full length with three labelled tokens each, as the trainer's collator joins them; and tokens."""
-    generator = torch.Generator().manual_seed(0)
-    lengths = [length - length // 2 * i // max(1, rows - 1) for i in range(rows)]
-    ids = [torch.randint(1, vocabulary, (n,), generator=generator).tolist() for n in lengths]
-    rows = [{"input_ids": row, "labels": [-100] * (len(row) - 3) + row[-3:]} for row in ids]
-    batch = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=padding_free)(rows)
-    return {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}, sum(lengths)
 
 
 def step(model, optimizer, batch: dict, device: torch.device) -> float:
@@ -226,45 +164,6 @@ def memory_table(model, optimizer, base: int, adapter: int, stages: dict) -> lis
     return table
 
 
-def logits(model, batch: dict) -> torch.Tensor:
-    """Logits in fp32 of all tokens that are no padding."""
-    with torch.no_grad():
-        found = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
-    return found[batch["attention_mask"].bool()].float()
-
-
-def check_adapter(model, length: int, device: torch.device) -> dict:
-    """The adapter saved, taken off, loaded, merged: largest differences of logits, shares of equal likeliest tokens."""
-    batch, _ = batch_of(length, BATCHES[1], False, model.config.vocab_size, device)
-    choose(model, "padded")  # rows apart are compared, computed by the default's experts
-    model.eval()
-    own, again = logits(model, batch), logits(model, batch)
-    with model.disable_adapter():
-        without = logits(model, batch)
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        base = model.unload()  # the weights are those of `model`, there is no second copy
-        bare = logits(base, batch)
-        model = PeftModel.from_pretrained(base, folder, torch_device=str(device)).eval()
-    model.get_base_model().set_experts_implementation("grouped_mm")
-    in_weights = logits(model, batch)
-    keep_lora_beside_experts(model)
-    loaded = logits(model, batch)
-    merged = logits(model.merge_and_unload(), batch)
-    effect = (own - without).abs()
-    return {
-        "repeated": (own - again).abs().max().item(),
-        "adapter": effect.max().item(),
-        "taken_off": (without - bare).abs().max().item(),
-        "reloaded": (own - loaded).abs().max().item(),
-        "in_weights": (own - in_weights).abs().max().item(),
-        "merged": (own - merged).abs().max().item(),
-        "merged_to_adapter": ((own - merged).abs().mean() / effect.mean()).item(),
-        "merged_same_token": (own.argmax(-1) == merged.argmax(-1)).float().mean().item(),
-        "adapter_same_token": (own.argmax(-1) == without.argmax(-1)).float().mean().item(),
-    }
-
-
 def gib(count: int | None) -> str:
     return "-" if count is None else f"{count / GIB:.3f}"
 
@@ -325,7 +224,7 @@ def main() -> int:
     lengths = args.lengths or lengths
     expert_rank = args.lora_expert_rank or max(1, args.lora_rank // plan.per_token)
     (_, base, _), (_, adapter, _), *_ = training(plan, 1, args.lora_rank, expert_rank)
-    wider = 1 if on_gpu else 2  # the plan has weights in bf16, a CPU in fp32
+    dtype, wider = (torch.bfloat16, 1) if on_gpu else (torch.float32, 2)  # the plan has weights in bf16
     warnings.filterwarnings("ignore", message=".*_pattern keys did not match")  # as in train_sft_trl.py
     torch.manual_seed(0)
 
@@ -335,7 +234,7 @@ def main() -> int:
     memory = [f"{gib(device_bytes)} GiB"] if on_gpu else []
     print(", ".join([name, *memory, *(f"{k} {v}" for k, v in versions.items())]), flush=True)
     stages, table, model, first, second = {"start": allocated(device)}, [], None, NOT_REACHED, NOT_REACHED
-    found = built = attempt(build, plan, device)
+    found = built = attempt(build, plan, dtype, device)
     stages["weights"] = allocated(device)
     if "error" not in built:
         # popped, so that no other name keeps the model
@@ -344,9 +243,9 @@ def main() -> int:
     notes = [f"No model: {found['error']}." if "error" in found else f"LoRA on {describe(found['model'])}."]
     if "error" not in found:
         model = found.pop("model")
-        trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
+        trained = [p for p in model.parameters() if p.requires_grad]
         # at a rate of 0 a step does all its work, and all configurations see the same weights
-        optimizer = torch.optim.AdamW(trained.values(), lr=0.0, weight_decay=0.0, fused=True)
+        optimizer = torch.optim.AdamW(trained, lr=0.0, weight_decay=0.0, fused=True)
         choose(model, "default")
         batch, _ = batch_of(lengths[0], 1, True, plan.vocabulary, device)
         first = attempt(lambda: {"loss": step(model, optimizer, batch, device)})
@@ -358,10 +257,7 @@ def main() -> int:
         if "error" in second:
             notes.append(f"A first and a second step: {second['error']}.")
         table = memory_table(model, optimizer, wider * round(base), round(adapter), stages)
-        with torch.no_grad():
-            for key, parameter in trained.items():
-                if "lora_B" in key:
-                    parameter.normal_(std=SPREAD_B)
+        fill(model)
     print("\n### Memory\n", show_memory(table), sep="\n", flush=True)
 
     profiles = []
@@ -390,25 +286,24 @@ def main() -> int:
         runs.append(run)
     print("\n### Training steps\n", show_runs(runs), "", sep="\n", flush=True)
 
-    check = NOT_REACHED
+    check, exact = NOT_REACHED, NOT_REACHED
     if model is not None and time.perf_counter() < start + args.budget_s:
         model.zero_grad()
         optimizer.state.clear()
         check = attempt(check_adapter, model, lengths[0], device)
-    rows = [[text, f"{check[key]:.3g}" if key in check else check["error"]] for key, text in COMPARED.items()]
-    if "error" not in check:
-        notes.append(
-            f"Merging moves the logits by {check['merged_to_adapter']:.2%} of what the adapter does (means); the "
-            f"likeliest token stays for {check['merged_same_token']:.1%} of the tokens, without the adapter for "
-            f"{check['adapter_same_token']:.1%}."
-        )
+        model = None  # the next one takes its place
+        exact = attempt(check_in_fp32, plan, lengths[0], args.lora_rank, args.lora_expert_rank, device)
+    rows = []
+    for key, text in COMPARED.items():
+        rows.append([text, *(f"{one[key]:.3g}" if key in one else one["error"] for one in (check, exact))])
     seconds = {"build": built.get("seconds"), "LoRA": found.get("seconds"), "all": time.perf_counter() - start}
     notes.append(f"{seconds['all']:.0f} s in all.")
     result = {"device": name, "device_bytes": device_bytes, "versions": versions, "small": small, "seconds": seconds}
     result |= {"parameters": plan.parameters, "memory": table, "first_step": first, "second_step": second, "runs": runs}
-    result |= {"profiles": profiles, "adapter": check}
-    finish("Logits of the adapter", ["with it, and", "largest difference"], rows, notes, {"gpu": result})
-    errors = {one.get("error") for one in (built, found, second, check, *runs, *profiles)}
+    result |= {"profiles": profiles, "adapter": check, "adapter_in_fp32": exact}
+    columns = [f"{plan.layers} layers, {str(dtype)[6:]}", f"{min(EXACT_LAYERS, plan.layers)} layers, float32"]
+    finish("Logits of the adapter", ["", *columns], rows, notes, {"gpu": result})
+    errors = {one.get("error") for one in (built, found, second, check, exact, *runs, *profiles)}
     return 1 if errors - {None, "out of memory", NOT_REACHED["error"]} else 0
 
 

@@ -39,17 +39,21 @@ def test_small_configuration_is_measured(gpu):
     for profile in found["profiles"]:
         assert 0 < sum(profile["spent"].values()) <= profile["device"] and len(profile["spent"]) == gpu.PROFILED
 
-    adapter = found["adapter"]
-    assert adapter["adapter"] > 1e-3
-    assert adapter["reloaded"] == adapter["taken_off"] == adapter["repeated"] == 0
-    assert adapter["in_weights"] < 1e-4 and adapter["merged"] < 1e-4 and adapter["merged_to_adapter"] < 1e-3
+    for adapter in (found["adapter"], found["adapter_in_fp32"]):  # on a CPU both are in fp32
+        assert adapter["adapter"] > 1e-3 and adapter["adapter_same_token"] < 0.9
+        assert adapter["reloaded"] == adapter["taken_off"] == adapter["repeated"] == 0
+        assert adapter["in_weights"] < 1e-4 and adapter["merged"] < 1e-4 and adapter["merged_to_adapter"] < 1e-3
+        assert adapter["merged_same_token"] == 1
     assert result.stdout.count("\n### ") == 3 and "gate_up_proj (rank 16)" in result.stdout
 
 
 def test_without_time_all_is_listed_as_not_reached(gpu):
     found = last_json(python("benchmarks/gpu.py", "--device", "cpu", "--budget_s", 0))["gpu"]
     assert len(found["runs"]) == 29 and found["memory"]
-    assert all(run["error"] == "not reached" for run in [*found["runs"], *found["profiles"], found["adapter"]])
+    assert all(
+        run["error"] == "not reached"
+        for run in [*found["runs"], *found["profiles"], found["adapter"], found["adapter_in_fp32"]]
+    )
 
 
 def test_a_failure_is_a_line_and_memory_is_its_own_kind(gpu, monkeypatch, capsys):
@@ -64,11 +68,11 @@ def test_a_failure_is_a_line_and_memory_is_its_own_kind(gpu, monkeypatch, capsys
     real = gpu.timed
     monkeypatch.setattr(gpu, "timed", failing)
     monkeypatch.setattr(gpu, "check_adapter", full)
+    monkeypatch.setattr(gpu, "check_in_fp32", full)
     monkeypatch.setattr("sys.argv", ["gpu.py", "--device", "cpu", "--steps", "1"])
     assert gpu.main() == 0
-    assert (
-        capsys.readouterr().out.count("| out of memory |") == 29 - 6 + 6
-    )  # of the runs six have one row; six lines are on the adapter
+    # of the runs six have one row; the adapter has a line for each comparison, in both precisions
+    assert capsys.readouterr().out.count(" out of memory |") == 29 - 6 + 2 * len(gpu.COMPARED)
     monkeypatch.setattr(gpu, "check_adapter", lambda *arguments: {}["nothing"])
     assert gpu.main() == 1
     assert "| KeyError: 'nothing' |" in capsys.readouterr().out
@@ -78,7 +82,9 @@ def test_a_failure_is_a_line_and_memory_is_its_own_kind(gpu, monkeypatch, capsys
 
 
 def test_configuration_of_a_real_gpu_is_the_30b_student(gpu):
-    config = gpu.configuration(gpu.Model())
+    from random_student import configuration
+
+    config = configuration(gpu.Model())
     assert gpu.Model.of(config) == gpu.Model()
     assert config.rope_parameters["rope_theta"] == 1e7 and config.norm_topk_prob
     assert sum(p.numel() for p in empty_model(config).parameters()) == gpu.Model().parameters == 30_532_122_624

@@ -1,0 +1,137 @@
+"""The 30B student with random weights under the LoRA of train_sft_trl.py, and what becomes of its adapter."""
+
+import gc
+import tempfile
+import time
+from dataclasses import replace
+
+import torch
+from peft import PeftModel, get_peft_model
+from plan import Model
+from transformers import AutoModelForCausalLM, Qwen3MoeConfig
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+from trl.trainer.utils import add_fused_lm_head
+
+from student_ops import EXPERTS, keep_lora_beside_experts
+from train_sft_trl import lora_config
+
+SMALL = Model(
+    hidden=128, layers=2, heads=4, kv_heads=2, head_dim=32, experts=8, per_token=2, expert_size=64, vocabulary=4096
+)
+ALPHA = 16  # default of --lora_alpha
+SPREAD_B = 0.02  # standard deviation of lora_B in the comparisons
+COMPARED_ROWS = 4
+EXACT_LAYERS = 4  # of the model whose adapter is compared in fp32, where all layers would not fit
+
+
+def configuration(plan: Model) -> Qwen3MoeConfig:
+    """The transformers configuration of a plan; what plan.py does not count is as in Qwen3-30B-A3B, 2507."""
+    return Qwen3MoeConfig(
+        hidden_size=plan.hidden,
+        num_hidden_layers=plan.layers,
+        num_attention_heads=plan.heads,
+        num_key_value_heads=plan.kv_heads,
+        head_dim=plan.head_dim,
+        num_experts=plan.experts,
+        num_experts_per_tok=plan.per_token,
+        moe_intermediate_size=plan.expert_size,
+        vocab_size=plan.vocabulary,
+        tie_word_embeddings=plan.tied,
+        norm_topk_prob=True,
+        max_position_embeddings=plan.context,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e7},
+        use_cache=False,
+    )
+
+
+def now(device: torch.device) -> float:
+    """Seconds, after all that the device has been given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def build(plan: Model, dtype: torch.dtype, device: torch.device) -> dict:
+    """The model with random weights, made where they stay; and the seconds."""
+    start = now(device)
+    with device:
+        model = AutoModelForCausalLM.from_config(configuration(plan), dtype=dtype)
+    return {"model": model, "seconds": now(device) - start}
+
+
+def adapted(model, rank: int, expert_rank: int, device: torch.device) -> dict:
+    """The model as SFTTrainer trains it: LoRA in fp32, checkpointing, the head on the labelled tokens alone."""
+    start = now(device)
+    model = get_peft_model(model, lora_config(model, rank, ALPHA, expert_rank))
+    model.gradient_checkpointing_enable()
+    model.enable_input_require_grads()
+    keep_lora_beside_experts(model)
+    add_fused_lm_head(model.get_base_model(), outputs=("log_probs", "entropy", "is_top1"))
+    return {"model": model.train(), "seconds": now(device) - start}
+
+
+def fill(model) -> None:
+    """Let the adapter change the logits: random numbers in place of the zeros that lora_B starts with."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=SPREAD_B)
+
+
+def batch_of(length: int, rows: int, padding_free: bool, vocabulary: int, device: torch.device) -> tuple[dict, int]:
+    """Rows of half to full length with three labelled tokens each, as the trainer's collator joins them; and tokens."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = [length - length // 2 * i // max(1, rows - 1) for i in range(rows)]
+    ids = [torch.randint(1, vocabulary, (n,), generator=generator).tolist() for n in lengths]
+    rows = [{"input_ids": row, "labels": [-100] * (len(row) - 3) + row[-3:]} for row in ids]
+    batch = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=padding_free)(rows)
+    return {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}, sum(lengths)
+
+
+def logits(model, batch: dict) -> torch.Tensor:
+    """Logits in fp32 of all tokens that are no padding: tokens x vocabulary."""
+    with torch.no_grad():
+        found = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+    return found[batch["attention_mask"].bool()].float()
+
+
+def check_adapter(model, length: int, device: torch.device) -> dict:
+    """The adapter saved, taken off, loaded, merged: largest differences of logits, shares of equal likeliest tokens."""
+    batch, _ = batch_of(length, COMPARED_ROWS, False, model.config.vocab_size, device)
+    model.get_base_model().set_experts_implementation(EXPERTS)
+    model.get_base_model().set_attn_implementation("sdpa")  # rows apart are compared
+    model.eval()
+    own, again = logits(model, batch), logits(model, batch)
+    with model.disable_adapter():
+        without = logits(model, batch)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        base = model.unload()  # the weights are those of `model`, there is no second copy
+        bare = logits(base, batch)
+        model = PeftModel.from_pretrained(base, folder, torch_device=str(device)).eval()
+    model.get_base_model().set_experts_implementation("grouped_mm")
+    in_weights = logits(model, batch)
+    keep_lora_beside_experts(model)
+    loaded = logits(model, batch)
+    merged = logits(model.merge_and_unload(), batch)
+    effect = (own - without).abs()
+    return {
+        "repeated": (own - again).abs().max().item(),
+        "adapter": effect.max().item(),
+        "taken_off": (without - bare).abs().max().item(),
+        "reloaded": (own - loaded).abs().max().item(),
+        "in_weights": (own - in_weights).abs().max().item(),
+        "merged": (own - merged).abs().max().item(),
+        "merged_to_adapter": ((own - merged).abs().mean() / effect.mean()).item(),
+        "merged_same_token": (own.argmax(-1) == merged.argmax(-1)).float().mean().item(),
+        "adapter_same_token": (own.argmax(-1) == without.argmax(-1)).float().mean().item(),
+    }
+
+
+def check_in_fp32(plan: Model, length: int, rank: int, expert_rank: int, device: torch.device) -> dict:
+    """check_adapter() where rounding is small: in fp32, on a model of the same widths with few layers."""
+    gc.collect()  # the model in bf16, which refers to itself
+    plan = replace(plan, layers=min(EXACT_LAYERS, plan.layers))
+    model = adapted(build(plan, torch.float32, device)["model"], rank, expert_rank, device)["model"]
+    fill(model)
+    return {"layers": plan.layers} | check_adapter(model, length, device)
