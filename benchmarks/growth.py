@@ -6,7 +6,8 @@ Step 1 is create_data.py as users call it, with a model that does not think, a s
 that what is done for each row beside the engine weighs most: reading, tokenising, journal, outputs. Then the same
 command runs again without the output, which reads the whole journal and asks nothing. Step 2 runs on one thread for
 each process: in one, in two that share its batch, in two that have a batch each, and as two runs that know nothing of
-each other, which is as much as the machine can do. A slope is a straight line's through the points.
+each other, which is as much as the machine can do. A slope is a straight line's through the points; their largest
+distance from it is given as a share of the largest value.
 """
 
 import argparse
@@ -84,6 +85,12 @@ def side_by_side(*files, rows: int, folder: Path) -> dict:
     return {**added, "seconds": max(run["seconds"] for run in runs)}
 
 
+def line(x: list[float], y: list[float]) -> tuple[float, float]:
+    """Slope of the straight line through the points by least squares, and their largest distance from it to max(y)."""
+    slope, start = np.polyfit(x, y, 1)
+    return float(slope), float(np.abs(np.polyval([slope, start], x) - y).max() / max(y))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(ROOT / "models" / "tiny-instruct"), help="labels and is trained")
@@ -103,17 +110,20 @@ def main() -> int:
             ways["two, twice as many"] = partial(step2, processes=2)
             ways["two runs side by side"] = partial(side_by_side, *files, rows=rows, folder=Path(folder))
             trainings[rows] = in_turn(ways, mine.repeats)
-    table, rows, notes, slopes = [], [run["rows"] for run in runs], [], {}
+    table, rows, notes, lines = [], [run["rows"] for run in runs], [], {}
     for run in runs:
         row = [f"{run['seconds']:.1f} s", f"{run['memory_mib']:,.0f} MiB", f"{run['resume_seconds']:.1f} s"]
         row += [f"{run['resume_mib']:,.0f} MiB", f"{run['journal_bytes_per_row']:.0f} bytes"]
         table.append([f"{run['rows']:,} rows", *row])
     if len(runs) > 1:
-        slopes = {key: float(np.polyfit(rows, [run[key] for run in runs], 1)[0]) for key in runs[0] if key != "rows"}
+        lines = {key: line(rows, [run[key] for run in runs]) for key in runs[0] if key != "rows"}
+        slope = {key: found[0] for key, found in lines.items()}
         notes = [
-            f"A further row takes {1000 * slopes['seconds']:.2f} ms and {MIB * slopes['memory_mib']:.0f} bytes of "
-            f"memory, the engine's included; on resuming {1e6 * slopes['resume_seconds']:.0f} microseconds and "
-            f"{MIB * slopes['resume_mib']:.0f} bytes. The start of the engine is left out, that of Python is not."
+            f"A further row takes {1000 * slope['seconds']:.2f} ms and {MIB * slope['memory_mib']:.0f} bytes of "
+            f"memory, the engine's included; on resuming {1e6 * slope['resume_seconds']:.0f} microseconds and "
+            f"{MIB * slope['resume_mib']:.0f} bytes. The start of the engine is left out, that of Python is not. "
+            f"From a straight line the seconds are away by {lines['seconds'][1]:.1%} of the largest, on resuming by "
+            f"{lines['resume_seconds'][1]:.1%}."
         ]
     notes += ["", "| step 2 | rows | tokens/s | to one process |", "| --- | --- | --- | --- |"]
     for rows, found in trainings.items():
@@ -124,11 +134,11 @@ def main() -> int:
     if len(trainings) > 1:
         for way in ways:
             points = [(run["tokens"], run["seconds"]) for found in trainings.values() for run in found[way]]
-            slopes[way] = float(np.polyfit(*zip(*points, strict=True), 1)[0])
-        further = ", ".join(f"{way} {1e6 * slopes[way]:.0f}" for way in ways)
-        notes += ["", f"Microseconds for a further training token: {further}."]
+            lines[way] = line(*zip(*points, strict=True))
+        further = ", ".join(f"{way} {1e6 * lines[way][0]:.0f} ({lines[way][1]:.1%})" for way in ways)
+        notes += ["", f"Microseconds for a further training token (distance from a straight line): {further}."]
     header = ["step 1", "labelling", "its memory", "resuming, nothing left", "its memory", "journal per row"]
-    return finish("Growth", header, table, notes, {"growth": {"step1": runs, "step2": trainings, "slopes": slopes}})
+    return finish("Growth", header, table, notes, {"growth": {"step1": runs, "step2": trainings, "lines": lines}})
 
 
 if __name__ == "__main__":
