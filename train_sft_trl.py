@@ -101,9 +101,8 @@ class TrainArguments(SFTConfig):
     padding_free: bool = field(default=True, metadata={"help": "no padding between the rows of a batch"})
     # the same rows in each optimizer step as at random, none dropped or repeated, dealt out so that no GPU waits
     train_sampling_strategy: str = field(default="batch_rebalance", metadata={"help": "how rows become batches"})
-    # Trainer's own choice for a PEFT model is true for both: a search of the graph and one more message in each step
+    # Trainer's own choice for a PEFT model is true: a search of the graph in each step
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "DDP: every LoRA weight is used"})
-    ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "DDP: buffers are constants"})
     bf16: bool = field(default=True, metadata={"help": "weights and computation in bfloat16"})
     # TRL turns the load-balancing loss on by default, which would train something the answers do not ask for
     router_aux_loss_coef: float | None = field(default=0.0, metadata={"help": "load-balancing loss of a MoE"})

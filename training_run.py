@@ -23,7 +23,9 @@ WRITTEN = ["results.json", "run.json", "adapter_model.safetensors", "adapter_con
 # Of SFTConfig, what changes the result; all of our own flags are compared too.
 COMPARED = (
     "learning_rate num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps world_size seed "
-    "lr_scheduler_type bf16 weight_decay optim"
+    "data_seed train_sampling_strategy lr_scheduler_type lr_scheduler_kwargs warmup_steps bf16 fp16 optim optim_args "
+    "weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm label_smoothing_factor neftune_noise_alpha "
+    "loss_type router_aux_loss_coef dataloader_drop_last"
 )
 CARD = """---
 base_model: {model_name}
@@ -121,10 +123,8 @@ def prepare_output(script, args) -> str | None:
     if resume == "last" and (checkpoint := last_checkpoint(output_dir)):
         old = json.loads(begun.read_text())
         for key, value in run.items():
-            if old.get(key) != value:
-                raise ValueError(
-                    f"{output_dir}: begun with {key} {old.get(key)}, now {value}; --overwrite starts afresh"
-                )
+            if (before := old.get(key, value)) != value:  # not there: begun before this was compared
+                raise ValueError(f"{output_dir}: begun with {key} {before}, now {value}; --overwrite starts afresh")
         log.info("resuming from %s", checkpoint)
     PartialState().wait_for_everyone()
     if args.process_index == 0:

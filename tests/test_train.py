@@ -356,6 +356,8 @@ def test_finished_adapter_and_other_runs_are_kept(trained, train_file):
     results.rename(output_dir / "results.kept")  # as if it had been killed before its end
     try:
         assert "begun with max_steps 40, now -1" in fails("train_sft_trl.py", *flags)
+        flags += ["--max_steps", STEPS, "--max_grad_norm", 0.5]
+        assert "begun with max_grad_norm 1.0, now 0.5" in fails("train_sft_trl.py", *flags)
     finally:
         (output_dir / "results.kept").rename(results)
     assert (output_dir / "adapter_model.safetensors").read_bytes() == before
