@@ -1,6 +1,6 @@
-"""TRL's SFTTrainer with eight changes, each for something it does not do.
+"""TRL's SFTTrainer with changes, each for something it does not do.
 
-student_ops         LoRA on experts is computed beside them, not added to their weights
+student_ops         LoRA on experts is computed beside them, not added to their weights; norms are one kernel each
 switch              the model's modules are not all told in each step that they train
 SamplerEpoch        a resumed run goes on in its own epoch's order
 compute_loss        short micro-batches are not checkpointed; on a CPU only the answers' positions go to the head, as
@@ -23,7 +23,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 from trl import SFTTrainer
 
-from student_ops import keep_lora_beside_experts
+from student_ops import keep_lora_beside_experts, use_fewer_kernels
 
 
 class SamplerEpoch(TrainerCallback):
@@ -42,7 +42,7 @@ def switch(model, training: bool = True):
 
 
 class LoraTrainer(SFTTrainer):
-    """TRL's SFTTrainer for a PEFT model, with the eight changes above."""
+    """TRL's SFTTrainer for a PEFT model, with the changes above."""
 
     def __init__(self, *args, checkpoint_from_tokens: int = 0, **kwargs):
         self.checkpoint_from_tokens = checkpoint_from_tokens  # of a micro-batch, padding included
@@ -51,6 +51,7 @@ class LoraTrainer(SFTTrainer):
         self.add_callback(self.sampler_epoch)
         self.model.train = partial(switch, self.model)
         keep_lora_beside_experts(self.model)
+        use_fewer_kernels(self.model)
         self.layers = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
         self.scored = None  # mask of the positions that go to the head, batch x tokens; None: all
         self.model.get_base_model().base_model.register_forward_hook(self._keep_scored)

@@ -1,9 +1,11 @@
-"""Two operations of the student as training needs them; transformers and PEFT compute the same with more work.
+"""What the student computes, as training needs it; transformers and PEFT compute the same with more work.
 
 experts    LoRA stays beside the experts. PEFT adds it to the weights of all experts of a layer in every pass: more than
-           a gigabyte to write on the 30B whatever the batch, and a gradient as large to compute for it.
+           a gigabyte to write on the 30B whatever the batch, and a gradient as large to compute for it. A token's
+           weight for an expert is multiplied in before the last product, where rows are narrowest.
 attention  each row attends to itself alone. The mask that transformers makes of rows side by side covers all of them
            with all, which costs the square of the batch.
+kernels    RMSNorm is one kernel instead of six, and LoRA's input is not cast to fp32, where autocast takes it back.
 """
 
 from contextlib import contextmanager
@@ -11,12 +13,13 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from peft.tuners.lora.layer import ParamWrapper
+from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from transformers import AttentionInterface
 from transformers.integrations.moe import ExpertsInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
 EXPERTS, ATTENTION = "lora_grouped_mm", "sdpa_in_rows"  # their names in transformers
+NORMS = ["LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "Qwen3MoeRMSNorm"]  # others may add 1
 ALIGNED = 8  # numbers in bf16 that make the 16 bytes to which a GPU's grouped_mm wants rows aligned
 
 
@@ -73,10 +76,10 @@ def experts_forward(experts, hidden_states, top_k_index, top_k_weights):
     each = torch.arange(experts.num_experts, device=order.device)
     ends = torch.searchsorted(chosen, each, right=True, out_int32=True)
     rows = Dispatch.apply(hidden_states, order, inverse, k)
-    rows = grouped_linear(experts, "gate_up_proj", rows, ends)
-    rows = grouped_linear(experts, "down_proj", experts._apply_gate(rows), ends)
     weights = Dispatch.apply(top_k_weights.flatten(), order, inverse, 1)
-    return Combine.apply(rows * weights[:, None], order, inverse, k).to(hidden_states.dtype)
+    rows = experts._apply_gate(grouped_linear(experts, "gate_up_proj", rows, ends)) * weights[:, None]
+    rows = grouped_linear(experts, "down_proj", rows, ends)
+    return Combine.apply(rows, order, inverse, k).to(hidden_states.dtype)
 
 
 @contextmanager
@@ -149,6 +152,28 @@ def attend_within_rows(model) -> bool:
     if plain := plain and config._attn_implementation == "sdpa":
         model.set_attn_implementation(ATTENTION)
     return plain
+
+
+def rms_norm(norm, hidden_states):
+    """... x size -> the same, in its own type; autocast would let it be fp32, and the attention after it."""
+    with torch.autocast(hidden_states.device.type, enabled=False):
+        return F.rms_norm(hidden_states, norm.weight.shape, norm.weight, norm.variance_epsilon)
+
+
+def use_fewer_kernels(model, use: bool = True) -> int:
+    """Let each RMSNorm of a PEFT model be one kernel, and LoRA take its input as it is; returns the number of norms.
+
+    For training within autocast, which casts LoRA's input itself. `use=False` undoes it.
+    """
+    norms = [module for module in model.modules() if type(module).__name__ in NORMS]
+    for norm in norms:
+        vars(norm).pop("forward", None)
+        if use:
+            norm.forward = partial(rms_norm, norm)
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = not use
+    return len(norms)
 
 
 ExpertsInterface.register(EXPERTS, experts_forward)

@@ -25,14 +25,14 @@ from figures import finish, markdown, show, size, spread
 from plan import GIB, Model, training
 from random_student import EXACT_LAYERS, SMALL, adapted, batch_of, build, check_adapter, check_in_fp32, fill, now
 
-from student_ops import ATTENTION, EXPERTS
+from student_ops import ATTENTION, EXPERTS, use_fewer_kernels
 from train_sft_trl import describe
 
 LENGTHS, SMALL_LENGTHS = (64, 512, 2048), (16, 32, 64)  # tokens of the longest row
 BATCHES = (1, 4, 16)  # rows of a micro-batch: one, the default, and the whole effective batch at once
 # How a step can be computed: by default as in train_sft_trl.py. Other experts than those of student_ops.py are those of
 # transformers, with LoRA added to the weights by PEFT; what is not here of them needs kernels from the hub.
-DEFAULT = {"padding_free": True, "attention": ATTENTION, "experts": EXPERTS, "checkpointing": True}
+DEFAULT = {"padding_free": True, "attention": ATTENTION, "experts": EXPERTS, "checkpointing": True, "fewer": True}
 WAYS = {
     "default": {},  # for micro-batches of --checkpoint_from_tokens and more; shorter ones are not checkpointed
     "padded": {"padding_free": False, "attention": "sdpa"},
@@ -41,6 +41,7 @@ WAYS = {
     "PEFT, eager": {"experts": "eager"},
     "PEFT, batched_mm": {"experts": "batched_mm"},
     "no checkpointing": {"checkpointing": False},
+    "norms and casts as they come": {"fewer": False},
 }
 WARM_UP = 2  # steps before the timed ones: kernels are chosen, memory is reserved
 LONGEST_S = 12  # seconds after which a configuration takes no further step, but for one that is timed
@@ -97,6 +98,7 @@ def choose(model, way: str) -> dict:
     base, settings = model.get_base_model(), DEFAULT | WAYS[way]
     base.set_experts_implementation(settings["experts"])
     base.set_attn_implementation(settings["attention"])
+    use_fewer_kernels(model, settings["fewer"])
     (model.gradient_checkpointing_enable if settings["checkpointing"] else model.gradient_checkpointing_disable)()
     return settings
 
@@ -272,7 +274,8 @@ def main() -> int:
     wanted = [(n, b, "default") for n in lengths for b in BATCHES]
     wanted += [(lengths[0], b, way) for way in ("PEFT, grouped_mm", "no checkpointing") for b in BATCHES[1:]]
     wanted += [(lengths[-2], usual, way) for way in list(WAYS)[2:]]
-    wanted += [(lengths[-1], usual, way) for way in ("one mask over all rows", "PEFT, grouped_mm")]
+    further = ("one mask over all rows", "PEFT, grouped_mm", "norms and casts as they come")
+    wanted += [(lengths[-1], usual, way) for way in further]
     wanted += [(n, b, "padded") for b in BATCHES for n in lengths]
     runs = []
     for n, b, way in wanted:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from trl.trainer.utils import add_fused_lm_head
 
-from student_ops import EXPERTS, keep_lora_beside_experts
+from student_ops import EXPERTS, keep_lora_beside_experts, use_fewer_kernels
 from train_sft_trl import lora_config
 
 SMALL = Model(
@@ -66,6 +66,7 @@ def adapted(model, rank: int, expert_rank: int, device: torch.device) -> dict:
     model.gradient_checkpointing_enable()
     model.enable_input_require_grads()
     keep_lora_beside_experts(model)
+    use_fewer_kernels(model)
     add_fused_lm_head(model.get_base_model(), outputs=("log_probs", "entropy", "is_top1"))
     return {"model": model.train(), "seconds": now(device) - start}
 
@@ -100,6 +101,7 @@ def check_adapter(model, length: int, device: torch.device) -> dict:
     batch, _ = batch_of(length, COMPARED_ROWS, False, model.config.vocab_size, device)
     model.get_base_model().set_experts_implementation(EXPERTS)
     model.get_base_model().set_attn_implementation("sdpa")  # rows apart are compared
+    use_fewer_kernels(model, False)  # there is no autocast here
     model.eval()
     own, again = logits(model, batch), logits(model, batch)
     with model.disable_adapter():

@@ -49,7 +49,7 @@ def test_small_configuration_is_measured(gpu):
 
 def test_without_time_all_is_listed_as_not_reached(gpu):
     found = last_json(python("benchmarks/gpu.py", "--device", "cpu", "--budget_s", 0))["gpu"]
-    assert len(found["runs"]) == 29 and found["memory"]
+    assert len(found["runs"]) == 31 and found["memory"]
     assert all(
         run["error"] == "not reached"
         for run in [*found["runs"], *found["profiles"], found["adapter"], found["adapter_in_fp32"]]
@@ -72,7 +72,7 @@ def test_a_failure_is_a_line_and_memory_is_its_own_kind(gpu, monkeypatch, capsys
     monkeypatch.setattr("sys.argv", ["gpu.py", "--device", "cpu", "--steps", "1"])
     assert gpu.main() == 0
     # of the runs six have one row; the adapter has a line for each comparison, in both precisions
-    assert capsys.readouterr().out.count(" out of memory |") == 29 - 6 + 2 * len(gpu.COMPARED)
+    assert capsys.readouterr().out.count(" out of memory |") == 31 - 6 + 2 * len(gpu.COMPARED)
     monkeypatch.setattr(gpu, "check_adapter", lambda *arguments: {}["nothing"])
     assert gpu.main() == 1
     assert "| KeyError: 'nothing' |" in capsys.readouterr().out

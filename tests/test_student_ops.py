@@ -5,11 +5,11 @@ from copy import deepcopy
 import pytest
 import torch
 from peft import get_peft_model
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config, Qwen3MoeConfig
+from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Qwen2Config, Qwen3Config, Qwen3MoeConfig
 from transformers.models.gpt_oss import GptOssConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from student_ops import ATTENTION, EXPERTS, attend_within_rows, keep_lora_beside_experts
+from student_ops import ATTENTION, EXPERTS, attend_within_rows, keep_lora_beside_experts, use_fewer_kernels
 from train_sft_trl import lora_config
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
@@ -102,6 +102,44 @@ def test_switched_off_taken_off_and_merged():
         assert not torch.allclose(own, off, atol=1e-3)
         merged = model.merge_and_unload()
         torch.testing.assert_close(merged(**batch).logits, own, rtol=1e-4, atol=1e-5)
+
+
+DENSE = {"intermediate_size": 96}
+NORMED = {
+    "experts": (MOE, 9),
+    "qwen3": (Qwen3Config(**SIZES, **DENSE), 9),
+    "qwen2": (Qwen2Config(**SIZES, **DENSE), 5),
+    "llama": (LlamaConfig(**SIZES, **DENSE), 5),
+    "gemma2": (Gemma2Config(**SIZES, **DENSE), 0),  # its norms multiply with the weight + 1
+}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("config, norms", NORMED.values(), ids=NORMED)
+def test_fewer_kernels_compute_the_same(config, norms, device):
+    model, batch = with_lora(config, device), batch_of([30, 17], device)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    loss, gradients = loss_and_gradients(model, batch)
+    assert use_fewer_kernels(model) == norms
+    found, ours = loss_and_gradients(model, batch)
+    assert found == pytest.approx(loss, rel=1e-6) and far(ours, gradients) < 1e-5
+    use_fewer_kernels(model, False)
+    assert loss_and_gradients(model, batch)[0] == loss
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_within_autocast_norms_and_lora_stay_in_bf16(device):
+    model, batch, types = with_lora(MOE, device, torch.bfloat16), batch_of([30, 17], device), []
+    loss, gradients = loss_and_gradients(model, batch)
+    use_fewer_kernels(model)
+    for name, module in model.named_modules():
+        if name.endswith(("norm", "lora_A.default")):
+            module.register_forward_hook(lambda module, args, output: types.append((args[0].dtype, output.dtype)))
+    found, ours = loss_and_gradients(model, batch)
+    assert len(types) == 9 + 2 * 4 and set(types) == {(torch.bfloat16, torch.bfloat16)}
+    assert found == pytest.approx(loss, rel=1e-2) and far(ours, gradients) < 0.2
 
 
 def test_experts_of_another_layout_stay_with_peft():
