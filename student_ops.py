@@ -130,14 +130,15 @@ def attention_forward(
     """
     if cu_seq_lens_q is None:
         return sdpa_attention_forward(module, query, key, value, None, dropout=dropout, scaling=scaling, **kwargs)
-    groups = query.shape[1] // key.shape[1]
-    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         from torch.nn.attention.varlen import varlen_attn  # FlashAttention, as PyTorch ships it
 
         rows = (states[0].transpose(0, 1) for states in (query, key, value))
         bounds = cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q
-        return varlen_attn(*rows, *bounds, scale=scaling, window_size=(-1, 0))[None], None  # (-1, 0): causal
+        causal = {"window_size": (-1, 0), "enable_gqa": True}
+        return varlen_attn(*rows, *bounds, scale=scaling, **causal)[None], None
+    groups = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     lengths = cu_seq_lens_q.diff().tolist()
     rows = zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
     found = [F.scaled_dot_product_attention(*row, is_causal=True, scale=scaling) for row in rows]

@@ -169,6 +169,17 @@ def test_rows_side_by_side_see_only_themselves(device, config):
         torch.testing.assert_close(alone, expected[:30], **close)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_rows_side_by_side_have_the_gradients_of_rows_apart(device):
+    lengths, dtype = [30, 1, 17, 9], torch.float32 if device == "cpu" else torch.bfloat16
+    model = with_lora(Qwen3Config(**SIZES, **DENSE), device, dtype)
+    loss, gradients = loss_and_gradients(model, batch_of(lengths, device, padding_free=False))
+    assert attend_within_rows(model.get_base_model())
+    found, ours = loss_and_gradients(model, batch_of(lengths, device))
+    assert found == pytest.approx(loss, rel=1e-5 if device == "cpu" else 1e-2)
+    assert far(ours, gradients) < (1e-4 if device == "cpu" else 0.2)
+
+
 def test_attention_other_than_plain_is_left_alone():
     window = Qwen2Config(
         hidden_size=64,
