@@ -5,9 +5,9 @@
 Step 1 is create_data.py as users call it, with a model that does not think, a short prompt and answers of one word, so
 that what is done for each row beside the engine weighs most: reading, tokenising, journal, outputs. Then the same
 command runs again without the output, which reads the whole journal and asks nothing. Step 2 runs on one thread for
-each process: in one, in two that share its batch, in two that have a batch each, and as two runs that know nothing of
-each other, which is as much as the machine can do. A slope is a straight line's through the points; their largest
-distance from it is given as a share of the largest value.
+each process: in one, in two that share its batch, in two that have a batch each, and with the most rows as two runs
+that know nothing of each other, which is as much as the machine can do. A slope is a straight line's through the
+points; their largest distance from it is given as a share of the largest value.
 """
 
 import argparse
@@ -104,11 +104,12 @@ def main() -> int:
         runs = [labelled(mine.model, rows, Path(folder)) for rows in mine.rows]
         files = (mine.model, mine.train_file, mine.config)
         trainings = {}
-        for rows in mine.train_rows:
+        for rows in sorted(mine.train_rows):
             step2 = partial(trained, *files, rows, Path(folder))
             ways = {"one process": step2, "two, as many rows in a step": partial(step2, processes=2, batch=BATCH // 2)}
             ways["two, twice as many"] = partial(step2, processes=2)
-            ways["two runs side by side"] = partial(side_by_side, *files, rows=rows, folder=Path(folder))
+            if rows == max(mine.train_rows):
+                ways["two runs side by side"] = partial(side_by_side, *files, rows=rows, folder=Path(folder))
             trainings[rows] = in_turn(ways, mine.repeats)
     table, rows, notes, lines = [], [run["rows"] for run in runs], [], {}
     for run in runs:
@@ -132,10 +133,11 @@ def main() -> int:
             ratio = ratios(rate, rates["one process"])
             notes.append(f"| {way} | {rows:,} | {show(spread(rate), 0)} | {show(ratio, 2)} |")
     if len(trainings) > 1:
-        for way in ways:
+        compared = list(trainings[min(mine.train_rows)])
+        for way in compared:
             points = [(run["tokens"], run["seconds"]) for found in trainings.values() for run in found[way]]
             lines[way] = line(*zip(*points, strict=True))
-        further = ", ".join(f"{way} {1e6 * lines[way][0]:.0f} ({lines[way][1]:.1%})" for way in ways)
+        further = ", ".join(f"{way} {1e6 * lines[way][0]:.0f} ({lines[way][1]:.1%})" for way in compared)
         notes += ["", f"Microseconds for a further training token (distance from a straight line): {further}."]
     header = ["step 1", "labelling", "its memory", "resuming, nothing left", "its memory", "journal per row"]
     return finish("Growth", header, table, notes, {"growth": {"step1": runs, "step2": trainings, "lines": lines}})

@@ -26,7 +26,7 @@ student=(models/tiny-instruct "$scratch/adapter" example-data/multilingual_gold.
   python -c 'import evaluate; print(evaluate.cpu_name())'
   show python benchmarks/generation.py --rows "${rows[@]}" "${repeats[@]}"
   show python benchmarks/training.py --num_train_epochs 1 "${repeats[@]}"
-  show python benchmarks/published.py --rows 500 --num_train_epochs 0.5 --generated_rows 50 "${repeats[@]}"
+  show python benchmarks/published.py --rows 400 --num_train_epochs 0.5 --generated_rows 50 "${repeats[@]}"
   show python benchmarks/growth.py --rows "${growth[@]}"
   bash train_trl.sh "${student[@]}" --config configs/tiny.yaml --num_train_epochs 1 >&2
   show python evaluate.py --teacher_model models/tiny-thinking --student_model models/tiny-instruct \
