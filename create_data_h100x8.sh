@@ -3,13 +3,21 @@
 #   bash create_data_h100x8.sh [any flag of create_data.py]
 # INSTANCES, GPUS_PER_INSTANCE and LOG_DIR override. A rerun asks what is missing. Without a GPU they run on the CPU.
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-instances=${INSTANCES:-2} gpus=${GPUS_PER_INSTANCE:-4}
+label=(python "$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/create_data.py")
+instances=${INSTANCES:-2} gpus=${GPUS_PER_INSTANCE:-4} devices=()
 log_dir=${LOG_DIR:-$(mktemp -d)}
 mkdir -p "$log_dir"
-flags=()
-if command -v nvidia-smi >/dev/null; then flags=(--tensor_parallel_size "$gpus"); fi
-IFS=, read -ra devices <<<"${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((instances * gpus - 1)))}"
+if command -v nvidia-smi >/dev/null; then
+  label+=(--tensor_parallel_size "$gpus")
+  IFS=, read -ra devices <<<"${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader | paste -sd,)}"
+  there=${#devices[@]} each=$gpus
+  while [ "$each" -gt "$there" ]; do each=$((each / 2)); done # a model is split over 1, 2, 4, ... GPUs
+  fit=$([ "$each" -eq 0 ] && echo "none fits" || echo "INSTANCES=$((there / each)) GPUS_PER_INSTANCE=$each fit")
+  if [ "$there" -lt $((instances * gpus)) ]; then
+    echo "INSTANCES=$instances, GPUS_PER_INSTANCE=$gpus: need $((instances * gpus)) GPUs, $there are visible; $fit" >&2
+    exit 2
+  fi
+fi
 
 pids=()
 stop() { # ends the instances, and with them the engines they started
@@ -23,8 +31,7 @@ stop() { # ends the instances, and with them the engines they started
 trap stop INT TERM
 for ((i = 0; i < instances; i++)); do
   mine=$(IFS=,; echo "${devices[*]:i * gpus:gpus}")
-  CUDA_VISIBLE_DEVICES=$mine python "$here/create_data.py" "${flags[@]}" --shard "$i/$instances" "$@" \
-    >"$log_dir/instance-$i.log" 2>&1 &
+  CUDA_VISIBLE_DEVICES=$mine "${label[@]}" --shard "$i/$instances" "$@" >"$log_dir/instance-$i.log" 2>&1 &
   pids+=($!)
   echo "instance $i, CUDA_VISIBLE_DEVICES=$mine, log $log_dir/instance-$i.log" >&2
 done
@@ -37,4 +44,4 @@ for ((i = 0; i < instances; i++)); do
   tail -n 5 "$log_dir/instance-$i.log" >&2
 done
 if [ "$failed" -ne 0 ]; then exit "$failed"; fi
-exec python "$here/create_data.py" "${flags[@]}" "$@"
+exec "${label[@]}" "$@"

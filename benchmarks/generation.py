@@ -24,13 +24,17 @@ from journal import Journal, scan_inputs
 from task import load_task, prompt_ids
 
 FAILS = 20  # of so many rows one is made to fail once: 5 %
+CUT = 4  # tokens of an attempt that is cut at once, so that the failure itself costs nothing
 
 
 class Stumbling:
-    """An engine in which every FAILS-th row's first attempt does not end by itself: it runs on, or it loops."""
+    """An engine in which one of `every` first attempts fails: it "runs on" to the limit, it "loops", or it is "cut"."""
 
-    def __init__(self, engine, loops=False):
-        self.engine, self.loops, self.first = engine, loops, 0
+    def __init__(self, engine, how: str, every: int = FAILS):
+        self.engine = engine
+        self.how = how
+        self.every = every
+        self.first = 0
 
     def __getattr__(self, name):
         return getattr(self.engine, name)
@@ -38,30 +42,37 @@ class Stumbling:
     def add_request(self, request_id, prompt, params, **kwargs):
         if params.temperature == 0:  # a second attempt is warmer
             self.first += 1
-            if self.first % FAILS == 0:
-                params.ignore_eos = True
-                if self.loops:
-                    params.allowed_token_ids = prompt["prompt_token_ids"][-1:]
-                else:
-                    params.min_tokens = params.max_tokens
+            if self.first % self.every == 0:
+                self.make_fail(prompt, params)
         self.engine.add_request(request_id, prompt, params, **kwargs)
+
+    def make_fail(self, prompt, params):
+        if self.how == "cut":
+            params.max_tokens = CUT
+            return
+        params.ignore_eos = True
+        if self.how == "loops":
+            params.allowed_token_ids = prompt["prompt_token_ids"][-1:]
+        else:
+            params.min_tokens = params.max_tokens
+
+
+class AtOnce(create_data.Stream):
+    """A stream that asks again at once, also where an answer must follow a grammar."""
+
+    def gather(self, *request):
+        self.add(*request)
 
 
 class SecondPass(create_data.Stream):
     """A stream that asks again only when all first attempts have ended."""
 
-    held, holding = (), True
-
-    def add(self, job, *request):
-        if job[1] and self.holding:  # of (row, attempts before, sampling)
-            self.held = (*self.held, (job, *request))
-        else:
-            super().add(job, *request)
-
     def run(self, requests=()):
+        self.together = sys.maxsize
         yield from super().run(requests)
-        self.holding = False
-        yield from super().run(self.held)
+
+    def _fill(self, requests) -> bool:
+        return super()._fill(requests) and not self.running
 
 
 def ours(args, engine, task, inputs, folder: Path, stream=create_data.Stream, **changes) -> dict:
@@ -139,12 +150,18 @@ def main() -> int:
                         stream = partial(create_data.Stream, window=window)
                         ways[f"window of {window}" if window < rows else "no window"] = partial(step, stream=stream)
                     ways["guarded in every attempt"] = partial(step, structured_outputs="always")
-                    run_on = partial(ours, args, Stumbling(engine), task, inputs, folder)
+                    run_on = partial(ours, args, Stumbling(engine, "runs on"), task, inputs, folder)
                     ways["5 % run on, asked again in flight"] = run_on
                     ways["5 % run on, second pass"] = partial(run_on, stream=SecondPass)
-                    loop = partial(ours, args, Stumbling(engine, loops=True), task, inputs, folder)
+                    loop = partial(ours, args, Stumbling(engine, "loops"), task, inputs, folder)
                     ways["5 % loop, asked again in flight"] = loop
                     ways["5 % loop, not noticed"] = partial(loop, max_repeats=0)
+                    for percent in (1, 5):
+                        again = f"{percent} % asked again"
+                        cut = partial(ours, args, Stumbling(engine, "cut", 100 // percent), task, inputs, folder)
+                        ways[f"{again}, no grammar"] = partial(cut, structured_outputs="never")
+                        ways[f"{again}, grammar at once"] = partial(cut, stream=AtOnce)
+                        ways[f"{again}, grammar gathered"] = cut
                 found = in_turn(ways, mine.repeats)
                 rates = {way: [rows / run["seconds"] for run in runs] for way, runs in found.items()}
                 for way, runs in found.items():

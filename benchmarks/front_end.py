@@ -1,0 +1,146 @@
+"""What a token costs beside the model: the engine's front end, its statistics, and the search for loops.
+
+    python benchmarks/front_end.py --sequences 1024 --tokens 700
+
+There is no model: the tokens are known in advance and go through vLLM's own scheduler check and output processor and
+through our Stream, one for each sequence in each step, as with a full batch. Microseconds a token.
+"""
+
+import argparse
+import random
+import sys
+import time
+from types import SimpleNamespace
+
+from figures import finish, in_turn, show, spread
+from vllm.sampling_params import RepetitionDetectionParams, SamplingParams
+from vllm.v1.core.sched.utils import check_stop
+from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest, FinishReason
+from vllm.v1.engine.output_processor import OutputProcessor
+from vllm.v1.metrics.stats import IterationStats
+from vllm.v1.request import Request
+
+from create_data import LOOP
+from engine import Stream
+
+REPEATS = 4  # default of --max_repeats
+VOCABULARY = 4096
+END = 1  # the token that ends a turn
+
+
+class ScriptedEngine:
+    """vLLM's front end with the tokens of each request given: what LLMEngine does in this process, without a model.
+
+    `scripts` are the tokens that each request writes, in the order in which requests are added, one in each step.
+    """
+
+    def __init__(self, scripts: list[list[int]], max_num_seqs: int, log_stats: bool = False):
+        self.scripts = scripts
+        self.vllm_config = SimpleNamespace(scheduler_config=SimpleNamespace(max_num_seqs=max_num_seqs))
+        self.log_stats = log_stats
+        self.processor = OutputProcessor(None, log_stats=log_stats)
+        self.running: dict[str, list[int]] = {}  # what a request has still to write
+        self.asked: list[tuple[int, SamplingParams]] = []  # the step and the sampling of each request
+        self.steps = 0
+
+    def get_tokenizer(self):
+        return SimpleNamespace(decode=lambda ids, **kwargs: " ".join(map(str, ids)))
+
+    def add_request(self, name, prompt, params, lora_request=None):
+        script = self.scripts[len(self.asked)]
+        self.asked.append((self.steps, params))
+        self.running[name] = list(reversed(script))
+        request = EngineCoreRequest(
+            request_id=name,
+            external_req_id=name,
+            prompt_token_ids=prompt["prompt_token_ids"],
+            mm_features=None,
+            sampling_params=params,
+            pooling_params=None,
+            arrival_time=0.0,
+            lora_request=lora_request,
+            cache_salt=None,
+            data_parallel_rank=None,
+        )
+        self.processor.add_request(request, None)
+
+    def abort_request(self, names):
+        self.processor.abort_requests(names, internal=False)
+        for name in names:
+            del self.running[name]
+
+    def step(self):
+        """The next token of each request."""
+        outputs = []
+        for name, left in list(self.running.items()):
+            token = left.pop()
+            reason = None
+            if not left:
+                reason = FinishReason.STOP if token == END else FinishReason.LENGTH
+                del self.running[name]
+            outputs.append(EngineCoreOutput(request_id=name, new_token_ids=[token], finish_reason=reason))
+        self.steps += 1
+        stats = IterationStats() if self.log_stats else None
+        return self.processor.process_outputs(outputs, 0.0, stats).request_outputs
+
+
+def scripts_of(sequences: int, tokens: int) -> list[list[int]]:
+    """Random tokens without a loop."""
+    rng = random.Random(0)
+    return [[rng.randrange(2, VOCABULARY) for _ in range(tokens - 1)] + [END] for _ in range(sequences)]
+
+
+def front_end(scripts: list[list[int]], sampling: dict, log_stats: bool) -> float:
+    """Seconds that a full batch takes in vLLM's output processor and in Stream."""
+    engine = ScriptedEngine(scripts, len(scripts), log_stats)
+    stream = Stream(engine, window=len(scripts))
+    requests = ((i, [2], dict(sampling)) for i in range(len(scripts)))
+    start = time.perf_counter()
+    finished = sum(1 for _ in stream.run(requests))
+    seconds = time.perf_counter() - start
+    assert finished == len(scripts)
+    return seconds
+
+
+def scheduler(scripts: list[list[int]], detection: RepetitionDetectionParams | None) -> float:
+    """Seconds that vLLM's scheduler takes for the tokens of these sequences to see whether they end."""
+    params = SamplingParams(max_tokens=1 << 20, repetition_detection=detection)
+    requests = [Request(str(i), [2], params, None) for i in range(len(scripts))]
+    start = time.perf_counter()
+    for tokens in zip(*scripts, strict=True):
+        for request, token in zip(requests, tokens, strict=True):
+            request.append_output_token_ids(token)
+            check_stop(request, 1 << 20)
+    return time.perf_counter() - start
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sequences", type=int, default=1024, help="of a batch")
+    parser.add_argument("--tokens", type=int, default=700, help="of each sequence")
+    parser.add_argument("--repeats", type=int, default=3, help="of each way, taken in turn")
+    args = parser.parse_args()
+    scripts = scripts_of(args.sequences, args.tokens)
+    loop = {**LOOP, "min_count": REPEATS}
+    ways = {
+        "front end": lambda: front_end(scripts, {}, False),
+        "front end, loops looked for": lambda: front_end(scripts, {"repetition_detection": loop}, False),
+        "front end, statistics": lambda: front_end(scripts, {}, True),
+        "scheduler": lambda: scheduler(scripts, None),
+        "scheduler, loops looked for by vLLM": lambda: scheduler(scripts, RepetitionDetectionParams(**loop)),
+    }
+    found = in_turn(ways, args.repeats)
+    tokens = args.sequences * args.tokens
+    micro = {way: [1e6 * seconds / tokens for seconds in runs] for way, runs in found.items()}
+    rows = []
+    for way, values in micro.items():
+        base = micro["scheduler" if way.startswith("scheduler") else "front end"]
+        more = spread([value - other for value, other in zip(values, base, strict=True)])
+        rows.append([way, show(spread(values), 2), show(more, 2)])
+    note = f"{args.sequences:,} sequences of {args.tokens} tokens, median of {args.repeats} (lowest to highest)."
+    result = {"front_end": {way: spread(values) for way, values in micro.items()}}
+    return finish("Microseconds a token beside the model", ["", "a token", "more than without"], rows, [note], result)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
