@@ -1,0 +1,66 @@
+"""What is said of the machine: stand-ins for the driver's file and for nvidia-smi; and the pins of all machines."""
+
+import re
+
+import pytest
+
+import system
+from conftest import ROOT
+from system import driver_problem, nvidia_driver
+
+PROPRIETARY = (
+    "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.129.03  Thu Oct 19 18:56:32 UTC 2023\nGCC version: 12.3.0\n"
+)
+OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (dvs-builder@U22)\n"
+
+
+@pytest.mark.parametrize(("text", "version"), [(PROPRIETARY, "535.129.03"), (OPEN, "580.65.06")])
+def test_driver_from_its_file(text, version, tmp_path):
+    (tmp_path / "version").write_text(text)
+    assert nvidia_driver(tmp_path / "version") == version
+
+
+def test_driver_from_nvidia_smi(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert nvidia_driver(tmp_path / "nowhere") == ""
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 550.54.15\necho 550.54.15\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    assert nvidia_driver(tmp_path / "nowhere") == "550.54.15"
+
+
+@pytest.mark.parametrize(
+    ("cuda", "driver", "named"),
+    [
+        ("13.0", "535.129.03", "driver 535.129.03: this PyTorch is built for CUDA 13.0, which needs driver 580 or"),
+        ("12.9", "470.82.01", "CUDA 12.9, which needs driver 525"),
+        ("13.0", "580.65.06", ""),
+        ("12.9", "535.129.03", ""),
+        ("13.0", "", ""),
+        (None, "535.129.03", ""),  # the CPU build
+        ("14.1", "535.129.03", ""),  # whose needs we do not know
+    ],
+)
+def test_an_old_driver_is_named_with_the_one_needed(cuda, driver, named, monkeypatch):
+    monkeypatch.setattr(system, "cuda_starts", lambda: False)
+    found = driver_problem(cuda, driver)
+    assert named in found and bool(found) == bool(named)
+
+
+def test_an_old_driver_on_which_cuda_starts_is_no_problem(monkeypatch):
+    monkeypatch.setattr(system, "cuda_starts", lambda: True)
+    assert driver_problem("13.0", "535.129.03") == ""
+
+
+def test_cuda_does_not_start_on_a_cpu():
+    assert not system.cuda_starts()
+
+
+def test_all_machines_have_the_same_versions():
+    """But for the build after the plus sign, and the name of vLLM's CPU build."""
+    pins = {}
+    for name in ("requirements.txt", "requirements/cpu.txt", "requirements/cuda12.txt"):
+        found = re.findall(r"^([\w-]+)==([\w.]+)", (ROOT / name).read_text(), re.MULTILINE)
+        pins[name] = {package.removesuffix("-cpu"): version for package, version in found}
+    first, *others = pins.values()
+    assert len(first) == 10 and all(other == first for other in others)
+    assert f"wheels.vllm.ai/{first['vllm']}/cu129" in (ROOT / "requirements" / "cuda12.txt").read_text()
