@@ -21,16 +21,18 @@ from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, IntervalStrategy, set_seed
 from trl import SFTConfig, TrlParser
 
+from hub import PushError, Repository, open_repository, push
 from journal import end_with_parent
 from lora_trainer import LoraTrainer
 from student_ops import attend_within_rows
 from task import check_model, encode, read_chat
-from training_run import CompleteCheckpoint, prepare_output, steps_of, write_report
+from training_run import CompleteCheckpoint, is_finished, prepare_output, steps_of, write_report
 
 log = logging.getLogger("train_sft_trl")
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -243,6 +245,32 @@ def make_trainer(script, args, tokenizer, lora, rows: list[dict], eval_rows: lis
     )
 
 
+def finish(output_dir: Path, summary: dict, repository: Repository | None, tokenizer) -> int:
+    """Push a finished run if it has a repository, print the last line; returns 1 where only the push failed."""
+    code = 0
+    line = dict(summary)
+    if repository is not None:
+        try:
+            push(repository, output_dir, tokenizer)
+            line["hub_url"] = repository.url
+        except PushError as error:
+            print(f"train_sft_trl.py: {error}", file=sys.stderr)
+            code = 1
+    print(json.dumps(line))
+    return code
+
+
+def leave(code: int) -> int:
+    """Wait for the other processes, if there are any, and end with `code`."""
+    if torch.distributed.is_initialized():
+        PartialState().wait_for_everyone()
+        # gloo's destructor joins a thread that may wait for the GIL, and then a finished process never ends
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
 def main() -> int:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with_parent()  # the launcher puts its processes into sessions of their own, where its death leaves them
@@ -260,6 +288,9 @@ def main() -> int:
         eval_rows = load_rows(script.eval_file, tokenizer, args.max_length) if script.eval_file else None
         empty, ranks = empty_model(config), (script.lora_rank, script.lora_alpha, script.lora_expert_rank)
         lora = lora_config(empty, *ranks, script.lora_target, script.lora_dropout)
+        repository = None
+        if args.push_to_hub and args.process_index == 0:
+            repository = open_repository(args)  # before prepare_output deletes what --overwrite replaces
         checkpoint = prepare_output(script, args)
     except (ValueError, OSError) as error:
         if os.environ.get("RANK", "0") == "0":
@@ -267,7 +298,16 @@ def main() -> int:
         return 2
     if script.check_only:
         return 0
+    output_dir = Path(args.output_dir)
+    if is_finished(output_dir):  # prepare_output lets it pass for --push_to_hub alone
+        code = 0
+        if args.process_index == 0:
+            summary = json.loads((output_dir / "results.json").read_text())
+            code = finish(output_dir, summary, repository, tokenizer)
+        return leave(code)
 
+    args.push_to_hub = False  # Trainer would push the whole folder, with TRL's card; finish does
+    args.hub_token = None  # Trainer would write it into training_args.bin
     trainer = make_trainer(script, args, tokenizer, lora, rows, eval_rows)
     is_main, train_data = args.process_index == 0, trainer.train_dataset
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
@@ -288,6 +328,7 @@ def main() -> int:
     start = time.perf_counter()
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
+    code = 0
     if is_main:
         steps = trainer.state.global_step
         seconds, last = time.perf_counter() - start, {}
@@ -310,15 +351,9 @@ def main() -> int:
             "tokens_per_second": round(tokens * (1 - resumed / steps) / seconds, 1),
             "peak_memory_gib": round(peak / 2**30, 2),
         }
-        write_report(Path(args.output_dir), trainer.state.log_history, summary)
-        print(json.dumps(summary))
-    if torch.distributed.is_initialized():
-        trainer.accelerator.wait_for_everyone()
-        # gloo's destructor joins a thread that may wait for the GIL, and then a finished process never ends
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        os._exit(0)
-    return 0
+        write_report(output_dir, trainer.state.log_history, summary)
+        code = finish(output_dir, summary, repository, tokenizer)
+    return leave(code)
 
 
 if __name__ == "__main__":

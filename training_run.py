@@ -9,11 +9,15 @@ results.json    written last: from then on the adapter counts as finished
 import hashlib
 import json
 import logging
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 
 from accelerate import PartialState
+from huggingface_hub import ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from transformers import TrainerCallback
 
 from journal import Replacing
@@ -28,21 +32,18 @@ COMPARED = (
     "loss_type router_aux_loss_coef dataloader_drop_last"
 )
 CARD = """---
-base_model: {model_name}
-library_name: peft
-pipeline_tag: text-generation
-tags: [lora, prompt-distillation, trl]
+{metadata}
 ---
 # LoRA adapter of a distilled prompt
 
-A student of `{model_name}` that gives a prompted, thinking teacher's answers without the prompt and without thinking.
+A student of `{student}` that gives a prompted, thinking teacher's answers without the prompt and without thinking.
 
 ```python
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("{output_dir}")
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{model_name}", dtype="auto"), "{output_dir}")
+tokenizer = AutoTokenizer.from_pretrained({adapter})
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{student}", dtype="auto"), {adapter})
 ```
 
 The user's message is the input alone. Training data: sha256 `{train_sha256}`, {rows} rows.
@@ -98,33 +99,59 @@ def steps_of(checkpoint: Path | str) -> int:
     return json.loads((Path(checkpoint) / "trainer_state.json").read_text())["global_step"]
 
 
-def prepare_output(script, args) -> str | None:
-    """Where to resume from. Refuses to overwrite a finished adapter or to continue another run; ValueError says why."""
-    output_dir, resume = Path(args.output_dir), args.resume_from_checkpoint or "last"
-    if script.check_only and script.overwrite:
-        return None
-    if args.process_index == 0 and not script.check_only and (script.overwrite or resume == "none"):
-        for path in checkpoints(output_dir) + [output_dir / name for name in WRITTEN if script.overwrite]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    PartialState().wait_for_everyone()
-    begun, adapter = (output_dir / name for name in ("run.json", "adapter_model.safetensors"))
-    if (output_dir / "results.json").exists() or adapter.exists() and not begun.exists():
-        raise ValueError(f"{output_dir}: holds a finished adapter; --overwrite replaces it")
-    if script.check_only:
-        return None  # what follows depends on the number of processes
+def is_finished(output_dir: Path) -> bool:
+    return (output_dir / "results.json").exists()
+
+
+def recorded_run(script, args) -> dict:
+    """What decides the result, as run.json holds it."""
     with open(script.train_file, "rb") as file:
         data = hashlib.file_digest(file, "sha256").hexdigest()
     run = {**asdict(script), "train_sha256": data, **{name: str(getattr(args, name)) for name in COMPARED.split()}}
     for key in ("train_file", "overwrite", "check_only", "checkpoint_from_tokens"):
         del run[key]
+    return run
+
+
+def refuse_another_run(output_dir: Path, run: dict) -> None:
+    """Raise ValueError if the output directory was begun with something else than `run`."""
+    old = json.loads((output_dir / "run.json").read_text())
+    for key, value in run.items():
+        before = old.get(key, value)  # not there: begun before this was compared
+        if before != value:
+            raise ValueError(f"{output_dir}: begun with {key} {before}, now {value}; --overwrite starts afresh")
+
+
+def prepare_output(script, args) -> str | None:
+    """Where to resume from. Refuses to overwrite a finished adapter or to continue another run; ValueError says why.
+
+    With --push_to_hub a finished adapter of the same run passes: only the push is left to do.
+    """
+    output_dir, resume = Path(args.output_dir), args.resume_from_checkpoint or "last"
+    if script.check_only and script.overwrite:
+        return None
+    begun = output_dir / "run.json"
+    adapter = output_dir / "adapter_model.safetensors"
+    finished = is_finished(output_dir) and not script.overwrite
+    unknown = adapter.exists() and not begun.exists() and not script.overwrite
+    if unknown or (finished and not args.push_to_hub):
+        raise ValueError(f"{output_dir}: holds a finished adapter; --overwrite replaces it")
+    if finished:
+        if not script.check_only:  # one process checks, and how many train is compared too
+            refuse_another_run(output_dir, recorded_run(script, args))
+        return None
+    if args.process_index == 0 and not script.check_only and (script.overwrite or resume == "none"):
+        for path in checkpoints(output_dir) + [output_dir / name for name in WRITTEN if script.overwrite]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    PartialState().wait_for_everyone()
+    if script.check_only:
+        return None  # what follows depends on the number of processes
+    run = recorded_run(script, args)
     checkpoint = None if resume in ("last", "none") else resume
     if checkpoint:
         steps_of(checkpoint)  # refuses what is no checkpoint
     if resume == "last" and (checkpoint := last_checkpoint(output_dir)):
-        old = json.loads(begun.read_text())
-        for key, value in run.items():
-            if (before := old.get(key, value)) != value:  # not there: begun before this was compared
-                raise ValueError(f"{output_dir}: begun with {key} {before}, now {value}; --overwrite starts afresh")
+        refuse_another_run(output_dir, run)
         log.info("resuming from %s", checkpoint)
     PartialState().wait_for_everyone()
     if args.process_index == 0:
@@ -132,6 +159,32 @@ def prepare_output(script, args) -> str | None:
         with Replacing(begun) as file:
             json.dump(run, file, indent=2)
     return str(checkpoint) if checkpoint else None
+
+
+def public_name(model: str) -> str:
+    """A model's name for others: the hub's, or the last part of the directory that it was loaded from."""
+    path = Path(model).expanduser()
+    return Path(os.path.abspath(path)).name if path.is_absolute() or path.is_dir() else model
+
+
+def model_card(run: dict, results: dict, adapter: str, revision: str | None = None) -> str:
+    """The README of an adapter that is loaded from `adapter`, a directory or a repository on the hub."""
+    base = public_name(run["model_name"])
+    try:
+        validate_repo_id(base)
+    except HFValidationError:  # a directory's name that no model can have there; the hub refuses a card with it
+        base = None
+    tags = ["lora", "prompt-distillation", "trl"]
+    metadata = ModelCardData(base_model=base, library_name="peft", pipeline_tag="text-generation", tags=tags)
+    return CARD.format(
+        metadata=metadata.to_yaml(),
+        student=run["model_name"],
+        adapter=f'"{adapter}", revision="{revision}"' if revision else f'"{adapter}"',
+        train_sha256=run["train_sha256"],
+        rows=results["rows"],
+        run=json.dumps(run, indent=2),
+        results=json.dumps(results, indent=2),
+    )
 
 
 def write_report(output_dir: Path, history: list[dict], summary: dict) -> None:
@@ -150,8 +203,7 @@ def write_report(output_dir: Path, history: list[dict], summary: dict) -> None:
     axes.legend()
     figure.savefig(output_dir / "loss.png", dpi=120, bbox_inches="tight")
     run = json.loads((output_dir / "run.json").read_text())
-    texts = {"run": json.dumps(run, indent=2), "results": json.dumps(summary, indent=2)}
     with Replacing(output_dir / "README.md") as file:
-        file.write(CARD.format(**{**run, **summary, **texts}))
+        file.write(model_card(run, summary, summary["output_dir"]))
     with Replacing(output_dir / "results.json") as file:
         json.dump(summary, file, indent=2)

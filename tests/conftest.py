@@ -17,6 +17,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
+from loopback_hub import LoopbackHub
+
 ROOT = Path(__file__).resolve().parent.parent
 TEACHER, STUDENT = ROOT / "models" / "tiny-thinking", ROOT / "models" / "tiny-instruct"
 SENTENCES = ROOT / "example-data" / "multilingual.txt"
@@ -174,6 +176,9 @@ MODES = {
     "fsdp": ("train_trl_fsdp.sh", {"NUM_PROCESSES": "2", "TRAIN_SCRIPT": "tests/cpu_fsdp.py"}),
 }
 
+# where `trained` pushes FSDP's run; the others go where nothing but --push_to_hub is given
+FSDP_REPOSITORY = ["--hub_model_id", "team/adapter", "--hub_private_repo", "true", "--hub_revision", "v1"]
+
 
 @pytest.fixture(scope="session")
 def train_file(tmp_path_factory):
@@ -192,9 +197,9 @@ def training_command(mode, output_dir, train_file, *flags):
     return line, {**os.environ, **environment, "OMP_NUM_THREADS": "1"}
 
 
-def train(mode, output_dir, train_file, *flags):
-    line, environment = training_command(mode, output_dir, train_file, *flags)
-    return last_json(run(*line, env=environment, cwd=ROOT))
+def train(mode, output_dir, train_file, *flags, environment=None):
+    line, own = training_command(mode, output_dir, train_file, *flags)
+    return last_json(run(*line, env={**own, **(environment or {})}, cwd=ROOT))
 
 
 def losses(output_dir, step=STEPS):
@@ -212,7 +217,14 @@ def cosine(one, other):
 
 
 @pytest.fixture(scope="session")
-def trained(pair, train_file, tmp_path_factory):
+def hub():
+    """A stand-in for the Hugging Face hub, to which every run of `trained` is pushed."""
+    with LoopbackHub() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="session")
+def trained(pair, train_file, hub, tmp_path_factory):
     """An uninterrupted run in each mode: {mode: (directory, JSON line)}; two processes checkpoint long batches."""
     folder = tmp_path_factory.mktemp("trained")
     lines = (ROOT / "example-data" / "multilingual_gold.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
@@ -220,5 +232,10 @@ def trained(pair, train_file, tmp_path_factory):
     eval_file.write_text("".join(lines[200:232]), encoding="utf-8")
     flags = ["--eval_file", eval_file, "--eval_strategy", "steps", "--eval_steps", STEPS]
     some = ["--gradient_checkpointing", "true", "--checkpoint_from_tokens", 350]  # 8 rows have 351 on average
-    further = {mode: [] if mode == "single" else some for mode in MODES}
-    return {mode: (folder / mode, train(mode, folder / mode, train_file, *flags, *further[mode])) for mode in MODES}
+    further = {"single": [], "ddp": some, "fsdp": [*some, *FSDP_REPOSITORY]}
+    runs = {}
+    for mode in MODES:
+        both = [*flags, *further[mode], "--push_to_hub", "true"]
+        summary = train(mode, folder / mode, train_file, *both, environment=hub.environment)
+        runs[mode] = (folder / mode, summary)
+    return runs
