@@ -186,12 +186,7 @@ def label_rows(args, engine, task: Task, rows):
             attempt["thinking_cut"] = attempt["thinking_tokens"] >= budget - 1
         job["attempts"].append(attempt)
         if answer is None and tries < args.max_retries:
-            again = request(job, tries + 1)
-            _, _, next_sampling = again
-            if "structured_outputs" in next_sampling and args.structured_outputs == "retry":
-                stream.gather(*again)
-            else:
-                stream.add(*again)
+            stream.gather(*request(job, tries + 1))
             continue
         job["answers"] += [] if answer is None else [answer]
         job["reason"], job["open"] = reason, job["open"] - 1

@@ -116,8 +116,8 @@ class Request:
 class Stream:
     """One continuous batch: requests go in while others are still running, results come out as they finish.
 
-    A request whose answer must follow a grammar makes sampling wait for that grammar in the whole batch. So those that
-    can wait are gathered and asked together, which slows the others for a short time instead of all the time.
+    One request whose answer must follow a grammar, or that is sampled with top_p and top_k, slows each step of the
+    whole batch. Such requests can be gathered and asked together: the others are slowed for a short time, not always.
     """
 
     def __init__(self, engine, window: int | None = None, together: int | None = None):

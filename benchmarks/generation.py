@@ -58,7 +58,7 @@ class Stumbling:
 
 
 class AtOnce(create_data.Stream):
-    """A stream that asks again at once, also where an answer must follow a grammar."""
+    """A stream that asks again at once instead of gathering what is to be asked again."""
 
     def gather(self, *request):
         self.add(*request)
@@ -159,9 +159,10 @@ def main() -> int:
                     for percent in (1, 5):
                         again = f"{percent} % asked again"
                         cut = partial(ours, args, Stumbling(engine, "cut", 100 // percent), task, inputs, folder)
-                        ways[f"{again}, no grammar"] = partial(cut, structured_outputs="never")
-                        ways[f"{again}, grammar at once"] = partial(cut, stream=AtOnce)
-                        ways[f"{again}, grammar gathered"] = cut
+                        ways[f"{again} at once, no grammar"] = partial(cut, stream=AtOnce, structured_outputs="never")
+                        ways[f"{again} at once"] = partial(cut, stream=AtOnce)
+                        ways[f"{again} together, no grammar"] = partial(cut, structured_outputs="never")
+                        ways[f"{again} together"] = cut
                 found = in_turn(ways, mine.repeats)
                 rates = {way: [rows / run["seconds"] for run in runs] for way, runs in found.items()}
                 for way, runs in found.items():

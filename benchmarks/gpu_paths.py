@@ -1,0 +1,162 @@
+"""The scripts' own paths that only a machine with a GPU takes: each is a command, and what must come of it.
+
+    python benchmarks/gpu_paths.py            # gpu.py ends with the same
+
+They run on the tiny pair (python tests/tiny_pair.py), in a temporary directory. A path whose libraries are not there
+is listed as such. The last line is JSON; the exit code is 1 if something else came of a path than must.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+
+from figures import ROOT, finish
+
+TEACHER = "models/tiny-thinking"
+STUDENT = "models/tiny-instruct"
+SENTENCES = "example-data/multilingual.txt"
+GOLD = "example-data/multilingual_gold.jsonl"
+LABEL = f"python create_data.py --model_name {TEACHER} --input_file {SENTENCES} --limit 200 --max_tokens 256"
+TRAIN = f"bash train_trl.sh {STUDENT} OUT/adapter {GOLD} --learning_rate 3e-3 --lora_rank 64 --lora_alpha 64"
+EVALUATE = f"python evaluate.py --student_model {STUDENT} --adapter OUT/adapter --systems student"
+
+
+@dataclass
+class GpuPath:
+    """One command, run from the repository's directory; OUT in it is a temporary directory that all share."""
+
+    shows: str
+    command: str
+    exit_code: int = 0
+    says: str = ""  # must be somewhere in what it prints
+    libraries: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+PATHS = [
+    GpuPath(
+        shows="one process trains on the first of eight GPUs, seven of them on paper",
+        command=f"{TRAIN} --num_train_epochs 2",
+        says="8 GPUs are visible, one is used",
+        environment={"TRAIN_SCRIPT": "tests/fake_gpus.py", "FAKE_GPUS": "8"},
+    ),
+    GpuPath(
+        shows="the student's weights go straight to the GPU",
+        command="python benchmarks/host_memory.py --processes 1 --before",
+    ),
+    GpuPath(
+        shows="the student's weights go straight to the GPU, at the size of the 30B",
+        command="python benchmarks/host_memory.py --processes 1 --qwen3_30b",
+    ),
+    GpuPath(
+        shows="an engine that cannot start says why in one line",
+        command=f"{LABEL} --output_file OUT/none.jsonl --gpu_memory_utilization 0.001",
+        exit_code=2,
+        says="the engine cannot start",
+        libraries=("vllm",),
+    ),
+    GpuPath(
+        shows="step 1, with or without nvcc",
+        command=f"{LABEL} --output_file OUT/labels.jsonl",
+        says='"rows": 200',
+        libraries=("vllm",),
+    ),
+    GpuPath(
+        shows="step 3, the adapter on experts served by vLLM, or the merged copy and why",
+        command=EVALUATE,
+        says="student_accuracy",
+        libraries=("vllm",),
+    ),
+    GpuPath(
+        shows="loops that are looked for and retries that are gathered, in rows/s",
+        command="python benchmarks/generation.py --rows 2000 --repeats 3",
+        libraries=("vllm",),
+    ),
+    GpuPath(
+        shows="a token's cost beside the model",
+        command="python benchmarks/front_end.py",
+        libraries=("vllm",),
+    ),
+]
+
+
+@dataclass
+class Outcome:
+    """What came of a path: "as it must", "not there: LIBRARY", "not reached", or what was wrong."""
+
+    shows: str
+    found: str
+    seconds: float
+    printed: str  # the end of it
+
+
+def walk(path: GpuPath, folder: str, timeout: float) -> Outcome:
+    """Run one path for at most `timeout` seconds."""
+    missing = [name for name in path.libraries if not find_spec(name)]
+    if missing:
+        return Outcome(path.shows, f"not there: {missing[0]}", 0.0, "")
+    if timeout <= 0:
+        return Outcome(path.shows, "not reached", 0.0, "")
+    command = path.command.replace("OUT", folder).split()
+    if command[0] == "python":
+        command[0] = sys.executable
+    start = time.perf_counter()
+    try:
+        result = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **path.environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+        )
+    except subprocess.TimeoutExpired:
+        return Outcome(path.shows, f"not finished after {timeout:.0f} s", timeout, "")
+    found = "as it must"
+    if result.returncode != path.exit_code:
+        found = f"exit code {result.returncode} instead of {path.exit_code}"
+    elif path.says not in result.stdout:
+        found = f"does not say {path.says!r}"
+    return Outcome(path.shows, found, time.perf_counter() - start, result.stdout[-3000:])
+
+
+def walk_all(seconds: float) -> list[Outcome]:
+    """Run the paths one after the other while there is time; say each on stderr at once."""
+    end = time.perf_counter() + seconds
+    outcomes = []
+    with tempfile.TemporaryDirectory() as folder:
+        for path in PATHS:
+            outcome = walk(path, folder, end - time.perf_counter())
+            outcomes.append(outcome)
+            print(f"{outcome.shows}: {outcome.found}, {outcome.seconds:.0f} s", file=sys.stderr, flush=True)
+            print(outcome.printed, file=sys.stderr, flush=True)
+    return outcomes
+
+
+def failed(outcomes: list[Outcome]) -> bool:
+    """Whether something else came of a path than must; what could not be run is no failure."""
+    return any(not outcome.found.startswith(("as it must", "not there", "not reached")) for outcome in outcomes)
+
+
+def table(outcomes: list[Outcome]) -> list[list[str]]:
+    return [[outcome.shows, outcome.found, f"{outcome.seconds:.0f}"] for outcome in outcomes]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--budget_s", type=float, default=540, help="seconds for all paths together")
+    args = parser.parse_args()
+    outcomes = walk_all(args.budget_s)
+    result = {"gpu_paths": [asdict(outcome) for outcome in outcomes]}
+    finish("Paths that only a GPU takes", ["shows", "found", "s"], table(outcomes), [], result)
+    return 1 if failed(outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
