@@ -12,6 +12,7 @@ import json
 import logging
 import shutil
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -175,12 +176,19 @@ def model_identity(model: str) -> str:
         # reading 57 GiB would take minutes; new weights have another size or another time of change
         found = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
         return digest(found).hex()
+    return hub_commit(model)
+
+
+@lru_cache
+def hub_commit(model: str) -> str:
+    """The commit of a model on the hub, or in its cache without a network; "unknown" if it is in neither."""
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(model, "config.json")).parent.name  # snapshots/COMMIT/config.json
+        config = hf_hub_download(model, "config.json")
     except (OSError, ValueError):
-        return "unknown"  # no such model or no network; vLLM will say which
+        return "unknown"  # vLLM will say why it cannot load it
+    return Path(config).parent.name  # of .../snapshots/COMMIT/config.json
 
 
 def adapter_identity(adapter: str) -> str:
