@@ -12,10 +12,7 @@ import contextlib
 import json
 import logging
 import multiprocessing
-import os
-import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from concurrent.futures import ProcessPoolExecutor
@@ -24,17 +21,17 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from adapter import LORA, MERGED, Serving, check_plan, check_room, compare_with_peft, disagreement, plan_serving
+from ask import Asking, System, commit, cpu_name, run_model
 from create_data import ROOT, Parser, one_line, versions
-from engine import Stream, engine_arguments, start_engine, stop_engine
+from engine import engine_arguments
 from journal import check_writable, end_with_parent, input_hash, read_answers, read_finished, read_inputs
 from report import TITLES, markdown, sentences, tables, write_report
+from scored import Scored, Unfinished, common_key, key_of
 from scores import measure, quality
-from task import NoAnswer, Task, check_model, load_task, prompt_ids, read_chat, read_lines
+from task import Task, check_model, load_task, read_chat, read_lines
 
 log = logging.getLogger("evaluate")
-WARM_UP = 3  # requests before the clock starts; the first ones pay for the prefix cache and lazy set-up
-# How far below PEFT's best token a served token may be, in nats: two ways of adding up differ by so much in a tie.
-TIE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
 
 
 def parse_args(argv=None):
@@ -144,127 +141,163 @@ def read_teacher(path: Path, chats: list[list[dict]], task: Task) -> dict:
     return results
 
 
-def adapter_settings(args) -> dict:
-    """vLLM's settings for the adapter; empty if it needs a merged copy: on a CPU, vLLM has no LoRA for experts."""
-    from transformers import AutoConfig
-    from vllm.platforms import current_platform
+def describe(name: str, args, rows: int) -> System:
+    """How a system is asked under the flags, for `rows` rows."""
+    is_teacher = name == "teacher"
+    prompted = name in ("teacher", "base_prompt")
+    return System(
+        name=name,
+        model=args.teacher_model if is_teacher else args.student_model,
+        prompted=prompted,
+        thinks=is_teacher and args.reasoning_parser != "none",
+        temperature=args.temperature if is_teacher else 0.0,
+        max_tokens=args.max_tokens if prompted else args.student_max_tokens,  # who may think aloud gets room for it
+        latency_rows=args.latency_rows,
+        check_rows=min(args.check_rows, rows) if name == "student" else 0,
+    )
 
-    config = json.loads((Path(args.adapter) / "adapter_config.json").read_text())
-    base = AutoConfig.from_pretrained(args.student_model).get_text_config()
-    experts_on_cpu = current_platform.is_cpu() and getattr(base, "num_experts_per_tok", None)
-    rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
-    allowed = next((n for n in (8, 16, 32, 64, 128, 256, 320, 512) if n >= rank), None)  # vLLM takes only these
-    if args.serve_adapter == "merged" or args.serve_adapter == "auto" and (experts_on_cpu or not allowed):
-        return {}
-    is_moe = bool(config.get("target_parameters"))
-    return {"enable_lora": True, "max_lora_rank": allowed, "enable_mixed_moe_lora_format": is_moe}
+
+class SystemFailed(Exception):
+    """A system could not be scored: `who`, the `reason` in a few words, and what helps. The message is one line."""
+
+    def __init__(self, who: str, reason: str, remedy: str = ""):
+        super().__init__(f"{who} {reason}{remedy}")
+        self.reason = reason
 
 
-def run_model(names: list[str], args, engine_flags: list[str], task: Task, chats: list[list[dict]]) -> dict[str, dict]:
-    """Ask the systems that run on one model, one after the other; returns what ask_system() does for each, by name."""
-    from vllm.lora.request import LoRARequest
-    from vllm.platforms import current_platform
+class AdapterFailed(SystemFailed):
+    """The adapter could not be served in the way that was tried, or vLLM's tokens are not PEFT's."""
 
-    model, lora, served_as = args.teacher_model if names == ["teacher"] else args.student_model, None, None
-    settings = {"tensor_parallel_size": args.tensor_parallel_size}
-    with tempfile.TemporaryDirectory() as merged:
-        if names == ["student"] and (adapter := adapter_settings(args)):
-            settings |= adapter
-            is_3d = adapter["enable_mixed_moe_lora_format"]
-            lora, served_as = LoRARequest("student", 1, args.adapter, is_3d_lora_weight=is_3d), "LoRA in vLLM"
-        elif names == ["student"]:
-            from merge_adapter import merge
 
-            served_in = engine_arguments(model, engine_flags, **settings).dtype
-            merge(args.adapter, merged, "float32" if served_in == "float32" else "bfloat16", args.student_model)
-            model, served_as = merged, "a merged copy"
-        engine = start_engine(engine_arguments(model, engine_flags, **settings))
+def run_apart(process: "Apart", who: str, function, *arguments):
+    """Call a function in a process of its own, which ends with it; raises SystemFailed."""
     try:
-        device = None if current_platform.is_cpu() else current_platform.get_device_name()
-        of_model = {"served_as": served_as, "dtype": str(engine.model_config.dtype).split(".")[-1], "device": device}
-        return {name: ask_system(name, args, engine, lora, task, chats) | of_model for name in names}
+        return process.run(function, *arguments)
+    except BrokenProcessPool:
+        raise SystemFailed(who, "was killed, most likely for memory; see --max_model_len") from None
+    except RuntimeError as error:
+        raise SystemFailed(who, f"failed with {error}") from None
     finally:
-        stop_engine(engine)
+        process.end()
 
 
-def ask_system(name: str, args, engine, lora, task: Task, chats: list[list[dict]]) -> dict:
-    """Ask one system for some chats one at a time, then for all of them in a batch.
+def score_systems(
+    process: "Apart", systems: list[System], ways: list[Serving], asking: Asking, taken_over: dict[str, dict]
+) -> tuple[dict[str, dict], dict | None]:
+    """Each system's result, asked for or taken over, and the comparison of the student with PEFT, if any.
 
-    Returns answers (None: unreadable), responses, tokens per request, rows/s in a batch and seconds per request.
+    Raises SystemFailed.
     """
-    tokenizer, longest = engine.get_tokenizer(), engine.model_config.max_model_len
-    thinks = name == "teacher" and args.reasoning_parser != "none"
-    prompted = name in ("teacher", "base_prompt")  # who may think aloud under the prompt gets room for it
-    limit = args.max_tokens if prompted else args.student_max_tokens
-    temperature = args.temperature if name == "teacher" else 0.0
-    prompts = [prompt_ids(tokenizer, task.messages(chat) if prompted else chat) for chat in chats]
-    rows = [i for i, ids in enumerate(prompts) if len(ids) < longest]  # a longer one is unreadable to this system
-    if not rows:
-        raise ValueError(f"every row is longer than the model's context of {longest} tokens")
-    stream = Stream(engine)
-
-    def request(i):
-        sampling = {"temperature": temperature, "max_tokens": min(limit, longest - len(prompts[i]))}
-        return i, prompts[i], sampling, lora
-
-    def ask_alone(i):
-        start = time.perf_counter()
-        list(stream.run([request(i)]))
-        return time.perf_counter() - start
-
-    for i in rows[-WARM_UP:]:
-        ask_alone(i)
-    latencies = [ask_alone(i) for i in rows[: args.latency_rows]]
-    engine.reset_prefix_cache()  # otherwise the batch would find these rows cached
-    ask_alone(rows[-1])
-    start = time.perf_counter()
-    outputs = dict(stream.run(map(request, rows)))
-    seconds = time.perf_counter() - start
-
-    none = [0] * len(prompts)
-    results = {"answers": [None] * len(prompts), "responses": [""] * len(prompts), "output_tokens": none}
-    results |= {"cached_tokens": none.copy(), "prompt_tokens": [len(ids) for ids in prompts]}
-    reader = task if prompted else replace(task, answer="")  # without the prompt, the answer and nothing else counts
-    for i in rows:
-        completion = outputs[i].outputs[0]
-        with contextlib.suppress(NoAnswer):
-            results["answers"][i] = reader.read_answer(completion.text, completion.finish_reason, thinks)
-        results["responses"][i] = completion.text
-        results["output_tokens"][i] = len(completion.token_ids)
-        results["cached_tokens"][i] = outputs[i].num_cached_tokens or 0
-    checked = [rows[len(rows) * k // args.check_rows] for k in range(args.check_rows)]  # from the whole file
-    results["tokens"] = [(prompts[i], list(outputs[i].outputs[0].token_ids)) for i in checked]
-    return {**results, "rows_per_second": len(rows) / seconds, "latencies": latencies}
+    results = dict(taken_over)
+    check = None
+    for group in (["teacher"], ["base_prompt", "base"]):  # systems on one model share an engine
+        missing = [system for system in systems if system.name in group and system.name not in results]
+        if missing:
+            announce(missing)
+            names = [system.name for system in missing]
+            results.update(run_apart(process, str(names), run_model, missing, None, asking))
+    student = systems[-1] if systems else None
+    if student and student.name == "student":  # it is always the last one
+        known = taken_over.get("student")
+        if known is None:
+            announce([student])
+        results["student"], check = score_student(process, student, ways, asking, known)
+    return {system.name: results[system.name] for system in systems}, check
 
 
-def compare_with_peft(args, rows: list[tuple[list[int], list[int]]], dtype: str) -> dict:
-    """How far the served tokens of (prompt, tokens) rows are from PEFT's greedy ones, in log-probability (nats).
+def announce(systems: list[System]) -> None:
+    log.info("evaluating: %s", "; ".join(TITLES[system.name] for system in systems))
 
-    Each token is judged by PEFT's own distribution after the tokens before it: 0 where it is PEFT's choice.
+
+def score_student(
+    process: "Apart", student: System, ways: list[Serving], asking: Asking, result: dict | None
+) -> tuple[dict, dict | None]:
+    """The student's result, which may be known, and its comparison with PEFT (None without check rows).
+
+    Where one way to serve the adapter fails or gives other tokens than PEFT, the next one follows. Raises
+    SystemFailed.
     """
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
+    if result and result["served_as"] == MERGED:
+        ways = ways[-1:]
+    instead_of = ""
+    for way in ways:
+        try:
+            if result is None:
+                result = serve_student(process, student, replace(way, instead_of=instead_of), asking)
+            return result, check_student(process, student, asking, result)
+        except AdapterFailed as error:
+            asking.scored.drop("student")
+            if way == ways[-1]:
+                raise
+            instead_of = f"{way.served_as} {error.reason.rstrip('.')}"
+            log.warning("evaluate.py: %s; going on with %s", instead_of, MERGED)
+            result = None
 
-    place = {"device_map": "auto"} if torch.cuda.is_available() else {}
-    base = AutoModelForCausalLM.from_pretrained(args.student_model, dtype=getattr(torch, dtype), **place)
-    model = PeftModel.from_pretrained(base, args.adapter).eval()
-    gaps = []
-    with torch.inference_mode():
-        for prompt, served in rows:
-            logits = model(torch.tensor([prompt + served], device=model.device)).logits[0, len(prompt) - 1 : -1]
-            found = logits.float().log_softmax(-1)
-            chosen = found.gather(-1, torch.tensor(served, device=found.device)[:, None])[:, 0]
-            gaps.append(float((found.max(-1).values - chosen).max()))
-    differ = sum(gap > TIE[dtype] for gap in gaps)
-    tokens = sum(len(served) for _, served in rows)
-    return {"rows": len(rows), "tokens": tokens, "dtype": dtype, "largest_gap": max(gaps), "differ": differ}
+
+def serve_student(process: "Apart", student: System, serving: Serving, asking: Asking) -> dict:
+    """The student's result under one way to serve its adapter; raises AdapterFailed."""
+    try:
+        if serving.served_as == MERGED:
+            check_room(Path(asking.merged).parent, serving.copy_bytes)  # hours may have passed since the start
+        return run_apart(process, "['student']", run_model, [student], serving, asking)["student"]
+    except SystemFailed as error:
+        raise AdapterFailed("['student']", error.reason) from None
+    except ValueError as no_room:
+        raise AdapterFailed("['student']", f"failed: {no_room}") from None
+
+
+def check_student(process: "Apart", student: System, asking: Asking, result: dict) -> dict | None:
+    """What comparing the student's tokens with PEFT's found; None without check rows.
+
+    Raises AdapterFailed if they differ, and SystemFailed if PEFT fails, which is not the served adapter's fault.
+    """
+    if not student.check_rows:
+        return None
+    log.info("comparing %d rows with PEFT", student.check_rows)
+    compared = (student.model, asking.adapter, result["tokens"], result["dtype"])
+    check = run_apart(process, "the comparison with PEFT", compare_with_peft, *compared)
+    problem = disagreement(check)
+    if problem:
+        remedy = "; no report. "
+        if result["served_as"] == LORA:
+            remedy += "--serve_adapter merged serves a merged copy; "
+        remedy += "--check_rows 0 leaves the check out"
+        raise AdapterFailed(f"the adapter served as {result['served_as']}", problem, remedy)
+    return check
+
+
+class Apart:
+    """A process of its own, as a context manager, so that what a function holds is given back when it ends."""
+
+    pool = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.end()
+
+    def call(self, function, *arguments):
+        """Call a function there, in the process that is there or a new one; raises what it raises."""
+        if self.pool is None:
+            self.pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        return self.pool.submit(function, *arguments).result()
+
+    def run(self, function, *arguments):
+        """The same for what may raise anything; RuntimeError if it fails."""
+        return self.call(in_child, function, *arguments)
+
+    def end(self):
+        """End the process, if there is one."""
+        if self.pool:
+            self.pool.shutdown()
+        self.pool = None
 
 
 def apart(function, *arguments):
-    """Run a function in a process of its own, so that it gives all its memory back; RuntimeError if it fails."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(in_child, function, *arguments).result()
+    """Run one function in a process of its own, so that it gives all its memory back; RuntimeError if it fails."""
+    with Apart() as process:
+        return process.run(function, *arguments)
 
 
 def in_child(function, *arguments):
@@ -304,74 +337,46 @@ def check_models(args, engine_flags: list[str]) -> None:
 
 def origin(args, task: Task, results: dict) -> dict:
     """Where and with what the figures were measured."""
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
-    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
-    devices = [result["device"] for result in results.values() if result.get("device")]
-    machine = f"{args.tensor_parallel_size} x {devices[0]}" if devices else cpu_name()
+    machines = [result["machine"] for result in results.values() if "machine" in result]
+    found = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit(),
+        "machine": machines[-1] if machines else cpu_name(),  # the last one is the least likely to be taken over
+        "versions": versions(),
+        "task_hash": task.hash,
+    }
     names = ("teacher_model", "student_model", "adapter", "test_file", "temperature", "max_tokens")
-    found = {"date": datetime.now(UTC).date().isoformat(), "commit": commit, "machine": machine, "versions": versions()}
-    return {**found, "task_hash": task.hash, **{name: getattr(args, name) for name in names}}
+    return {**found, **{name: getattr(args, name) for name in names}}
 
 
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    name = next((line.partition(": ")[2] for line in info if line.startswith("model name")), "CPU")
-    return f"{len(os.sched_getaffinity(0))} cores of {name}"
+def how_measured(results: dict[str, dict], check: dict | None, taken_over: dict[str, dict]) -> dict:
+    """How the student was served for its figures, instead of what, and which figures an earlier run has measured."""
+    student = results.get("student", {})
+    earlier = {}
+    for name, result in taken_over.items():
+        if results[name] is result:  # a student that was taken over may have been served again
+            earlier[name] = {key: result[key] for key in ("machine", "date", "commit")}
+    return {
+        "served_as": student.get("served_as"),
+        "instead_of": student.get("instead_of") or None,
+        "check": check,
+        "taken_over": earlier,
+    }
 
 
-def main() -> int:
-    logging.basicConfig(format="%(message)s")
-    log.setLevel(logging.INFO)
-    args, engine_flags = parse_args()
-    start, results = time.perf_counter(), {}
-    try:
-        if args.labels:
-            print(json.dumps(label_quality(args.labels, args.gold, args.limit), ensure_ascii=False))
-            return 0
-        task = load_task(args.task)
-        chats, gold, kinds = read_rows(args, task)
-        if args.teacher_answers:
-            results["teacher"] = read_teacher(Path(args.teacher_answers), chats, task)
-        check_models(args, engine_flags)
-    except (ValueError, KeyError) as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
-        return 2
-
-    args.check_rows = min(args.check_rows, len(chats))
-    check = None
-    try:
-        for model in (["teacher"], ["base_prompt", "base"], ["student"]):
-            names = [name for name in model if name in args.systems and name not in results]
-            if names:
-                log.info("evaluating: %s", "; ".join(TITLES[name] for name in names))
-                results |= apart(run_model, names, args, engine_flags, task, chats)
-        if "student" in names and args.check_rows:
-            log.info("comparing %d rows with PEFT", args.check_rows)
-            check = apart(compare_with_peft, args, results["student"]["tokens"], results["student"]["dtype"])
-    except BrokenProcessPool:
-        log.error("evaluate.py: the process of %s was killed, most likely for memory; see --max_model_len", names)
-        return 1
-    except RuntimeError as error:
-        log.error("evaluate.py: %s failed with %s", names, error)
-        return 1
-    if check and check["differ"]:
-        where = f"{check['differ']} of {check['rows']} rows ({check['dtype']}, up to {check['largest_gap']:.2f} nats)"
-        served = results["student"]["served_as"]
-        log.error("evaluate.py: %s, the adapter served as %s gives other tokens than PEFT; no report", where, served)
-        log.error("--serve_adapter merged serves a merged copy; --check_rows 0 leaves the check out")
-        return 1
-
-    metrics = measure(results, gold, kinds, bool(task.labels), args) | origin(args, task, results)
-    metrics |= {"served_as": results.get("student", {}).get("served_as"), "check": check}
-    gold += [None] * (len(chats) - len(gold))
-    predictions = [{"messages": chat, "gold": answer} for chat, answer in zip(chats, gold, strict=True)]
-    for name, result in results.items():
-        for i, row in enumerate(predictions):
+def predictions(chats: list[list[dict]], gold: list[str], results: dict[str, dict]) -> list[dict]:
+    """The lines of predictions.jsonl; inputs without gold come last."""
+    rows = []
+    for i, chat in enumerate(chats):
+        row = {"messages": chat, "gold": gold[i] if i < len(gold) else None}
+        for name, result in results.items():
             row[name] = {"answer": result["answers"][i], "response": result["responses"][i]}
-    write_report(args.report_dir, metrics, predictions)
+        rows.append(row)
+    return rows
 
-    _, header, rows = tables(metrics)[0]
-    print(markdown(header, rows), *sentences(metrics), f"Report: {args.report_dir / 'report.html'}", sep="\n")
+
+def shown_summary(metrics: dict, seconds: float) -> dict:
+    """The last line of stdout."""
     summary = {f"{name}_accuracy": round(m["accuracy"], 4) for name, m in metrics["systems"].items()}
     for name in ("teacher", "student"):
         for key, digits in (("latency_s", 4), ("tokens", 1)):
@@ -379,7 +384,57 @@ def main() -> int:
                 summary[f"{name}_{key}"] = round(value, digits)
     if speedup := metrics["systems"].get("student", {}).get("speedup"):
         summary["speedup"] = round(speedup, 1)
-    print(json.dumps({**summary, "rows": metrics["rows"], "seconds": round(time.perf_counter() - start, 1)}))
+    return {**summary, "rows": metrics["rows"], "seconds": round(seconds, 1)}
+
+
+def main() -> int:
+    logging.basicConfig(format="%(message)s")
+    log.setLevel(logging.INFO)
+    args, engine_flags = parse_args()
+    start, results = time.perf_counter(), {}
+    with contextlib.ExitStack() as at_end:
+        try:
+            if args.labels:
+                print(json.dumps(label_quality(args.labels, args.gold, args.limit), ensure_ascii=False))
+                return 0
+            task = load_task(args.task)
+            chats, gold, kinds = read_rows(args, task)
+            if args.teacher_answers:
+                results["teacher"] = read_teacher(Path(args.teacher_answers), chats, task)
+            check_models(args, engine_flags)
+            unfinished = at_end.enter_context(Unfinished(args.report_dir))
+            process = at_end.enter_context(Apart())
+            ways = []
+            if "student" in args.systems:  # the first system runs in the process that has made this plan
+                student = (args.serve_adapter, args.adapter, args.student_model)
+                ways = process.call(plan_serving, *student, engine_flags, args.tensor_parallel_size)
+                check_plan(ways, unfinished.folder)
+        except (ValueError, KeyError, OSError) as error:
+            print(f"evaluate.py: {one_line(error)}", file=sys.stderr)
+            return 2
+
+        systems = [describe(name, args, len(chats)) for name in args.systems if name not in results]
+        engine = (engine_flags, args.tensor_parallel_size)
+        common = common_key(task, chats, *engine, cpu_name())
+        keys = {system.name: key_of(system, common, args.adapter, args.serve_adapter) for system in systems}
+        scored = Scored(unfinished.folder, keys)
+        taken_over = scored.take_over()
+        asking = Asking(task, chats, *engine, args.adapter, str(unfinished.merged), scored)
+        try:
+            found, check = score_systems(process, systems, ways, asking, taken_over)
+        except SystemFailed as error:
+            log.error("evaluate.py: %s%s", error, scored.what_is_kept())
+            return 1
+        results.update(found)
+
+        metrics = measure(results, gold, kinds, bool(task.labels), args) | origin(args, task, results)
+        metrics.update(how_measured(results, check, taken_over))
+        write_report(args.report_dir, metrics, predictions(chats, gold, results))
+        unfinished.remove_scored()
+
+    _, header, rows = tables(metrics)[0]
+    print(markdown(header, rows), *sentences(metrics), f"Report: {args.report_dir / 'report.html'}", sep="\n")
+    print(json.dumps(shown_summary(metrics, time.perf_counter() - start)))
     return 0
 
 

@@ -17,7 +17,8 @@ def merge(adapter: str | Path, output_dir: str | Path, dtype: str = "bfloat16", 
 
     base = base or PeftConfig.from_pretrained(adapter).base_model_name_or_path
     model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
-    model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    # merging needs host memory alone; without a device PEFT would start CUDA in this process
+    model = PeftModel.from_pretrained(model, adapter, torch_device="cpu").merge_and_unload()
     model.config.use_cache = True
     model.save_pretrained(output_dir)
     AutoTokenizer.from_pretrained(adapter).save_pretrained(output_dir)

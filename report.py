@@ -126,14 +126,22 @@ def sentences(metrics: dict) -> list[str]:
             f"(McNemar's exact test: p = {test['p_value']:.3f})."
         )
     if metrics.get("served_as"):
-        found.append(f"The adapter was served as {metrics['served_as']}.")
+        found.append(f"The adapter was served as {metrics['served_as']} for every figure of the distilled student.")
+    if metrics.get("instead_of"):
+        found.append(f"--serve_adapter auto fell back on it: {metrics['instead_of'].rstrip('.')}.")
     if check:
         found.append(
             f"On {check['rows']} rows ({check['tokens']} tokens, {check['dtype']}) the served tokens are PEFT's greedy "
             f"ones (largest distance in log-probability {check['largest_gap']:.4f})."
         )
-    origin = ", ".join(str(metrics[key]) for key in ("machine", "date", "commit") if metrics.get(key))
-    return [*found, *([f"Measured on {origin}."] if origin else [])]
+    for name, measured in metrics.get("taken_over", {}).items():
+        found.append(f"Taken over from an earlier run of the same command: {TITLES[name]} ({origin(measured)}).")
+    return [*found, *([f"Measured on {origin(metrics)}."] if origin(metrics) else [])]
+
+
+def origin(measured: dict) -> str:
+    """Where, when and with which commit figures were measured, as far as it is known."""
+    return ", ".join(str(measured[key]) for key in ("machine", "date", "commit") if measured.get(key))
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:

@@ -144,33 +144,41 @@ def generated_one_by_one(base: str, adapter: str, test_file: str, rows: int, rep
 
 
 def asked(repeats: int, *arguments) -> list[dict]:
-    """evaluate.run_model() with its one engine asked several times: what each found."""
-    import evaluate
+    """ask.run_model() with its one engine asked several times: what each found."""
+    import ask
 
-    ask, found = evaluate.ask_system, []
+    ask_once = ask.ask_system
+    found = []
 
-    def again(name, args, engine, *further):
+    def again(system, engine, *further):
         for _ in range(repeats):
             engine.reset_prefix_cache()
-            found.append(ask(name, args, engine, *further))
+            found.append(ask_once(system, engine, *further))
         return found[-1]
 
-    evaluate.ask_system = again
-    evaluate.run_model(["student"], *arguments)
+    ask.ask_system = again
+    ask.run_model(*arguments)
     return found
 
 
 def evaluated(mine, adapter: str) -> dict:
     """evaluate.py's own way to ask the student: rows/s over everything but the start of engine and processes."""
     import evaluate
+    from adapter import plan_serving
+    from ask import Asking
 
     flags = ["--student_model", mine.student, "--adapter", adapter, "--test_file", mine.test_file]
     args, engine_flags = evaluate.parse_args([*flags, "--check_rows", "0", "--systems", "student"])
     task = evaluate.load_task(args.task)
     chats, _, _ = evaluate.read_rows(args, task)
-    start = time.perf_counter()
-    found = apart(asked, mine.repeats, args, engine_flags, task, chats)
-    start_up = time.perf_counter() - start
+    student = evaluate.describe("student", args, len(chats))
+    engine = (engine_flags, args.tensor_parallel_size)
+    ways = apart(plan_serving, args.serve_adapter, args.adapter, args.student_model, *engine)
+    with tempfile.TemporaryDirectory() as folder:
+        asking = Asking(task, chats, *engine, args.adapter, f"{folder}/merged", None)
+        start = time.perf_counter()
+        found = apart(asked, mine.repeats, [student], ways[0], asking)
+        start_up = time.perf_counter() - start
     seconds = [sum(run["latencies"]) + len(chats) / run["rows_per_second"] for run in found]
     batch = statistics.median(run["rows_per_second"] for run in found)
     of_all = {"rates": [len(chats) / s for s in seconds], "batch": batch, "alone": args.latency_rows}

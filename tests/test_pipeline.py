@@ -37,7 +37,7 @@ def test_student_learns_the_task_without_the_prompt(distilled, evaluated):
 @pytest.mark.slow
 def test_report_holds_every_row_and_every_figure(evaluated):
     folder, process = evaluated
-    names = {"metrics.json", "predictions.jsonl", "report.md", "report.html"}
+    names = {"metrics.json", "predictions.jsonl", "report.md", "report.html"}  # nothing is kept when they are written
     assert {p.name for p in folder.iterdir()} == names | {
         f"{n}.png" for n in ("confusion", "per_label", "latency", "tokens")
     }
@@ -60,6 +60,7 @@ def test_report_holds_every_row_and_every_figure(evaluated):
     student = metrics["without_gold"]["student"]
     assert (student["rows"], student["unreadable"]) == (21, 1) and student["agreement"] > 0.7
     assert [sum(map(sum, metrics["confusion"][name]["matrix"])) for name in ("teacher", "student")] == [420, 420]
+    assert metrics["instead_of"] is None and metrics["taken_over"] == {}
     assert metrics["served_as"] == "a merged copy" and metrics["check"]["rows"] == 8 and not metrics["check"]["differ"]
     assert metrics["machine"] and len(metrics["date"]) == 10 and "transformers" in metrics["versions"]
     text = (folder / "report.md").read_text()

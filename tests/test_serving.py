@@ -216,8 +216,9 @@ def test_a_student_that_is_served_differently_from_peft_fails(dense):
     base, adapter = dense
     flags = ["--systems", "student", "--student_model", base, "--adapter", adapter, "--limit", 20, "--latency_rows", 1]
     flags += ["--test_file", ROOT / "example-data" / "heldout.jsonl", "--report_dir", adapter / "other"]
+    flags += ["--serve_adapter", "lora"]  # asked for, so that no merged copy follows
     result = python("evaluate.py", *flags, "--dtype", "float32", "--hf_overrides", '{"rms_norm_eps": 9.0}', code=1)
-    assert re.search(r"of 8 rows .*served as LoRA in vLLM gives other tokens than PEFT", result.stderr)
+    assert re.search(r"served as LoRA in vLLM gives other tokens than PEFT on . of 8 rows", result.stderr)
     assert result.stdout == "" and not (adapter / "other").exists()
     result = python("evaluate.py", *flags, "--hf_overrides", '{"rms_norm_eps": "x"}', code=1)  # vLLM's own error
     assert "evaluate.py: ['student'] failed with StrictDataclassFieldValidationError: " in result.stderr

@@ -1,0 +1,139 @@
+"""The student's adapter in step 3: how vLLM is given it, and whether vLLM's tokens are PEFT's."""
+
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from create_data import one_line
+from engine import engine_arguments
+
+log = logging.getLogger("evaluate")
+LORA = "LoRA in vLLM"
+MERGED = "a merged copy"
+MAX_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values of max_lora_rank that vLLM takes
+# How far below PEFT's best token a served token may be, in nats: two ways of adding up differ by so much in a tie.
+TIE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
+
+
+@dataclass(frozen=True)
+class Serving:
+    """One way to give vLLM the student's adapter."""
+
+    served_as: str  # LORA or MERGED, as the report says it
+    engine_settings: dict  # vLLM's, for LORA
+    copy_dtype: str  # of the weights of a merged copy
+    copy_bytes: int  # what its weights take on disk
+    instead_of: str = ""  # why another way was given up for this one
+
+
+def plan_serving(
+    choice: str, adapter: str, student_model: str, engine_flags: list[str], tensor_parallel_size: int
+) -> list[Serving]:
+    """The ways to serve the adapter under --serve_adapter `choice`, in the order in which they are tried.
+
+    `auto` is LoRA in vLLM and, should that fail, a merged copy. Where vLLM cannot serve it (experts on a CPU, a rank
+    beyond its largest) the copy is the only way. Raises ValueError for a student without a config and for an
+    explicit `lora` with such a rank.
+    """
+    from transformers import AutoConfig
+    from vllm.platforms import current_platform
+
+    try:
+        base = AutoConfig.from_pretrained(student_model)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{student_model}: no config that transformers can load ({one_line(error)})") from None
+    config = json.loads((Path(adapter) / "adapter_config.json").read_text("utf-8"))
+    rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
+    max_lora_rank = next((allowed for allowed in MAX_RANKS if allowed >= rank), None)
+    if choice == "lora" and max_lora_rank is None:
+        raise ValueError(f"{adapter}: rank {rank} is beyond vLLM's {MAX_RANKS[-1]}; pass --serve_adapter merged")
+
+    served_in = engine_arguments(student_model, engine_flags, tensor_parallel_size=tensor_parallel_size).dtype
+    copy_dtype = "float32" if served_in == "float32" else "bfloat16"
+    copy_bytes = weight_bytes(base, copy_dtype)
+    has_experts = bool(config.get("target_parameters"))
+    lora_settings = {
+        "enable_lora": True,
+        "max_lora_rank": max_lora_rank,
+        "enable_mixed_moe_lora_format": has_experts,
+    }
+    lora = Serving(LORA, lora_settings, copy_dtype, copy_bytes)
+    merged = Serving(MERGED, {}, copy_dtype, copy_bytes)
+    if choice == "lora":
+        return [lora]
+    student_has_experts = getattr(base.get_text_config(), "num_experts_per_tok", None)
+    experts_on_cpu = current_platform.is_cpu() and student_has_experts  # vLLM has no LoRA for them there
+    if choice == "merged" or experts_on_cpu or max_lora_rank is None:
+        return [merged]
+    return [lora, merged]
+
+
+def weight_bytes(config, dtype: str) -> int:
+    """Bytes of a model's weights in `dtype`, from its transformers config alone; nothing is loaded."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return parameters * getattr(torch, dtype).itemsize
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raise ValueError, in one line, if a merged copy of `needed` bytes does not fit on the disk of `folder`."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ValueError(
+            f"{folder}: a merged copy of the student needs {gib(needed)} there and {gib(free)} are free; "
+            "choose a --report_dir on another disk"
+        )
+
+
+def check_plan(ways: list[Serving], folder: Path) -> None:
+    """Raise ValueError if there is no room in `folder` for the copy that is served; warn if it is a fallback."""
+    if ways[-1].served_as != MERGED:
+        return
+    try:
+        check_room(folder, ways[-1].copy_bytes)
+    except ValueError as error:
+        if len(ways) == 1:
+            raise
+        log.warning("evaluate.py: should vLLM fail to serve the adapter, this will end: %s", error)
+
+
+def gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def compare_with_peft(student_model: str, adapter: str, rows: list[tuple[list[int], list[int]]], dtype: str) -> dict:
+    """How far the served tokens of (prompt, tokens) rows are from PEFT's greedy ones, in log-probability (nats).
+
+    Each token is judged by PEFT's own distribution after the tokens before it: 0 where it is PEFT's choice.
+    """
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    place = {"device_map": "auto"} if torch.cuda.is_available() else {}
+    base = AutoModelForCausalLM.from_pretrained(student_model, dtype=getattr(torch, dtype), **place)
+    model = PeftModel.from_pretrained(base, adapter).eval()
+    gaps = []
+    with torch.inference_mode():
+        for prompt, served in rows:
+            logits = model(torch.tensor([prompt + served], device=model.device)).logits[0, len(prompt) - 1 : -1]
+            found = logits.float().log_softmax(-1)
+            chosen = found.gather(-1, torch.tensor(served, device=found.device)[:, None])[:, 0]
+            gaps.append(float((found.max(-1).values - chosen).max()))
+    differ = sum(gap > TIE[dtype] for gap in gaps)
+    tokens = sum(len(served) for _, served in rows)
+    return {"rows": len(rows), "tokens": tokens, "dtype": dtype, "largest_gap": max(gaps), "differ": differ}
+
+
+def disagreement(check: dict) -> str:
+    """What compare_with_peft() found, if it is more than a tie; empty if the served tokens are PEFT's."""
+    if not check["differ"]:
+        return ""
+    where = f"{check['differ']} of {check['rows']} rows ({check['dtype']}, up to {check['largest_gap']:.2f} nats)"
+    return f"gives other tokens than PEFT on {where}"

@@ -1,0 +1,146 @@
+"""How step 3 asks its systems: one engine for each model, each row alone for the latency and in a batch."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from adapter import LORA, MERGED, Serving
+from create_data import ROOT
+from engine import Stream, engine_arguments, start_engine, stop_engine
+from merge_adapter import merge
+from scored import Scored
+from task import NoAnswer, Task, prompt_ids
+
+WARM_UP = 3  # requests before the clock starts; the first ones pay for the prefix cache and lazy set-up
+
+
+@dataclass(frozen=True)
+class System:
+    """One system and how it is asked."""
+
+    name: str
+    model: str
+    prompted: bool  # under the task's prompt
+    thinks: bool
+    temperature: float
+    max_tokens: int
+    latency_rows: int  # asked one at a time
+    check_rows: int  # whose tokens are kept for the comparison with PEFT
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What all systems share while they are asked."""
+
+    task: Task
+    chats: list[list[dict]]
+    engine_flags: list[str]
+    tensor_parallel_size: int
+    adapter: str
+    merged: str  # where a merged copy goes
+    scored: Scored | None  # where results are kept
+
+
+def run_model(systems: list[System], serving: Serving | None, asking: Asking) -> dict[str, dict]:
+    """Ask the systems that run on one model, one after the other; returns what ask_system() does for each, by name.
+
+    `serving` is the student's. Each result also says how and on what it was measured, and is kept at once.
+    """
+    from vllm.lora.request import LoRARequest
+    from vllm.platforms import current_platform
+
+    model = systems[0].model
+    settings = {"tensor_parallel_size": asking.tensor_parallel_size}
+    lora = None
+    if serving and serving.served_as == LORA:
+        settings.update(serving.engine_settings)
+        is_3d = serving.engine_settings["enable_mixed_moe_lora_format"]
+        lora = LoRARequest("student", 1, asking.adapter, is_3d_lora_weight=is_3d)
+    if serving and serving.served_as == MERGED:
+        merge(asking.adapter, asking.merged, serving.copy_dtype, model)
+        model = asking.merged
+    engine = start_engine(engine_arguments(model, asking.engine_flags, **settings))
+    try:
+        if model == asking.merged:
+            shutil.rmtree(asking.merged)  # vLLM has read it
+        device = None if current_platform.is_cpu() else current_platform.get_device_name()
+        measured = {
+            "served_as": serving.served_as if serving else None,
+            "instead_of": serving.instead_of if serving else "",
+            "dtype": str(engine.model_config.dtype).split(".")[-1],
+            "machine": f"{asking.tensor_parallel_size} x {device}" if device else cpu_name(),
+            "date": datetime.now(UTC).date().isoformat(),
+            "commit": commit(),
+        }
+        results = {}
+        for system in systems:
+            results[system.name] = ask_system(system, engine, lora, asking.task, asking.chats) | measured
+            if asking.scored:
+                asking.scored.write(system.name, results[system.name])
+        return results
+    finally:
+        stop_engine(engine)
+
+
+def ask_system(system: System, engine, lora, task: Task, chats: list[list[dict]]) -> dict:
+    """Ask one system for some chats one at a time, then for all of them in a batch.
+
+    Returns answers (None: unreadable), responses, tokens per request, rows/s in a batch and seconds per request.
+    """
+    tokenizer, longest = engine.get_tokenizer(), engine.model_config.max_model_len
+    prompts = [prompt_ids(tokenizer, task.messages(chat) if system.prompted else chat) for chat in chats]
+    rows = [i for i, ids in enumerate(prompts) if len(ids) < longest]  # a longer one is unreadable to this system
+    if not rows:
+        raise ValueError(f"every row is longer than the model's context of {longest} tokens")
+    stream = Stream(engine)
+
+    def request(i):
+        max_tokens = min(system.max_tokens, longest - len(prompts[i]))
+        return i, prompts[i], {"temperature": system.temperature, "max_tokens": max_tokens}, lora
+
+    def ask_alone(i):
+        start = time.perf_counter()
+        list(stream.run([request(i)]))
+        return time.perf_counter() - start
+
+    for i in rows[-WARM_UP:]:
+        ask_alone(i)
+    latencies = [ask_alone(i) for i in rows[: system.latency_rows]]
+    engine.reset_prefix_cache()  # otherwise the batch would find these rows cached
+    ask_alone(rows[-1])
+    start = time.perf_counter()
+    outputs = dict(stream.run(map(request, rows)))
+    seconds = time.perf_counter() - start
+
+    none = [0] * len(prompts)
+    results = {"answers": [None] * len(prompts), "responses": [""] * len(prompts), "output_tokens": none}
+    results |= {"cached_tokens": none.copy(), "prompt_tokens": [len(ids) for ids in prompts]}
+    # without the prompt, the answer and nothing else counts
+    reader = task if system.prompted else replace(task, answer="")
+    for i in rows:
+        completion = outputs[i].outputs[0]
+        with contextlib.suppress(NoAnswer):
+            results["answers"][i] = reader.read_answer(completion.text, completion.finish_reason, system.thinks)
+        results["responses"][i] = completion.text
+        results["output_tokens"][i] = len(completion.token_ids)
+        results["cached_tokens"][i] = outputs[i].num_cached_tokens or 0
+    checked = [rows[len(rows) * k // system.check_rows] for k in range(system.check_rows)]  # from the whole file
+    results["tokens"] = [[prompts[i], list(outputs[i].outputs[0].token_ids)] for i in checked]
+    return {**results, "rows_per_second": len(rows) / seconds, "latencies": latencies}
+
+
+def commit() -> str:
+    """The commit of this code, with -dirty if it was changed; empty where there is no git."""
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(git, capture_output=True, text=True).stdout.strip()
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    name = next((line.partition(": ")[2] for line in info if line.startswith("model name")), "CPU")
+    return f"{len(os.sched_getaffinity(0))} cores of {name}"

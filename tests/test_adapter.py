@@ -1,0 +1,166 @@
+"""Step 3 where vLLM cannot serve an adapter or serves it wrongly, and where it stops half-way: real vLLM, real PEFT.
+
+A dense student with random weights, which is made here in seconds: no test needs the tiny pair.
+"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from conftest import ROOT, python, read_jsonl
+from merge_adapter import merge
+from scored import MARK
+
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TEXTS = {"hola amigo": "es", "hello friend": "en", "guten Tag": "de"}
+
+
+def byte_tokenizer():
+    """One token for each byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "additional_special_tokens": ["<|im_start|>"]}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=TEMPLATE, **special)
+
+
+def write_adapter(folder, name, **settings):
+    """An adapter with random weights on the student in folder/base."""
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder / "base"), LoraConfig(r=8, **settings))
+    for parameter_name, parameter in model.named_parameters():
+        if "lora_B" in parameter_name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    if "lm_head" in settings["target_modules"]:  # PEFT writes its base weights into the adapter, and reads them there
+        head = model.base_model.model.lm_head.base_layer.weight.data
+        head.copy_(head.roll(1, 0))
+    model.save_pretrained(folder / name)
+    byte_tokenizer().save_pretrained(folder / name)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    """A folder with base, three rows, and two adapters: DoRA, which vLLM refuses, and one that it misreads."""
+    folder = tmp_path_factory.mktemp("student")
+    tokenizer = byte_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,  # of 32; vLLM on a CPU has no smaller head
+        num_key_value_heads=1,
+        max_position_embeddings=1024,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        initializer_range=0.1,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    write_adapter(folder, "dora", target_modules=LINEAR, use_dora=True)
+    write_adapter(folder, "head", target_modules=[*LINEAR, "lm_head"])
+    assert "base_model.model.lm_head.base_layer.weight" in load_file(folder / "head" / "adapter_model.safetensors")
+    with open(folder / "rows.jsonl", "w") as file:
+        for text, label in TEXTS.items():
+            chat = [{"role": "user", "content": text}, {"role": "assistant", "content": label}]
+            file.write(json.dumps({"messages": chat}) + "\n")
+    return folder
+
+
+def flags(student, adapter, systems):
+    found = ["--student_model", student / "base", "--adapter", student / adapter, "--systems", systems]
+    found += ["--test_file", student / "rows.jsonl", "--student_max_tokens", 12, "--latency_rows", 1]
+    return [str(flag) for flag in [*found, "--dtype", "float32"]]
+
+
+@pytest.fixture(scope="module")
+def refused(student, tmp_path_factory):
+    """evaluate.py of the adapter that vLLM refuses, beside the other tests, since it keeps one core busy."""
+    command = [sys.executable, ROOT / "evaluate.py", *flags(student, "dora", "student")]
+    path = tmp_path_factory.mktemp("refused") / "stderr"
+    with open(path, "w") as file:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, cwd="/")
+    yield process, path
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.slow
+def test_same_command_goes_on_where_a_system_failed(student, refused):
+    report = student / "head" / "report"
+    weights = student / "head" / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:1000])  # neither vLLM nor PEFT can read it
+    command = flags(student, "head", "base,student")
+    failed = python("evaluate.py", *command, code=1)
+    assert "going on with a merged copy" in failed.stderr and failed.stdout == ""
+    last = failed.stderr.strip().splitlines()[-1]
+    assert last.startswith("evaluate.py: ['student'] failed with ")
+    assert last.endswith("; what was scored is kept (base student, no prompt), the same command goes on from there")
+    assert {path.name for path in report.iterdir()} == {"unfinished"}
+    unfinished = report / "unfinished"
+    assert {path.name for path in unfinished.iterdir()} == {"base.json", MARK}  # no merged copy
+
+    record = json.loads((unfinished / "base.json").read_text())
+    assert len(record["result"]["responses"]) == len(TEXTS)
+    record["result"]["responses"][0] = "kept"  # what an engine would not say
+    (unfinished / "base.json").write_text(json.dumps(record))
+    (unfinished / "merged").mkdir()
+    (unfinished / "merged" / "model.safetensors").write_bytes(whole)  # as a run that was killed leaves it
+    weights.write_bytes(whole)
+    finished = python("evaluate.py", *command)
+    assert "removing the merged copy that a stopped run left" in finished.stderr
+    assert "base student, no prompt: taken over from the run of 20" in finished.stderr
+    assert "evaluating: distilled student" in finished.stderr and "evaluating: base" not in finished.stderr
+    rows = read_jsonl(report / "predictions.jsonl")
+    assert rows[0]["base"]["response"] == "kept" and rows[1]["base"]["response"] == record["result"]["responses"][1]
+    assert all(row["student"]["response"] not in ("", row["base"]["response"]) for row in rows)
+    assert not unfinished.exists()  # a rerun measures everything again
+
+    # here vLLM ignores, without a word, the output layer that the adapter brings with it
+    metrics = json.loads((report / "metrics.json").read_text())
+    problem = "LoRA in vLLM gives other tokens than PEFT on 3 of 3 rows (float32, up to "
+    assert metrics["served_as"] == "a merged copy" and metrics["instead_of"].startswith(problem)
+    assert metrics["check"]["rows"] == 3 and metrics["check"]["differ"] == 0
+    assert list(metrics["taken_over"]) == ["base"]
+    for text in (finished.stdout, (report / "report.md").read_text()):
+        assert "served as a merged copy for every figure of the distilled student" in text
+        assert "Taken over from an earlier run of the same command: base student, no prompt (" in text
+    assert f"evaluate.py: {problem}" in finished.stderr and f"fell back on it: {problem}" in finished.stdout
+
+
+@pytest.mark.slow
+def test_an_adapter_that_vllm_refuses_is_evaluated_as_a_merged_copy(student, refused):
+    process, stderr = refused
+    assert process.wait(300) == 0, stderr.read_text()[-3000:]
+    problem = "LoRA in vLLM failed with ValueError: vLLM does not yet support DoRA"
+    lines = [line for line in stderr.read_text().splitlines() if line.startswith("evaluate.py: ")]
+    assert lines == [f"evaluate.py: {problem}; going on with a merged copy"]
+    metrics = json.loads((student / "dora" / "report" / "metrics.json").read_text())
+    assert (metrics["served_as"], metrics["instead_of"]) == ("a merged copy", problem)
+    assert metrics["check"]["differ"] == 0
+
+
+def test_merging_never_starts_cuda(student, tmp_path, monkeypatch):
+    """PEFT takes a GPU where it sees one: this torch has none and says so when it is started."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(AssertionError, match="CUDA"):
+        torch.zeros(1, device="cuda")
+    merge(student / "dora", tmp_path / "merged", "float32")
+    base = load_file(student / "base" / "model.safetensors")
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    assert merged.keys() == base.keys()
+    assert not torch.equal(merged["model.layers.0.mlp.up_proj.weight"], base["model.layers.0.mlp.up_proj.weight"])
