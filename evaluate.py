@@ -24,9 +24,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from create_data import ROOT, Parser, one_line, versions
-from engine import Stream, engine_arguments, start_engine, stop_engine
-from journal import check_writable, end_with_parent, input_hash, read_answers, read_finished, read_inputs
+from create_data import ROOT, Parser, versions
+from engine import EngineFailed, Stream, begin_spawned, engine_arguments, one_line, start_engine, stop_engine
+from journal import check_writable, input_hash, read_answers, read_finished, read_inputs
 from report import TITLES, markdown, sentences, tables, write_report
 from scores import measure, quality
 from task import NoAnswer, Task, check_model, load_task, prompt_ids, read_chat, read_lines
@@ -262,7 +262,10 @@ def compare_with_peft(args, rows: list[tuple[list[int], list[int]]], dtype: str)
 
 
 def apart(function, *arguments):
-    """Run a function in a process of its own, so that it gives all its memory back; RuntimeError if it fails."""
+    """Run a function in a process of its own, so that it gives all its memory back.
+
+    Raises EngineFailed if an engine in it cannot start, and RuntimeError if it fails otherwise.
+    """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(in_child, function, *arguments).result()
 
@@ -270,6 +273,8 @@ def apart(function, *arguments):
 def in_child(function, *arguments):
     try:
         return function(*arguments)
+    except EngineFailed:
+        raise
     except Exception as error:  # some of vLLM's cannot be sent to the parent
         traceback.print_exc()
         raise RuntimeError(f"{type(error).__name__}: {one_line(error)}") from None
@@ -351,6 +356,9 @@ def main() -> int:
     except BrokenProcessPool:
         log.error("evaluate.py: the process of %s was killed, most likely for memory; see --max_model_len", names)
         return 1
+    except EngineFailed as error:
+        log.error("evaluate.py: %s: %s", ", ".join(names), error)
+        return 2
     except RuntimeError as error:
         log.error("evaluate.py: %s failed with %s", names, error)
         return 1
@@ -383,7 +391,7 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__mp_main__":  # one system's process
-    end_with_parent()
+if __name__ == "__mp_main__":  # one system's process, or its engine's
+    begin_spawned()
 if __name__ == "__main__":
     sys.exit(main())
