@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from engine import Stream, begin_spawned, engine_arguments, one_line, start_engine, stop_engine, why_ended
+from engine import Stream, begin_child, engine_arguments, one_line, start_engine, stop_engine, why_ended
 from journal import Journal, check_writable, scan_inputs
 from replicas import ReplicasFailed, connect, label_on_replicas
 from task import THINK_END, NoAnswer, Task, check_model, load_task, prompt_ids
@@ -110,7 +110,7 @@ def parse_args(argv=None):
 
 
 if __name__ == "__mp_main__":  # an engine's process that was spawned, where vLLM does not fork
-    begin_spawned()
+    begin_child()
 
 
 def batches(rows):

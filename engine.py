@@ -11,6 +11,7 @@ import sys
 import threading
 import traceback
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 from engine_log import EngineLog, print_to_engine_log, root_cause
@@ -106,7 +107,9 @@ def start_engine(engine_args):
     from vllm import LLMEngine
     from vllm.usage.usage_lib import UsageContext
 
-    os.register_at_fork(after_in_child=begin_forked)
+    # it tidies up /dev/shm, and one that a killed engine has started would be killed with it
+    resource_tracker.ensure_running()
+    os.register_at_fork(after_in_child=begin_child)
     gc.collect()  # what is garbage now, such as a model that was merged, must not be frozen
     gc.freeze()  # vLLM collects garbage several times while it starts; what the imports left need not be searched
     atexit.register(gc.unfreeze)  # some libraries would report what is frozen at the exit as leaked
@@ -134,17 +137,11 @@ def start_engine(engine_args):
     return engine
 
 
-def begin_forked() -> None:
-    """What a process that the engine's start has forked does first."""
+def begin_child() -> None:
+    """What a process of a script does first; where an engine has started it, Ctrl-C is for the script alone."""
     end_with_parent()
-    os.setpgid(0, 0)  # Ctrl-C is for us alone
-    print_to_engine_log()
-
-
-def begin_spawned() -> None:
-    """What a script's process does first that was spawned, an engine's or another."""
-    end_with_parent()
-    print_to_engine_log()
+    if print_to_engine_log():
+        os.setpgid(0, 0)
 
 
 def why_ended(engine) -> str:

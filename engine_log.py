@@ -25,6 +25,7 @@ PROCESS = re.compile(r"[^(]{0,40}\((\w[\w -]* pid=\d+)(?:, ip=[\d.]+)?\) ?")
 LEVEL = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?")
 TRACEBACK = "Traceback (most recent call last):"
 CRASH = "Fatal Python error: "
+KILLED = re.compile(r"Worker proc \S+ died unexpectedly \(exit code: -(\d+)\)")  # a signal's number
 LINKS = ("The above exception was the direct cause", "During handling of the above exception")
 FRAME = re.compile(r'  File "(?:.*/site-packages/)?(.+)", line (\d+), in (.+)')
 SELF_EXPLANATORY = ("ValueError", "RuntimeError", "Exception")  # whose messages need no name in front
@@ -32,6 +33,7 @@ SELF_EXPLANATORY = ("ValueError", "RuntimeError", "Exception")  # whose messages
 CONSEQUENCES = (
     "root cause",
     "Executor failed",
+    "RuntimeError: cancelled",
     "EngineDeadError",
     "EngineCore encountered an issue",
     "onnection closed by peer",
@@ -50,7 +52,7 @@ class Raised:
     """One exception in what was printed."""
 
     line: str  # the first of its message, with its type in front
-    place: str  # where it was raised
+    place: str = ""  # where it was raised; empty if this is not an exception of Python
     more: list[str] = field(default_factory=list)  # the lines after it
     leads_on: bool = False  # to the next exception of the same process, which was raised because of it
 
@@ -71,7 +73,9 @@ class Raised:
         elif more and (not message or message.endswith(":")):
             message = more[0]
         message = message.replace("Value error, ", "")
-        if not message:
+        if not self.place:
+            reason = self.line
+        elif not message:
             reason = f"{name} in {self.place}"
         elif name in SELF_EXPLANATORY:
             reason = message
@@ -131,7 +135,9 @@ def exceptions_of(lines: list[tuple[int, str]]) -> list[tuple[int, Raised]]:
     continues = False  # another exception led to the next one
     for number, line in lines:
         if line.startswith(CRASH):
-            found.append((number, Raised(line, "native code")))
+            found.append((number, Raised(line)))
+        elif match := KILLED.match(line):
+            found.append((number, Raised(f"a worker was killed by signal {match[1]}")))
         elif line.startswith(TRACEBACK):
             begin = found[-1][0] if continues else number
             continues = False
@@ -234,13 +240,14 @@ def before_an_error(new: bytes) -> int:
     return shown
 
 
-def print_to_engine_log() -> None:
-    """Let this process, if an engine has started it, print to the engine's log; else nothing changes."""
+def print_to_engine_log() -> bool:
+    """Let this process print to the engine's log; False, and nothing changes, if no engine has started it."""
     address = os.environ.get(ADDRESS)
     if not address:
-        return
+        return False
     with contextlib.suppress(OSError):
         file = os.open(address, os.O_WRONLY | os.O_APPEND)
         os.dup2(file, 1)
         os.dup2(file, 2)
         os.close(file)
+    return True

@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from create_data import ROOT, Parser, versions
-from engine import EngineFailed, Stream, begin_spawned, engine_arguments, one_line, start_engine, stop_engine
+from engine import EngineFailed, Stream, begin_child, engine_arguments, one_line, start_engine, stop_engine
 from journal import check_writable, input_hash, read_answers, read_finished, read_inputs
 from report import TITLES, markdown, sentences, tables, write_report
 from scores import measure, quality
@@ -392,6 +392,6 @@ def main() -> int:
 
 
 if __name__ == "__mp_main__":  # one system's process, or its engine's
-    begin_spawned()
+    begin_child()
 if __name__ == "__main__":
     sys.exit(main())

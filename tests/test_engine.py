@@ -104,22 +104,16 @@ def test_a_failed_start_reaches_another_process_as_it_is():
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["create_data.py", "evaluate.py"])
 def test_an_engine_that_cannot_start(pair, tmp_path, script):
-    flags = {
-        "create_data.py": [
-            "--model_name",
-            TEACHER,
-            "--input_file",
-            SENTENCES,
-            "--output_file",
-            tmp_path / "out.jsonl",
-        ],
-        "evaluate.py": ["--systems", "base", "--student_model", STUDENT, "--report_dir", tmp_path / "report"],
-    }
+    flags = ["--model_name", TEACHER, "--input_file", SENTENCES, "--output_file", tmp_path / "out.jsonl"]
+    if script == "evaluate.py":
+        heldout = ROOT / "example-data" / "heldout.jsonl"
+        flags = ["--systems", "base", "--student_model", STUDENT, "--test_file", heldout]
+        flags += ["--report_dir", tmp_path / "report"]
     environment = {**os.environ, **TOO_LARGE, "TMPDIR": str(tmp_path)}
-    result = python(script, *flags[script], code=2, env=environment)
+    result = python(script, *flags, code=2, env=environment)
     said = result.stderr.splitlines()
     reasons = [line for line in said if "the engine cannot start: " in line]
-    assert len(reasons) == 1 and reasons[0].startswith(f"{script}: ")
+    assert len(reasons) == 1 and reasons[0].startswith(f"{script}: "), result.stderr
     assert "is less than requested memory for kv (4000.0 GiB)" in reasons[0]
     assert "Traceback" not in result.stderr and " ERROR " not in result.stderr and result.stdout == ""
     assert "libtcmalloc is not found" in result.stderr  # a worker's warning from before
@@ -130,24 +124,24 @@ def test_an_engine_that_cannot_start(pair, tmp_path, script):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_stopped_with_several_workers_nothing_is_left(pair, tmp_path, number, code):
-    """While the engine starts, and while it works."""
+def test_ctrl_c_with_several_workers_leaves_nothing(pair, tmp_path):
     before = set(SHARED_MEMORY.iterdir())
     output = tmp_path / "out.jsonl"
     command = [sys.executable, ROOT / "create_data.py", "--model_name", TEACHER, "--input_file", SENTENCES]
-    command += ["--output_file", output, "--tensor_parallel_size", 2, "--max_num_seqs", 16]
+    command += ["--output_file", output, "--tensor_parallel_size", 2, "--max_num_seqs", 4]
     environment = {**os.environ, **APART, "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
     with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen([str(word) for word in command], stderr=log, env=environment, start_new_session=True)
+        command = [str(word) for word in command]
+        process = subprocess.Popen(command, stderr=log, env=environment, start_new_session=True)
         end = time.monotonic() + 180
         while not trace(output) and process.poll() is None and time.monotonic() < end:
             time.sleep(0.05)
         family = descendants(process)
-        assert len([p for p in family if "Worker" in p.name()]) == 2 and set(SHARED_MEMORY.iterdir()) > before
-        os.killpg(process.pid, number)
-        assert process.wait(30) == code
+        used = set(SHARED_MEMORY.iterdir()) - before
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(30) == 130
+    said = (tmp_path / "log").read_text()
+    assert len(family) >= 3 and used, said[-3000:]
     assert_gone(family)
     assert set(SHARED_MEMORY.iterdir()) == before
-    said = (tmp_path / "log").read_text()
-    assert "leaked" not in said and "Traceback" not in said
+    assert "Traceback" not in said and "force killing" not in said

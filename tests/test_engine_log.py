@@ -59,6 +59,13 @@ RECORDED = {
         "ModuleNotFoundError: No module named 'nosuch'",
     ),
     "cut-off weights": (worker_failed("Worker", f"safetensors._safetensors_rust.{CUT_OFF}"), CUT_OFF),
+    "a worker is killed while it works": (
+        with_consequences(
+            logged("EngineCore", "Worker proc VllmWorker-1 died unexpectedly (exit code: -9), shutting down executor."),
+            "RuntimeError: cancelled",
+        ),
+        "a worker was killed by signal 9",
+    ),
     "no message": (raised("MemoryError"), "MemoryError in load (vllm/v1/worker.py, line 219)"),
     "on two lines": (raised(NOT_A_FLOAT) + BECAUSE + raised(STRICT), f"StrictError: {NOT_A_FLOAT}"),
 }
