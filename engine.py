@@ -142,6 +142,7 @@ def begin_child() -> None:
     end_with_parent()
     if print_to_engine_log():
         os.setpgid(0, 0)
+        atexit.register(gc.freeze)  # else Python searches all that the libraries left for garbage, for seconds
 
 
 def why_ended(engine) -> str:
