@@ -50,8 +50,6 @@ NO_ROOM = """Available memory on node 0 (4.98/8.09 GiB) on kv cache allocation i
 IN_A_CALL = "WorkerProc hit an exception.\n" + raised(f"ValueError: {NO_ROOM}") + raised(f"ValueError: {NO_ROOM}")
 AFTER_IT = f"RuntimeError: Worker failed with error '{NO_ROOM}', please check the stack trace above for the root cause"
 CUT_OFF = "SafetensorError: Error while deserializing header: incomplete metadata, file not fully covered"
-NOT_A_FLOAT = "TypeError: Field 'rms_norm_eps' expected float, got str (value: 'x')"
-STRICT = f"huggingface_hub.errors.StrictError: Validation error for field 'rms_norm_eps':\n    {NOT_A_FLOAT}"
 RECORDED = {
     "key-value cache": (LOADING + with_consequences(logged("Worker", IN_A_CALL), AFTER_IT), NO_ROOM),
     "worker class": (
@@ -67,11 +65,12 @@ RECORDED = {
         "a worker was killed by signal 9",
     ),
     "no message": (raised("MemoryError"), "MemoryError in load (vllm/v1/worker.py, line 219)"),
-    "on two lines": (raised(NOT_A_FLOAT) + BECAUSE + raised(STRICT), f"StrictError: {NOT_A_FLOAT}"),
 }
 
-# Not recorded, for nothing of vLLM has run on a GPU here: messages of PyTorch, FlashInfer, NCCL, pydantic and Ray.
+# Not recorded, most for want of a GPU: messages of PyTorch, FlashInfer, NCCL, huggingface_hub, pydantic and Ray.
 
+NOT_A_FLOAT = "TypeError: Field 'rms_norm_eps' expected float, got str (value: 'x')"
+STRICT = f"huggingface_hub.errors.StrictError: Validation error for field 'rms_norm_eps':\n    {NOT_A_FLOAT}"
 GPU_MEMORY = """OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of \
 79.11 GiB of which 1.50 GiB is free."""
 WARM_UP = "CUDA out of memory occurred when warming up sampler with 1024 dummy requests."
@@ -92,6 +91,7 @@ SEGMENTATION = (
     "(Worker pid=1) Fatal Python error: Segmentation fault\n\nCurrent thread 0x01 (most recent call first):\n"
 )
 WRITTEN = {
+    "on two lines": (raised(NOT_A_FLOAT) + BECAUSE + raised(STRICT), f"StrictError: {NOT_A_FLOAT}"),
     "GPU memory": (
         logged("Worker_TP1", FAILED_START + raised(OTHER_WORKER)) + worker_failed("Worker_TP0", f"torch.{GPU_MEMORY}"),
         f"{GPU_MEMORY}; {LESS_MEMORY}",
