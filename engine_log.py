@@ -62,7 +62,7 @@ class Raised:
     def reason(self) -> str:
         """The exception in one line."""
         path, _, message = self.line.partition(": ")
-        name = path.rpartition(".")[2]
+        name = path.rpartition(".")[2].rstrip(":")
         more = [line.strip() for line in self.more if line.strip()]
         if "Last error:" in more[:-1]:  # NCCL's own message comes at the end of PyTorch's
             message = more[more.index("Last error:") + 1]
@@ -70,7 +70,7 @@ class Raised:
             message = more[0].partition(" [type=")[0]
         elif len(more) > 1 and " [type=" in more[1]:  # pydantic's, of the field that is named before
             message = f"{more[0]}: {more[1].partition(' [type=')[0]}"
-        elif more and (not message or message.endswith(":")):
+        elif more and self.line.endswith(":"):
             message = more[0]
         message = message.replace("Value error, ", "")
         if not self.place:

@@ -64,7 +64,10 @@ RECORDED = {
         ),
         "a worker was killed by signal 9",
     ),
-    "no message": (raised("MemoryError"), "MemoryError in load (vllm/v1/worker.py, line 219)"),
+    "no message": (
+        logged("Worker", raised("MemoryError") + "and further"),
+        "MemoryError in load (vllm/v1/worker.py, line 219)",
+    ),
 }
 
 # Not recorded, most for want of a GPU: messages of PyTorch, FlashInfer, NCCL, huggingface_hub, pydantic and Ray.
@@ -104,6 +107,7 @@ WRITTEN = {
         logged("EngineCore", raised("KeyError: 'w'") + MEANWHILE + raised("RuntimeError: Executor failed.")),
         "KeyError: 'w'",
     ),
+    "on the next line": (raised("RuntimeError:\n  no such thing"), "no such thing"),
     "driver": (worker_failed("Worker", f"RuntimeError: {DRIVER}"), DRIVER),
     "nvcc": (worker_failed("Worker", f"RuntimeError: {NVCC}"), NVCC),
     "shared memory": (worker_failed("Worker_TP0_EP0", NCCL), f"DistBackendError: {SEGMENT}"),
