@@ -6,8 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from create_data import one_line
-from engine import engine_arguments
+from engine import engine_arguments, one_line
 
 log = logging.getLogger("evaluate")
 LORA = "LoRA in vLLM"

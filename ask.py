@@ -1,21 +1,29 @@
-"""How step 3 asks its systems: one engine for each model, each row alone for the latency and in a batch."""
+"""How step 3 asks its systems: an engine for each model, in a process of its own, and what follows if one fails.
+
+Each row is asked alone for the latency, and then all of them in a batch.
+"""
 
 import contextlib
+import logging
 import os
 import shutil
 import subprocess
 import time
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from adapter import LORA, MERGED, Serving
+from adapter import LORA, MERGED, Serving, check_room, compare_with_peft, disagreement
+from apart import Apart
 from create_data import ROOT
-from engine import Stream, engine_arguments, start_engine, stop_engine
+from engine import EngineFailed, Stream, engine_arguments, start_engine, stop_engine
 from merge_adapter import merge
+from report import TITLES
 from scored import Scored
 from task import NoAnswer, Task, prompt_ids
 
+log = logging.getLogger("evaluate")
 WARM_UP = 3  # requests before the clock starts; the first ones pay for the prefix cache and lazy set-up
 
 
@@ -44,6 +52,121 @@ class Asking:
     adapter: str
     merged: str  # where a merged copy goes
     scored: Scored | None  # where results are kept
+
+
+class SystemFailed(Exception):
+    """A system could not be scored: `who`, the `reason` in a few words, and what helps. The message is one line.
+
+    `exit_code` is the script's: 2 where an engine could not start, which flags or the machine decide, and else 1.
+    """
+
+    def __init__(self, who: str, reason: str, remedy: str = "", exit_code: int = 1):
+        super().__init__(f"{who} {reason}{remedy}")
+        self.reason = reason
+        self.exit_code = exit_code
+
+
+class AdapterFailed(SystemFailed):
+    """The adapter could not be served in the way that was tried, or vLLM's tokens are not PEFT's."""
+
+
+def run_apart(process: Apart, who: str, function, *arguments):
+    """Call a function in a process of its own, which ends with it; raises SystemFailed."""
+    try:
+        return process.run(function, *arguments)
+    except BrokenProcessPool:
+        raise SystemFailed(who, "was killed, most likely for memory; see --max_model_len") from None
+    except EngineFailed as error:
+        raise SystemFailed(who, f"failed: {error}", exit_code=2) from None
+    except RuntimeError as error:
+        raise SystemFailed(who, f"failed with {error}") from None
+    finally:
+        process.end()
+
+
+def score_systems(
+    process: Apart, systems: list[System], ways: list[Serving], asking: Asking, taken_over: dict[str, dict]
+) -> tuple[dict[str, dict], dict | None]:
+    """Each system's result, asked for or taken over, and the comparison of the student with PEFT, if any.
+
+    Raises SystemFailed.
+    """
+    results = dict(taken_over)
+    check = None
+    for group in (["teacher"], ["base_prompt", "base"]):  # systems on one model share an engine
+        missing = [system for system in systems if system.name in group and system.name not in results]
+        if missing:
+            announce(missing)
+            names = [system.name for system in missing]
+            results.update(run_apart(process, str(names), run_model, missing, None, asking))
+    student = systems[-1] if systems else None
+    if student and student.name == "student":  # it is always the last one
+        known = taken_over.get("student")
+        if known is None:
+            announce([student])
+        results["student"], check = score_student(process, student, ways, asking, known)
+    return {system.name: results[system.name] for system in systems}, check
+
+
+def announce(systems: list[System]) -> None:
+    log.info("evaluating: %s", "; ".join(TITLES[system.name] for system in systems))
+
+
+def score_student(
+    process: Apart, student: System, ways: list[Serving], asking: Asking, result: dict | None
+) -> tuple[dict, dict | None]:
+    """The student's result, which may be known, and its comparison with PEFT (None without check rows).
+
+    Where one way to serve the adapter fails or gives other tokens than PEFT, the next one follows. Raises
+    SystemFailed.
+    """
+    if result and result["served_as"] == MERGED:
+        ways = ways[-1:]
+    instead_of = ""
+    for way in ways:
+        try:
+            if result is None:
+                result = serve_student(process, student, replace(way, instead_of=instead_of), asking)
+            return result, check_student(process, student, asking, result)
+        except AdapterFailed as error:
+            asking.scored.drop("student")
+            if way == ways[-1]:
+                raise
+            instead_of = f"{way.served_as} {error.reason.rstrip('.')}"
+            log.warning("evaluate.py: %s; going on with %s", instead_of, MERGED)
+            result = None
+
+
+def serve_student(process: Apart, student: System, serving: Serving, asking: Asking) -> dict:
+    """The student's result under one way to serve its adapter; raises AdapterFailed."""
+    try:
+        if serving.served_as == MERGED:
+            check_room(Path(asking.merged).parent, serving.copy_bytes)  # hours may have passed since the start
+        return run_apart(process, "['student']", run_model, [student], serving, asking)["student"]
+    except SystemFailed as error:
+        raise AdapterFailed("['student']", error.reason, exit_code=error.exit_code) from None
+    except ValueError as no_room:
+        raise AdapterFailed("['student']", f"failed: {no_room}") from None
+
+
+def check_student(process: Apart, student: System, asking: Asking, result: dict) -> dict | None:
+    """What comparing the student's tokens with PEFT's found; None without check rows.
+
+    Raises AdapterFailed if they differ, and SystemFailed if PEFT fails, which is not the served adapter's fault.
+    """
+    if not student.check_rows:
+        return None
+    log.info("comparing %d rows with PEFT", student.check_rows)
+    compared = (student.model, asking.adapter, result["tokens"], result["dtype"])
+    check = run_apart(process, "the comparison with PEFT", compare_with_peft, *compared)
+    problem = disagreement(check)
+    if problem:
+        remedy = "; no report. "
+        if result["served_as"] == LORA:
+            remedy += "--serve_adapter merged serves a merged copy; "
+        remedy += "--check_rows 0 leaves the check out"
+        raise AdapterFailed(f"the adapter served as {result['served_as']}", problem, remedy)
+    return check
 
 
 def run_model(systems: list[System], serving: Serving | None, asking: Asking) -> dict[str, dict]:

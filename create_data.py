@@ -21,8 +21,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from engine import Stream, engine_arguments, start_engine, stop_engine
-from journal import Journal, check_writable, end_with_parent, scan_inputs
+from engine import Stream, begin_child, engine_arguments, one_line, start_engine, stop_engine, why_ended
+from journal import Journal, check_writable, scan_inputs
 from replicas import ReplicasFailed, connect, label_on_replicas
 from task import THINK_END, NoAnswer, Task, check_model, load_task, prompt_ids
 
@@ -110,7 +110,7 @@ def parse_args(argv=None):
 
 
 if __name__ == "__mp_main__":  # an engine's process that was spawned, where vLLM does not fork
-    end_with_parent()
+    begin_child()
 
 
 def batches(rows):
@@ -311,9 +311,11 @@ def main() -> int:
                 decided = label_rows(args, engine, task, inputs.read(missing))
             record_rows(args, decided, inputs, missing, journal)
         except (EngineDeadError, ReplicasFailed) as error:
-            reason = one_line(error) if args.num_replicas else "the engine has ended"
+            reason = one_line(error) if args.num_replicas else why_ended(engine)
             log.error("create_data.py: %s; what is finished is kept, the same command continues", reason)
-            return stopped[0] if stopped else 1
+            if stopped:
+                return stopped[0]
+            return error.exit_code if args.num_replicas else 1
         finally:
             if engine:
                 stop_engine(engine)
@@ -329,11 +331,6 @@ def main() -> int:
         log.error("only %.1f %% of the rows got a label; see %s.rejected.jsonl", 100 * manifest["success_rate"], output)
         return 1
     return 0
-
-
-def one_line(error: Exception) -> str:
-    """An error's message without what follows its first line; pydantic, which vLLM uses, has it elsewhere."""
-    return next(iter(str(error.errors()[0]["msg"] if hasattr(error, "errors") else error).splitlines()), "")
 
 
 def versions() -> dict[str, str]:

@@ -6,25 +6,52 @@ import gc
 import logging
 import multiprocessing.connection
 import os
+import shutil
 import sys
 import threading
+import traceback
 from dataclasses import dataclass
+from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from pathlib import Path
 
+from engine_log import EngineLog, print_to_engine_log, root_cause
 from journal import end_with_parent
 
+log = logging.getLogger("engine")
 WINDOW = 512  # requests handed to the engine at a time, at least; memory stays constant
 LOOKED_AT = 64  # tokens after which a running request is looked at, for a loop
 
+# seconds that the engine's processes have to end; with several GPUs vLLM gives its workers 9 before it kills them
+GRACE = 10
+CUDA_DIRECTORY = "/usr/local/cuda"  # where FlashInfer looks for the compiler if nothing else names one
+CANNOT_START = "the engine cannot start"
+SILENT_END = "one of its processes ended without saying why, as when the kernel kills it because memory ran out"
+
+
+class EngineFailed(ValueError):
+    """The engine cannot start: why, in one line, and the file that holds all that it said, if it is more than that."""
+
+    def __init__(self, reason: str, log_file: str | None = None):
+        super().__init__(reason, log_file)  # as it is sent from one process to another
+        self.reason = reason
+        self.log_file = log_file
+
+    def __str__(self):
+        further = f" (its log: {self.log_file})" if self.log_file else ""
+        return f"{CANNOT_START}: {self.reason}{further}"
+
 
 def engine_arguments(model_name: str, engine_flags: list[str] = (), **settings):
-    """vLLM's EngineArgs from its own command-line flags; one that it does not know ends with exit code 2."""
+    """vLLM's EngineArgs from its own command-line flags and --log_stats; an unknown one ends with exit code 2."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for the result
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; only read on a machine without a GPU
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     # else each guarded request starts a thread to compile its expression again; create_data.py has checked the task's
     os.environ.setdefault("VLLM_REGEX_COMPILATION_TIMEOUT_S", "0")
+    # else Python says, after our last line, what it tidies up behind a failed start
+    sys.warnoptions.append("ignore:resource_tracker")
     logging.getLogger("vllm.triton_utils").setLevel(logging.ERROR)  # a CPU has none, which is no news
     import torch
     from vllm import EngineArgs
@@ -36,11 +63,17 @@ def engine_arguments(model_name: str, engine_flags: list[str] = (), **settings):
             self.exit(2, f"{Path(sys.argv[0]).name}: {message} (see --help)\n")
 
     parser = EngineArgs.add_cli_args(OneLineParser())
-    engine_args = EngineArgs.from_cli_args(parser.parse_args([*engine_flags, "--model", model_name]))
+    # vLLM's own flag can only switch them off, which they should be: each token costs the front end four times as much
+    parser.add_argument("--log-stats", action="store_true", help="vLLM's statistics, shown by VLLM_LOGGING_LEVEL=INFO")
+    flags = parser.parse_args([*engine_flags, "--model", model_name])
+    engine_args = EngineArgs.from_cli_args(flags)
+    engine_args.disable_log_stats = not flags.log_stats
     for name, value in settings.items():
         setattr(engine_args, name, value)
     if engine_args.max_model_len is None:
         engine_args.max_model_len = -1  # vLLM's "auto": the model's context, or as much of it as fits the memory
+    if current_platform.is_cuda():
+        sample_without_nvcc()
     if current_platform.is_cpu():
         engine_args.enforce_eager = True  # compiling takes longer than a small model's whole run
         engine_args.block_size = engine_args.block_size or 32  # with vLLM's 128 up to 127 tokens miss the cache
@@ -52,25 +85,85 @@ def engine_arguments(model_name: str, engine_flags: list[str] = (), **settings):
     return engine_args
 
 
+def find_nvcc() -> str | None:
+    """The CUDA compiler that FlashInfer would run; None if it would find none."""
+    cuda_home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    if cuda_home:
+        return shutil.which("nvcc", path=f"{cuda_home}/bin")
+    return shutil.which("nvcc") or shutil.which("nvcc", path=f"{CUDA_DIRECTORY}/bin")
+
+
+def sample_without_nvcc() -> None:
+    """Let PyTorch sample where FlashInfer, vLLM's choice on most GPUs, could not compile its kernels and would fail."""
+    if "VLLM_USE_FLASHINFER_SAMPLER" in os.environ or find_nvcc() or find_spec("flashinfer_jit_cache"):
+        return
+    os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
+    log.warning("no nvcc in CUDA_HOME, CUDA_PATH, PATH or /usr/local/cuda: PyTorch samples instead of FlashInfer")
+
+
 def start_engine(engine_args):
-    """vLLM's engine; whoever starts it calls stop_engine(), or this process waits for the engine's at its exit."""
+    """vLLM's engine; whoever starts it calls stop_engine(), or this process waits for the engine's at its exit.
+
+    Raises EngineFailed if it cannot start, with the reason that the engine's processes gave.
+    """
     from vllm import LLMEngine
     from vllm.usage.usage_lib import UsageContext
 
-    os.register_at_fork(after_in_child=lambda: (end_with_parent(), os.setpgid(0, 0)))  # Ctrl-C is for us alone
+    # it tidies up /dev/shm, and one that a killed engine has started would be killed with it
+    resource_tracker.ensure_running()
+    os.register_at_fork(after_in_child=begin_child)
     gc.collect()  # what is garbage now, such as a model that was merged, must not be frozen
     gc.freeze()  # vLLM collects garbage several times while it starts; what the imports left need not be searched
     atexit.register(gc.unfreeze)  # some libraries would report what is frozen at the exit as leaked
-    engine = LLMEngine.from_engine_args(engine_args, usage_context=UsageContext.LLM_CLASS)
+    engine_log = EngineLog()
+    try:
+        with engine_log.named_to_children():
+            engine = LLMEngine.from_engine_args(engine_args, usage_context=UsageContext.LLM_CLASS)
+    except (ValueError, OSError) as error:  # an argument or a file that vLLM refuses before it starts a process
+        engine_log.close()
+        raise EngineFailed(one_line(error)) from error
+    except Exception as error:
+        ours = traceback.format_exc()
+        reason = root_cause(engine_log.said() + ours) or SILENT_END
+        log_file = engine_log.keep(ours)
+        engine_log.close()
+        raise EngineFailed(reason, log_file) from error
+    except BaseException:  # we are stopped, so nobody will say what is held back
+        engine_log.pass_on_everything()
+        engine_log.close()
+        raise
+    engine_log.pass_on_everything()
+    engine.log_of_processes = engine_log
     if hasattr(engine.engine_core, "outputs_queue"):  # not when VLLM_ENABLE_V1_MULTIPROCESSING=0 keeps it in here
         threading.Thread(target=report_death, args=[engine.engine_core], daemon=True).start()
     return engine
 
 
+def begin_child() -> None:
+    """What a process of a script does first; where an engine has started it, Ctrl-C is for the script alone."""
+    end_with_parent()
+    if print_to_engine_log():
+        os.setpgid(0, 0)
+        atexit.register(gc.freeze)  # else Python searches all that the libraries left for garbage, for seconds
+
+
+def why_ended(engine) -> str:
+    """What an engine said when it ended while it ran, in one line."""
+    reason = root_cause(engine.log_of_processes.said_lately()) or SILENT_END
+    return f"the engine has ended: {reason}"
+
+
 def stop_engine(engine):
-    """End the engine's process, which may have ended by itself; a second is enough, since nothing is running in it."""
+    """End the engine's processes, which may have ended by themselves; returns as soon as they have."""
     with contextlib.suppress(Exception):
-        engine.engine_core.shutdown(timeout=1)
+        engine.engine_core.shutdown(timeout=GRACE)
+    engine.log_of_processes.close()
+
+
+def one_line(error: Exception) -> str:
+    """An error's message without what follows its first line; pydantic, which vLLM uses, has it elsewhere."""
+    message = error.errors()[0]["msg"] if hasattr(error, "errors") else str(error)
+    return next(iter(message.removeprefix("Value error, ").splitlines()), "")
 
 
 def report_death(client):

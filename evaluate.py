@@ -11,21 +11,17 @@ import argparse
 import contextlib
 import json
 import logging
-import multiprocessing
 import sys
 import time
-import traceback
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from adapter import LORA, MERGED, Serving, check_plan, check_room, compare_with_peft, disagreement, plan_serving
-from ask import Asking, System, commit, cpu_name, run_model
-from create_data import ROOT, Parser, one_line, versions
-from engine import engine_arguments
-from journal import check_writable, end_with_parent, input_hash, read_answers, read_finished, read_inputs
+from adapter import check_plan, plan_serving
+from apart import Apart
+from ask import Asking, System, SystemFailed, commit, cpu_name, score_systems
+from create_data import ROOT, Parser, versions
+from engine import begin_child, engine_arguments, one_line
+from journal import check_writable, input_hash, read_answers, read_finished, read_inputs
 from report import TITLES, markdown, sentences, tables, write_report
 from scored import Scored, Unfinished, common_key, key_of
 from scores import measure, quality
@@ -157,157 +153,6 @@ def describe(name: str, args, rows: int) -> System:
     )
 
 
-class SystemFailed(Exception):
-    """A system could not be scored: `who`, the `reason` in a few words, and what helps. The message is one line."""
-
-    def __init__(self, who: str, reason: str, remedy: str = ""):
-        super().__init__(f"{who} {reason}{remedy}")
-        self.reason = reason
-
-
-class AdapterFailed(SystemFailed):
-    """The adapter could not be served in the way that was tried, or vLLM's tokens are not PEFT's."""
-
-
-def run_apart(process: "Apart", who: str, function, *arguments):
-    """Call a function in a process of its own, which ends with it; raises SystemFailed."""
-    try:
-        return process.run(function, *arguments)
-    except BrokenProcessPool:
-        raise SystemFailed(who, "was killed, most likely for memory; see --max_model_len") from None
-    except RuntimeError as error:
-        raise SystemFailed(who, f"failed with {error}") from None
-    finally:
-        process.end()
-
-
-def score_systems(
-    process: "Apart", systems: list[System], ways: list[Serving], asking: Asking, taken_over: dict[str, dict]
-) -> tuple[dict[str, dict], dict | None]:
-    """Each system's result, asked for or taken over, and the comparison of the student with PEFT, if any.
-
-    Raises SystemFailed.
-    """
-    results = dict(taken_over)
-    check = None
-    for group in (["teacher"], ["base_prompt", "base"]):  # systems on one model share an engine
-        missing = [system for system in systems if system.name in group and system.name not in results]
-        if missing:
-            announce(missing)
-            names = [system.name for system in missing]
-            results.update(run_apart(process, str(names), run_model, missing, None, asking))
-    student = systems[-1] if systems else None
-    if student and student.name == "student":  # it is always the last one
-        known = taken_over.get("student")
-        if known is None:
-            announce([student])
-        results["student"], check = score_student(process, student, ways, asking, known)
-    return {system.name: results[system.name] for system in systems}, check
-
-
-def announce(systems: list[System]) -> None:
-    log.info("evaluating: %s", "; ".join(TITLES[system.name] for system in systems))
-
-
-def score_student(
-    process: "Apart", student: System, ways: list[Serving], asking: Asking, result: dict | None
-) -> tuple[dict, dict | None]:
-    """The student's result, which may be known, and its comparison with PEFT (None without check rows).
-
-    Where one way to serve the adapter fails or gives other tokens than PEFT, the next one follows. Raises
-    SystemFailed.
-    """
-    if result and result["served_as"] == MERGED:
-        ways = ways[-1:]
-    instead_of = ""
-    for way in ways:
-        try:
-            if result is None:
-                result = serve_student(process, student, replace(way, instead_of=instead_of), asking)
-            return result, check_student(process, student, asking, result)
-        except AdapterFailed as error:
-            asking.scored.drop("student")
-            if way == ways[-1]:
-                raise
-            instead_of = f"{way.served_as} {error.reason.rstrip('.')}"
-            log.warning("evaluate.py: %s; going on with %s", instead_of, MERGED)
-            result = None
-
-
-def serve_student(process: "Apart", student: System, serving: Serving, asking: Asking) -> dict:
-    """The student's result under one way to serve its adapter; raises AdapterFailed."""
-    try:
-        if serving.served_as == MERGED:
-            check_room(Path(asking.merged).parent, serving.copy_bytes)  # hours may have passed since the start
-        return run_apart(process, "['student']", run_model, [student], serving, asking)["student"]
-    except SystemFailed as error:
-        raise AdapterFailed("['student']", error.reason) from None
-    except ValueError as no_room:
-        raise AdapterFailed("['student']", f"failed: {no_room}") from None
-
-
-def check_student(process: "Apart", student: System, asking: Asking, result: dict) -> dict | None:
-    """What comparing the student's tokens with PEFT's found; None without check rows.
-
-    Raises AdapterFailed if they differ, and SystemFailed if PEFT fails, which is not the served adapter's fault.
-    """
-    if not student.check_rows:
-        return None
-    log.info("comparing %d rows with PEFT", student.check_rows)
-    compared = (student.model, asking.adapter, result["tokens"], result["dtype"])
-    check = run_apart(process, "the comparison with PEFT", compare_with_peft, *compared)
-    problem = disagreement(check)
-    if problem:
-        remedy = "; no report. "
-        if result["served_as"] == LORA:
-            remedy += "--serve_adapter merged serves a merged copy; "
-        remedy += "--check_rows 0 leaves the check out"
-        raise AdapterFailed(f"the adapter served as {result['served_as']}", problem, remedy)
-    return check
-
-
-class Apart:
-    """A process of its own, as a context manager, so that what a function holds is given back when it ends."""
-
-    pool = None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.end()
-
-    def call(self, function, *arguments):
-        """Call a function there, in the process that is there or a new one; raises what it raises."""
-        if self.pool is None:
-            self.pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-        return self.pool.submit(function, *arguments).result()
-
-    def run(self, function, *arguments):
-        """The same for what may raise anything; RuntimeError if it fails."""
-        return self.call(in_child, function, *arguments)
-
-    def end(self):
-        """End the process, if there is one."""
-        if self.pool:
-            self.pool.shutdown()
-        self.pool = None
-
-
-def apart(function, *arguments):
-    """Run one function in a process of its own, so that it gives all its memory back; RuntimeError if it fails."""
-    with Apart() as process:
-        return process.run(function, *arguments)
-
-
-def in_child(function, *arguments):
-    try:
-        return function(*arguments)
-    except Exception as error:  # some of vLLM's cannot be sent to the parent
-        traceback.print_exc()
-        raise RuntimeError(f"{type(error).__name__}: {one_line(error)}") from None
-
-
 def label_quality(labels_file: str, gold_file: str, limit: int) -> dict:
     """The teacher's training labels against gold, matched by input; an input without a label counts as wrong."""
     labels, gold = read_answers(labels_file), read_answers(gold_file)
@@ -424,7 +269,7 @@ def main() -> int:
             found, check = score_systems(process, systems, ways, asking, taken_over)
         except SystemFailed as error:
             log.error("evaluate.py: %s%s", error, scored.what_is_kept())
-            return 1
+            return error.exit_code
         results.update(found)
 
         metrics = measure(results, gold, kinds, bool(task.labels), args) | origin(args, task, results)
@@ -438,7 +283,7 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__mp_main__":  # one system's process
-    end_with_parent()
+if __name__ == "__mp_main__":  # one system's process, or its engine's
+    begin_child()
 if __name__ == "__main__":
     sys.exit(main())

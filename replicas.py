@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import platform
 import queue
 import sys
 import threading
@@ -19,6 +20,7 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
+from engine import CANNOT_START
 from journal import read_inputs
 
 log = logging.getLogger("create_data")
@@ -29,7 +31,11 @@ LOGS = "Ray's logs say why, usually under /tmp/ray/session_latest/logs on each n
 
 
 class ReplicasFailed(Exception):
-    """The cluster cannot go on."""
+    """The cluster cannot go on; the script's `exit_code` is 2 if no engine could start, and else 1."""
+
+    def __init__(self, reason: str, exit_code: int):
+        super().__init__(reason)
+        self.exit_code = exit_code
 
 
 def connect(args) -> None:
@@ -93,7 +99,8 @@ def label_on_replicas(args, engine_flags: list[str], task, inputs, missing):
             failure = last_line(error)
         again = int(missing.sum())
         if again == left:
-            raise ReplicasFailed(f"no replica could decide any of {left} inputs: {failure or LOGS}")
+            reason = f"no replica could decide any of {left} inputs: {failure or LOGS}"
+            raise ReplicasFailed(reason, exit_code=2 if CANNOT_START in reason else 1)
         if again:
             log.warning("a replica was lost; %d inputs that it held are asked again (%s)", again, failure or LOGS)
 
@@ -202,7 +209,8 @@ class Replica:
                 engine_args.distributed_executor_backend = engine_args.distributed_executor_backend or "mp"
             engine = create_data.start_engine(engine_args)
         except BaseException as error:
-            started.set_exception(RuntimeError(create_data.one_line(error)))  # Ray sends its last line to the driver
+            reason = f"{create_data.one_line(error)} on {platform.node()}"
+            started.set_exception(RuntimeError(reason))  # Ray sends its last line to the driver
             return
         started.set_result(None)
         try:

@@ -166,7 +166,7 @@ def main() -> int:
     parser.add_argument("--extrapolate", type=int, default=100000000, help="to so many rows, from the two last figures")
     parser.add_argument("--repeats", type=int, default=3, help="of each number of replicas, taken in turn")
     mine = parser.parse_args()
-    from evaluate import apart
+    from apart import apart
 
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

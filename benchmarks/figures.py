@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from evaluate import in_child  # noqa: E402
+from apart import in_child  # noqa: E402
 from report import markdown  # noqa: E402
 
 WARM = multiprocessing.get_context("forkserver")
@@ -49,7 +49,7 @@ def size(tensors) -> int:
 
 
 def apart_warm(function, *arguments):
-    """evaluate.apart() in a process that was forked when the libraries had been imported and nothing else was done."""
+    """apart.apart() in a process that was forked when the libraries had been imported and nothing else was done."""
     with ProcessPoolExecutor(1, mp_context=WARM) as pool:
         return pool.submit(in_child, function, *arguments).result()
 

@@ -24,7 +24,7 @@ from generation import Stumbling, ours, start_teacher
 from training import parsed, script
 
 import create_data
-from evaluate import apart
+from apart import apart
 from journal import scan_inputs
 from task import encode, read_chat
 

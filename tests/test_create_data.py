@@ -161,6 +161,8 @@ def test_the_engine_dies_and_ctrl_c(pair, source, tmp_path):
     for child in children:
         child.kill()
     assert process.wait(30) == 1
+    process.log.seek(0)
+    assert "the engine has ended: one of its processes ended without saying why" in process.log.read()
     kept = trace(output)
     process = start(*command, "--output_file", output, **ENGINE_APART)
     wait_for_rows(output, len(kept) + 1, process)

@@ -1,0 +1,57 @@
+"""Functions that run in a process of their own, so that what they hold, GPU memory too, is given back when they end.
+
+Where a script is the main program, its `__mp_main__` runs first in such a process.
+"""
+
+import multiprocessing
+import traceback
+from concurrent.futures import ProcessPoolExecutor
+
+from engine import EngineFailed, one_line
+
+
+class Apart:
+    """A process of its own, as a context manager, so that what a function holds is given back when it ends."""
+
+    pool = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.end()
+
+    def call(self, function, *arguments):
+        """Call a function there, in the process that is there or a new one; raises what it raises."""
+        if self.pool is None:
+            self.pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        return self.pool.submit(function, *arguments).result()
+
+    def run(self, function, *arguments):
+        """The same for what may raise anything; RuntimeError if it fails."""
+        return self.call(in_child, function, *arguments)
+
+    def end(self):
+        """End the process, if there is one."""
+        if self.pool:
+            self.pool.shutdown()
+        self.pool = None
+
+
+def apart(function, *arguments):
+    """Run one function in a process of its own, so that it gives all its memory back.
+
+    Raises EngineFailed if an engine in it cannot start, and RuntimeError if it fails otherwise.
+    """
+    with Apart() as process:
+        return process.run(function, *arguments)
+
+
+def in_child(function, *arguments):
+    try:
+        return function(*arguments)
+    except EngineFailed:
+        raise
+    except Exception as error:  # some of vLLM's cannot be sent to the parent
+        traceback.print_exc()
+        raise RuntimeError(f"{type(error).__name__}: {one_line(error)}") from None

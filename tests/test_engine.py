@@ -1,0 +1,147 @@
+"""vLLM's engine as the scripts start and end it: its settings, why it cannot start, and what is left of it."""
+
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import engine
+from conftest import ROOT, SENTENCES, STUDENT, TEACHER, assert_gone, descendants, python, trace
+from engine import EngineFailed, engine_arguments, find_nvcc
+
+# On a CPU the engine runs in the script's own process unless this says otherwise; on a GPU it has one of its own.
+APART = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+# GiB that only the engine's processes compare with the machine's memory
+TOO_LARGE = {**APART, "VLLM_CPU_KVCACHE_SPACE": "4000"}
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def put_nvcc(folder: Path) -> Path:
+    """A stand-in for CUDA's compiler in a folder's bin."""
+    path = folder / "bin" / "nvcc"
+    path.parent.mkdir(parents=True)
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def no_nvcc(tmp_path, monkeypatch):
+    """A machine on which no CUDA compiler can be found, and on which nobody has chosen a sampler."""
+    for name in ("CUDA_HOME", "CUDA_PATH", "VLLM_USE_FLASHINFER_SAMPLER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    monkeypatch.setattr(engine, "CUDA_DIRECTORY", str(tmp_path / "cuda"))
+
+
+def test_nvcc_is_looked_for_where_flashinfer_does(no_nvcc, tmp_path, monkeypatch):
+    assert find_nvcc() is None
+    on_path = put_nvcc(tmp_path / "path")
+    in_directory = put_nvcc(tmp_path / "cuda")
+    assert find_nvcc() == str(in_directory)
+    monkeypatch.setenv("PATH", str(on_path.parent))
+    assert find_nvcc() == str(on_path)
+    monkeypatch.setenv("CUDA_PATH", str(tmp_path / "toolkit"))
+    assert find_nvcc() is None  # what is named is not there, and nothing else is looked at
+    named = put_nvcc(tmp_path / "toolkit")
+    assert find_nvcc() == str(named)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "other"))
+    assert find_nvcc() is None
+
+
+def sampler(monkeypatch, caplog) -> tuple[str | None, str]:
+    """What VLLM_USE_FLASHINFER_SAMPLER is when a GPU's engine is about to start, and what was said of it."""
+    from vllm.platforms import current_platform
+
+    monkeypatch.setattr(type(current_platform), "is_cuda", lambda self: True)
+    monkeypatch.setattr(type(current_platform), "is_cpu", lambda self: False)
+    caplog.clear()
+    engine_arguments("a-model")
+    said = "\n".join(record.getMessage() for record in caplog.records if record.name == "engine")
+    return os.environ.get("VLLM_USE_FLASHINFER_SAMPLER"), said
+
+
+def test_a_gpu_without_nvcc_samples_with_pytorch_and_says_so_once(no_nvcc, monkeypatch, caplog):
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    chosen, said = sampler(monkeypatch, caplog)
+    assert chosen == "0" and said.startswith("no nvcc in ") and "\n" not in said
+    assert sampler(monkeypatch, caplog) == ("0", "")
+
+
+def test_flashinfer_samples_where_it_can_or_is_asked_for(no_nvcc, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", "1")
+    assert sampler(monkeypatch, caplog) == ("1", "")
+    monkeypatch.delenv("VLLM_USE_FLASHINFER_SAMPLER")
+    monkeypatch.setenv("PATH", str(put_nvcc(tmp_path / "path").parent))
+    assert sampler(monkeypatch, caplog) == (None, "")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(engine, "find_spec", lambda name: name == "flashinfer_jit_cache" or None)
+    assert sampler(monkeypatch, caplog) == (None, "")
+
+
+def test_a_cpu_needs_no_nvcc_and_counts_nothing_unless_it_is_asked_to(no_nvcc, caplog):
+    assert engine_arguments("a-model").disable_log_stats
+    assert not engine_arguments("a-model", ["--log_stats"]).disable_log_stats
+    assert engine_arguments("a-model", ["--disable_log_stats"]).disable_log_stats
+    assert "VLLM_USE_FLASHINFER_SAMPLER" not in os.environ
+    assert not [record for record in caplog.records if record.name == "engine"]
+
+
+def test_a_failed_start_reaches_another_process_as_it_is():
+    sent = pickle.loads(pickle.dumps(EngineFailed("no room", "/tmp/x.log")))
+    assert (sent.reason, sent.log_file) == ("no room", "/tmp/x.log")
+    assert str(sent) == "the engine cannot start: no room (its log: /tmp/x.log)"
+    assert str(EngineFailed("no room")) == "the engine cannot start: no room"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["create_data.py", "evaluate.py"])
+def test_an_engine_that_cannot_start(pair, tmp_path, script):
+    flags = ["--model_name", TEACHER, "--input_file", SENTENCES, "--output_file", tmp_path / "out.jsonl"]
+    if script == "evaluate.py":
+        heldout = ROOT / "example-data" / "heldout.jsonl"
+        flags = ["--systems", "base", "--student_model", STUDENT, "--test_file", heldout]
+        flags += ["--report_dir", tmp_path / "report"]
+    environment = {**os.environ, **TOO_LARGE, "TMPDIR": str(tmp_path)}
+    result = python(script, *flags, code=2, env=environment)
+    said = result.stderr.splitlines()
+    reasons = [line for line in said if "the engine cannot start: " in line]
+    assert len(reasons) == 1 and reasons[0].startswith(f"{script}: "), result.stderr
+    assert "is less than requested memory for kv (4000.0 GiB)" in reasons[0]
+    assert "Traceback" not in result.stderr and " ERROR " not in result.stderr and result.stdout == ""
+    assert "libtcmalloc is not found" in result.stderr  # a worker's warning from before
+    log_file = Path(re.search(r"\(its log: (.+)\)$", reasons[0])[1])
+    log = log_file.read_text()
+    assert log.count("Traceback (most recent call last)") >= 5 and "libtcmalloc is not found" in log
+    assert [path for path in tmp_path.iterdir() if path.suffix in (".log", ".jsonl")] == [log_file]
+
+
+@pytest.mark.slow
+def test_ctrl_c_with_several_workers_leaves_nothing(pair, tmp_path):
+    before = set(SHARED_MEMORY.iterdir())
+    output = tmp_path / "out.jsonl"
+    command = [sys.executable, ROOT / "create_data.py", "--model_name", TEACHER, "--input_file", SENTENCES]
+    command += ["--output_file", output, "--tensor_parallel_size", 2, "--max_num_seqs", 4]
+    environment = {**os.environ, **APART, "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+    with open(tmp_path / "log", "w") as log:
+        command = [str(word) for word in command]
+        process = subprocess.Popen(command, stderr=log, env=environment, start_new_session=True)
+        end = time.monotonic() + 180
+        while not trace(output) and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        family = descendants(process)
+        used = set(SHARED_MEMORY.iterdir()) - before
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(30) == 130
+    said = (tmp_path / "log").read_text()
+    assert len(family) >= 3 and used, said[-3000:]
+    assert_gone(family)
+    assert set(SHARED_MEMORY.iterdir()) == before
+    assert "Traceback" not in said and "force killing" not in said
