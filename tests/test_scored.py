@@ -12,9 +12,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from adapter import LORA, MERGED, Serving, check_plan, check_room, compare_with_peft, weight_bytes
-from ask import Asking, System, run_model
+from ask import AdapterFailed, Asking, System, SystemFailed, run_model, score_student
 from conftest import fails
-from evaluate import AdapterFailed, SystemFailed, score_student
 from report import sentences
 from scored import MARK, Scored, Unfinished, adapter_identity, common_key, key_of, model_identity
 from scores import measure
