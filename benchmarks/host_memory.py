@@ -1,0 +1,171 @@
+"""Host memory of each process of FSDP until training begins, in copies of the student.
+
+    python benchmarks/host_memory.py --processes 2 4 --before
+
+A random student is saved and train_sft_trl.py's trainer loads and shards it, in processes on the CPU that exchange
+through gloo. Counted is anonymous memory (RssAnon of /proc/PID/status, the most that was seen, every few milliseconds),
+less that of the same run with a student of next to nothing, less the rank's own shard, which on a GPU machine is in the
+GPU. --before loads as transformers does by itself, on each rank.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from figures import ROOT, finish, size
+from plan import GIB, Model
+
+STUDENT = Model(
+    hidden=512, layers=40, heads=8, kv_heads=2, head_dim=64, experts=16, per_token=2, expert_size=256, vocabulary=4096
+)
+NOTHING = Model(
+    hidden=16, layers=1, heads=1, kv_heads=1, head_dim=16, experts=2, per_token=1, expert_size=16, vocabulary=64
+)
+INTERVAL = 0.003  # seconds between two looks at the memory
+WORDS = 32  # of the tokenizer, which nothing is encoded with
+ROW = {"input_ids": [1, 2, 3, 4], "labels": [-100, -100, 3, 4]}
+OURS = "rank 0 reads, the others have no weights"
+BEFORE = "transformers on each rank"
+
+
+@dataclass
+class Rank:
+    """What one process took: bytes of its shard, and the most anonymous memory."""
+
+    rank: int
+    shard: int
+    peak: int
+
+
+def save_student(plan: Model, folder: Path) -> int:
+    """Write a student with random weights in fp32, and a tokenizer; returns the bytes of its weights."""
+    import torch
+    from random_student import configuration
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    vocabulary = {f"w{number}": number for number in range(WORDS)}
+    words = Tokenizer(WordLevel(vocabulary, unk_token="w0"))
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w1", pad_token="w2").save_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(configuration(plan), dtype=torch.float32)
+    model.save_pretrained(folder)
+    return size(model.parameters())
+
+
+def anonymous(pid: int) -> int:
+    """Bytes of anonymous memory of a process; 0 if it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    for line in lines:
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def launch(student: Path, processes: int, before: bool, folder: Path) -> list[Rank]:
+    """Let `processes` ranks load and shard the student; what each of them took."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--num_processes", str(processes)]
+    command += ["--config_file", str(ROOT / "accelerate_configs" / "fsdp.yaml"), str(Path(__file__).resolve())]
+    command += ["--as_rank", str(student), str(folder)]
+    if before:
+        command.append("--before")
+    process = subprocess.Popen(command, stdout=sys.stderr, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    peaks = [0] * processes
+    while process.poll() is None:
+        for rank in range(processes):
+            file = folder / f"{rank}.pid"
+            if file.exists():
+                peaks[rank] = max(peaks[rank], anonymous(int(file.read_text())))
+        time.sleep(INTERVAL)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}")
+    shards = [int((folder / f"{rank}.shard").read_text()) for rank in range(processes)]
+    return [Rank(rank, shards[rank], peaks[rank]) for rank in range(processes)]
+
+
+def as_rank(student: str, folder: Path, before: bool) -> None:
+    """One process of the launch: make the trainer and let it train up to where the first step would begin."""
+    rank = os.environ["RANK"]
+    started = folder / f"{rank}.starting"
+    started.write_text(str(os.getpid()))
+    started.rename(folder / f"{rank}.pid")  # whole, or not there
+    sys.path.insert(0, str(ROOT / "tests"))
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
+    import cpu_fsdp  # noqa: F401 -- accelerate is told to shard on a CPU
+    import train_sft_trl as step2
+
+    class Sharded(TrainerCallback):
+        """Ends the process when the student is sharded and training would begin."""
+
+        def on_train_begin(self, args, state, control, model, **kwargs):
+            shard = size(parameter.to_local() for parameter in model.parameters())
+            (folder / f"{rank}.shard").write_text(str(shard))
+            torch.distributed.barrier()
+            os._exit(0)
+
+    if before:
+        step2.load_student = lambda name, dtype, *_: AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+    sys.argv = [sys.argv[0], "--model_name", student, "--train_file", __file__, "--output_dir", str(folder / "adapter")]
+    sys.argv += ["--use_cpu", "true", "--bf16", "false", "--lora_rank", "2"]
+    script, args = step2.OneLineParser((step2.ScriptArguments, step2.TrainArguments)).parse()
+    lora = step2.lora_config(step2.empty_model(AutoConfig.from_pretrained(student)), script.lora_rank, 2)
+    tokenizer = AutoTokenizer.from_pretrained(student)
+    trainer = step2.make_trainer(script, args, tokenizer, lora, [ROW] * 64, None)
+    trainer.add_callback(Sharded())
+    trainer.train()
+
+
+def measured(plan: Model, processes: list[int], ways: dict[str, bool], folder: Path) -> tuple[list[dict], int]:
+    """Copies of the student in each rank, for each way and number of processes; and the student's bytes."""
+    students = {"student": plan, "nothing": NOTHING}
+    weights = {name: save_student(one, folder / name) for name, one in students.items()}
+    found = []
+    for way, before in ways.items():
+        for count in processes:
+            runs = {}
+            for name in students:
+                scratch = Path(tempfile.mkdtemp(dir=folder))
+                runs[name] = launch(folder / name, count, before, scratch)
+            for rank, nothing in zip(runs["student"], runs["nothing"], strict=True):
+                copies = (rank.peak - rank.shard - nothing.peak) / weights["student"]
+                line = {"way": way, "processes": count, **asdict(rank), "nothing": nothing.peak, "copies": copies}
+                found.append(line)
+    return found, weights["student"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", type=int, nargs="+", default=[2, 4], help="numbers of ranks")
+    parser.add_argument("--layers", type=int, default=STUDENT.layers, help="of the student: 27 MiB each")
+    parser.add_argument("--before", action="store_true", help="also as transformers loads on each rank")
+    parser.add_argument("--as_rank", nargs=2, metavar=("STUDENT", "FOLDER"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.as_rank:
+        as_rank(args.as_rank[0], Path(args.as_rank[1]), args.before)
+        return 0
+    ways = {OURS: False}
+    if args.before:
+        ways = {BEFORE: True, OURS: False}
+    with tempfile.TemporaryDirectory() as folder:
+        found, weights = measured(replace(STUDENT, layers=args.layers), args.processes, ways, Path(folder))
+    rows = []
+    for line in found:
+        sizes = [f"{line[key] / GIB:.3f}" for key in ("peak", "nothing", "shard")]
+        rows.append([line["way"], str(line["processes"]), str(line["rank"]), *sizes, f"{line['copies']:.3f}"])
+    header = ["loading", "processes", "rank", "most GiB", "with no student", "own shard", "copies of the student"]
+    notes = [f"The student: {weights / GIB:.3f} GiB in fp32, {args.layers} layers."]
+    return finish("Host memory under FSDP", header, rows, notes, {"host_memory": {"student": weights, "ranks": found}})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
