@@ -65,3 +65,14 @@ def load_student(model_name: str, dtype: torch.dtype, device: torch.device, rank
     if fsdp or device.type == "cpu":
         return AutoModelForCausalLM.from_pretrained(model_name, dtype=dtype)
     return AutoModelForCausalLM.from_pretrained(model_name, dtype=dtype, device_map={"": device})
+
+
+def allocate_trained(model) -> None:
+    """Give the trained parameters of a student without weights memory; their values come with the shards, from rank 0.
+
+    accelerate finds the optimizer's parameters by their addresses again, and all that have no memory are at address 0:
+    the optimizer of such a rank would train none of them, and say nothing.
+    """
+    for module in model.modules():
+        if any(p.requires_grad and p.is_meta for p in module.parameters(recurse=False)):
+            module.to_empty(device="cpu", recurse=False)

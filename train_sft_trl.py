@@ -33,7 +33,7 @@ from trl import SFTConfig, TrlParser
 
 from journal import end_with_parent
 from lora_trainer import LoraTrainer
-from student_loading import choose_gpus, empty_model, load_student
+from student_loading import allocate_trained, choose_gpus, empty_model, load_student
 from student_ops import attend_within_rows
 from task import check_model, encode, read_chat
 from training_run import CompleteCheckpoint, prepare_output, steps_of, write_report
@@ -237,14 +237,15 @@ def make_trainer(
     if args.padding_free:
         args.max_length = None  # load_rows has refused longer rows; TRL cannot enforce it without padding
     args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
-    if model is None:
+    load = model is None
+    if load:
         dtype = torch.bfloat16 if args.bf16 else torch.float32
         fsdp = parse_flag_from_env("ACCELERATE_USE_FSDP") or bool(args.fsdp)
         model = load_student(script.model_name, dtype, args.device, args.process_index, fsdp, is_fsdp_enabled())
     model.config.use_cache = False
     if args.padding_free:
         attend_within_rows(model)
-    return LoraTrainer(
+    trainer = LoraTrainer(
         model=model,
         args=args,
         train_dataset=train_data,
@@ -254,6 +255,9 @@ def make_trainer(
         checkpoint_from_tokens=script.checkpoint_from_tokens,
         callbacks=[CompleteCheckpoint()],
     )
+    if load:
+        allocate_trained(trainer.model)
+    return trainer
 
 
 def check_trainer(script, args, tokenizer, lora, empty, rows: list[dict], eval_rows: list[dict] | None) -> None:

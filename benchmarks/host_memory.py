@@ -1,14 +1,16 @@
-"""Host memory of each process of FSDP until training begins, in copies of the student.
+"""Host memory of each process of step 2 until training begins, in copies of the student.
 
     python benchmarks/host_memory.py --processes 2 4 --before
+    python benchmarks/host_memory.py --processes 1 8 --qwen3_30b    # on a machine with 8 GPUs
 
-A random student is saved and train_sft_trl.py's trainer loads and shards it, in processes on the CPU that exchange
-through gloo. Counted is anonymous memory (RssAnon of /proc/PID/status, the most that was seen, every few milliseconds),
-less that of the same run with a student of next to nothing, less the rank's own shard, which on a GPU machine is in the
-GPU. --before loads as transformers does by itself, on each rank.
+A random student is saved, and train_sft_trl.py's trainer loads it: one process as train_trl.sh, several with FSDP, on
+GPUs if there are any, otherwise on the CPU through gloo. Counted is anonymous memory (RssAnon of /proc/PID/status, the
+most that was seen, every few milliseconds), less that of the same run with a student of next to nothing, less the
+rank's own shard where that stays in host memory. --before loads as transformers does by itself, on each rank.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -29,21 +31,22 @@ NOTHING = Model(
 INTERVAL = 0.003  # seconds between two looks at the memory
 WORDS = 32  # of the tokenizer, which nothing is encoded with
 ROW = {"input_ids": [1, 2, 3, 4], "labels": [-100, -100, 3, 4]}
-OURS = "rank 0 reads, the others have no weights"
-BEFORE = "transformers on each rank"
+OURS = "student_loading.py"
+BEFORE = "transformers by itself"
 
 
 @dataclass
 class Rank:
-    """What one process took: bytes of its shard, and the most anonymous memory."""
+    """What one process took, in bytes."""
 
     rank: int
-    shard: int
-    peak: int
+    peak: int  # the most anonymous memory
+    shard: int  # of the student, in host memory
+    gpu: int  # the most that PyTorch held on a GPU
 
 
-def save_student(plan: Model, folder: Path) -> int:
-    """Write a student with random weights in fp32, and a tokenizer; returns the bytes of its weights."""
+def save_student(plan: Model, dtype: str, folder: Path) -> int:
+    """Write a student with random weights, and a tokenizer; returns the bytes of its weights."""
     import torch
     from random_student import configuration
     from tokenizers import Tokenizer
@@ -53,7 +56,7 @@ def save_student(plan: Model, folder: Path) -> int:
     vocabulary = {f"w{number}": number for number in range(WORDS)}
     words = Tokenizer(WordLevel(vocabulary, unk_token="w0"))
     PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w1", pad_token="w2").save_pretrained(folder)
-    model = AutoModelForCausalLM.from_config(configuration(plan), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(configuration(plan), dtype=getattr(torch, dtype))
     model.save_pretrained(folder)
     return size(model.parameters())
 
@@ -70,11 +73,13 @@ def anonymous(pid: int) -> int:
     return 0
 
 
-def launch(student: Path, processes: int, before: bool, folder: Path) -> list[Rank]:
-    """Let `processes` ranks load and shard the student; what each of them took."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--num_processes", str(processes)]
-    command += ["--config_file", str(ROOT / "accelerate_configs" / "fsdp.yaml"), str(Path(__file__).resolve())]
-    command += ["--as_rank", str(student), str(folder)]
+def launch(student: Path, processes: int, before: bool, dtype: str, folder: Path) -> list[Rank]:
+    """Let `processes` ranks load the student, and shard it if they are several; what each of them took."""
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "accelerate.commands.launch", "--quiet", "--num_processes", str(processes)]
+        command += ["--config_file", str(ROOT / "accelerate_configs" / "fsdp.yaml")]
+    command += [str(Path(__file__).resolve()), "--as_rank", str(student), str(folder), dtype]
     if before:
         command.append("--before")
     process = subprocess.Popen(command, stdout=sys.stderr, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -87,55 +92,60 @@ def launch(student: Path, processes: int, before: bool, folder: Path) -> list[Ra
         time.sleep(INTERVAL)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}")
-    shards = [int((folder / f"{rank}.shard").read_text()) for rank in range(processes)]
-    return [Rank(rank, shards[rank], peaks[rank]) for rank in range(processes)]
+    return [Rank(rank, peaks[rank], **json.loads((folder / f"{rank}.json").read_text())) for rank in range(processes)]
 
 
-def as_rank(student: str, folder: Path, before: bool) -> None:
+def as_rank(student: str, folder: Path, dtype: str, before: bool) -> None:
     """One process of the launch: make the trainer and let it train up to where the first step would begin."""
-    rank = os.environ["RANK"]
+    rank = os.environ.get("RANK", "0")
     started = folder / f"{rank}.starting"
     started.write_text(str(os.getpid()))
     started.rename(folder / f"{rank}.pid")  # whole, or not there
-    sys.path.insert(0, str(ROOT / "tests"))
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-    import cpu_fsdp  # noqa: F401 -- accelerate is told to shard on a CPU
     import train_sft_trl as step2
 
-    class Sharded(TrainerCallback):
-        """Ends the process when the student is sharded and training would begin."""
+    on_gpu = dtype == "bfloat16"
+    if not on_gpu and "LOCAL_RANK" in os.environ:
+        sys.path.insert(0, str(ROOT / "tests"))
+        import cpu_fsdp  # noqa: F401 -- accelerate is told to shard on a CPU
+
+    class Loaded(TrainerCallback):
+        """Ends the process when the student is where training needs it."""
 
         def on_train_begin(self, args, state, control, model, **kwargs):
-            shard = size(parameter.to_local() for parameter in model.parameters())
-            (folder / f"{rank}.shard").write_text(str(shard))
-            torch.distributed.barrier()
+            parts = [p.to_local() if hasattr(p, "to_local") else p for p in model.parameters()]
+            shard = size(part for part in parts if part.device.type == "cpu")
+            gpu = torch.cuda.max_memory_allocated() if on_gpu else 0
+            (folder / f"{rank}.json").write_text(json.dumps({"shard": shard, "gpu": gpu}))
+            if torch.distributed.is_initialized():
+                torch.distributed.barrier()
             os._exit(0)
 
     if before:
         step2.load_student = lambda name, dtype, *_: AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
     sys.argv = [sys.argv[0], "--model_name", student, "--train_file", __file__, "--output_dir", str(folder / "adapter")]
-    sys.argv += ["--use_cpu", "true", "--bf16", "false", "--lora_rank", "2"]
+    sys.argv += ["--use_cpu", str(not on_gpu), "--bf16", str(on_gpu), "--lora_rank", "2"]
     script, args = step2.OneLineParser((step2.ScriptArguments, step2.TrainArguments)).parse()
     lora = step2.lora_config(step2.empty_model(AutoConfig.from_pretrained(student)), script.lora_rank, 2)
     tokenizer = AutoTokenizer.from_pretrained(student)
     trainer = step2.make_trainer(script, args, tokenizer, lora, [ROW] * 64, None)
-    trainer.add_callback(Sharded())
+    trainer.add_callback(Loaded())
     trainer.train()
 
 
-def measured(plan: Model, processes: list[int], ways: dict[str, bool], folder: Path) -> tuple[list[dict], int]:
-    """Copies of the student in each rank, for each way and number of processes; and the student's bytes."""
+def measured(plan: Model, dtype: str, processes: list[int], ways: dict[str, bool], folder: Path):
+    """Copies of the student in each rank, for each way and number of processes, as a list; and the student's bytes."""
     students = {"student": plan, "nothing": NOTHING}
-    weights = {name: save_student(one, folder / name) for name, one in students.items()}
+    weights = {name: save_student(one, dtype, folder / name) for name, one in students.items()}
     found = []
     for way, before in ways.items():
         for count in processes:
             runs = {}
             for name in students:
                 scratch = Path(tempfile.mkdtemp(dir=folder))
-                runs[name] = launch(folder / name, count, before, scratch)
+                runs[name] = launch(folder / name, count, before, dtype, scratch)
             for rank, nothing in zip(runs["student"], runs["nothing"], strict=True):
                 copies = (rank.peak - rank.shard - nothing.peak) / weights["student"]
                 line = {"way": way, "processes": count, **asdict(rank), "nothing": nothing.peak, "copies": copies}
@@ -145,26 +155,32 @@ def measured(plan: Model, processes: list[int], ways: dict[str, bool], folder: P
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--processes", type=int, nargs="+", default=[2, 4], help="numbers of ranks")
-    parser.add_argument("--layers", type=int, default=STUDENT.layers, help="of the student: 27 MiB each")
+    parser.add_argument("--processes", type=int, nargs="+", default=[2, 4], help="numbers of ranks; several: FSDP")
+    parser.add_argument("--layers", type=int, default=STUDENT.layers, help="of the small student: 27 MiB each in fp32")
+    parser.add_argument("--qwen3_30b", action="store_true", help="of its size: 57 GiB in memory and on disk")
     parser.add_argument("--before", action="store_true", help="also as transformers loads on each rank")
-    parser.add_argument("--as_rank", nargs=2, metavar=("STUDENT", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--as_rank", nargs=3, metavar=("STUDENT", "FOLDER", "DTYPE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.as_rank:
-        as_rank(args.as_rank[0], Path(args.as_rank[1]), args.before)
+        student, folder, dtype = args.as_rank
+        as_rank(student, Path(folder), dtype, args.before)
         return 0
+    import torch
+
+    dtype = "bfloat16" if torch.cuda.is_available() else "float32"
+    plan = Model() if args.qwen3_30b else replace(STUDENT, layers=args.layers)
     ways = {OURS: False}
     if args.before:
         ways = {BEFORE: True, OURS: False}
     with tempfile.TemporaryDirectory() as folder:
-        found, weights = measured(replace(STUDENT, layers=args.layers), args.processes, ways, Path(folder))
+        found, weights = measured(plan, dtype, args.processes, ways, Path(folder))
     rows = []
     for line in found:
-        sizes = [f"{line[key] / GIB:.3f}" for key in ("peak", "nothing", "shard")]
+        sizes = [f"{line[key] / GIB:.3f}" for key in ("peak", "nothing", "shard", "gpu")]
         rows.append([line["way"], str(line["processes"]), str(line["rank"]), *sizes, f"{line['copies']:.3f}"])
-    header = ["loading", "processes", "rank", "most GiB", "with no student", "own shard", "copies of the student"]
-    notes = [f"The student: {weights / GIB:.3f} GiB in fp32, {args.layers} layers."]
-    return finish("Host memory under FSDP", header, rows, notes, {"host_memory": {"student": weights, "ranks": found}})
+    header = ["loading", "processes", "rank", "most GiB", "with no student", "own shard", "on a GPU", "copies"]
+    notes = [f"The student: {weights / GIB:.3f} GiB in {dtype}, {plan.layers} layers."]
+    return finish("Host memory", header, rows, notes, {"host_memory": {"student": weights, "ranks": found}})
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ import os
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from peft import get_peft_model
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3MoeConfig
 
 from conftest import ROOT, STUDENT, last_json, python, run
-from student_loading import choose_gpus, load_student
+from student_loading import allocate_trained, choose_gpus, empty_model, load_student
+from train_sft_trl import lora_config
 
 GPUS = 8
 UUIDS = [f"GPU-{number:08d}" for number in range(GPUS)]
@@ -90,7 +92,20 @@ def test_other_ranks_hold_the_student_without_weights(tied, tmp_path):
     assert not any(p.is_meta for p in alone.parameters())
     # without FSDP the weights go straight to the device; meta takes the place of a GPU
     placed = load_student(str(tmp_path), torch.bfloat16, torch.device("meta"), 1, False, False)
-    assert all(p.is_meta for p in placed.parameters()) and placed.hf_device_map == {"": torch.device("meta")}
+    assert all(p.is_meta for p in placed.parameters())
+
+
+def test_trained_parameters_of_other_ranks_have_addresses_of_their_own():
+    """By which accelerate finds them in the optimizer; a rank where they had none would not train."""
+    sizes = {"hidden_size": 32, "moe_intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 99}
+    empty = empty_model(Qwen3MoeConfig(**sizes, **experts), torch.bfloat16)
+    model = get_peft_model(empty, lora_config(empty, 8, 8))
+    allocate_trained(model)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert len({p.data_ptr() for p in trained} - {0}) == len(trained) == 24
+    assert {p.dtype for p in trained} == {torch.float32}
+    assert all(p.is_meta for p in model.parameters() if not p.requires_grad)
 
 
 def test_rank_0_alone_holds_the_student_on_the_host():
