@@ -222,7 +222,7 @@ def describe(model) -> str:
 def make_trainer(
     script, args, tokenizer, lora, rows: list[dict], eval_rows: list[dict] | None, model=None
 ) -> LoraTrainer:
-    """Load the student, put LoRA on it and give it its rows; completes `args` where a default depends on others.
+    """Load the student, put LoRA on it and give it its rows; completes `args` where defaults depend on others.
 
     `model` takes the student's place, and nothing is loaded.
     """
@@ -241,7 +241,8 @@ def make_trainer(
     if load:
         dtype = torch.bfloat16 if args.bf16 else torch.float32
         fsdp = parse_flag_from_env("ACCELERATE_USE_FSDP") or bool(args.fsdp)
-        model = load_student(script.model_name, dtype, args.device, args.process_index, fsdp, is_fsdp_enabled())
+        broadcast = is_fsdp_enabled()  # and fsdp_cpu_ram_efficient_loading
+        model = load_student(script.model_name, dtype, args.device, args.process_index, fsdp, broadcast)
     model.config.use_cache = False
     if args.padding_free:
         attend_within_rows(model)
@@ -261,15 +262,18 @@ def make_trainer(
 
 
 def check_trainer(script, args, tokenizer, lora, empty, rows: list[dict], eval_rows: list[dict] | None) -> None:
-    """Let Trainer and SFTTrainer refuse flags before the student is loaded: make a trainer for one without weights.
+    """Let Trainer and SFTTrainer refuse flags before the student is loaded: make one for `empty`.
 
-    `empty` is that student. Nothing is written. Raises ValueError.
+    `empty` is the student without weights. Nothing is written. Raises ValueError.
     """
     script = copy(script)
     args = deepcopy(args)
     tokenizer = deepcopy(tokenizer)
+    lora = deepcopy(lora)
+    first_rows = rows[:1]
+    first_eval_rows = eval_rows[:1] if eval_rows else None
     if script.eval_fraction:
-        eval_rows = rows
+        first_eval_rows = first_rows
         script.eval_fraction = 0
     args.push_to_hub = False
     args.chat_template_path = None  # its tokens would need weights to be added to
@@ -279,7 +283,7 @@ def check_trainer(script, args, tokenizer, lora, empty, rows: list[dict], eval_r
         args.output_dir = folder
         warnings.simplefilter("ignore")  # they come again with the student
         try:
-            trainer = make_trainer(script, args, tokenizer, deepcopy(lora), rows[:1], (eval_rows or [])[:1], empty)
+            trainer = make_trainer(script, args, tokenizer, lora, first_rows, first_eval_rows, empty)
             trainer.get_optimizer_cls_and_kwargs(args, trainer.model)
             trainer.create_scheduler(num_training_steps=10, optimizer=optimizer)
         except RuntimeError:

@@ -3,10 +3,11 @@
     python benchmarks/host_memory.py --processes 2 4 --before
     python benchmarks/host_memory.py --processes 1 8 --qwen3_30b    # on a machine with 8 GPUs
 
-A random student is saved, and train_sft_trl.py's trainer loads it: one process as train_trl.sh, several with FSDP, on
-GPUs if there are any, otherwise on the CPU through gloo. Counted is anonymous memory (RssAnon of /proc/PID/status, the
-most that was seen, every few milliseconds), less that of the same run with a student of next to nothing, less the
-rank's own shard where that stays in host memory. --before loads as transformers does by itself, on each rank.
+A random student is saved, and train_sft_trl.py's trainer loads it: one process as train_trl.sh, several with
+FSDP, on GPUs if there are any, otherwise on the CPU through gloo. Counted is anonymous memory (RssAnon of
+/proc/PID/status, the most that was seen, every few milliseconds), less that of the same run with a student of
+next to nothing, less the rank's own shard where that stays in host memory. --before loads as transformers does
+by itself, on each rank.
 """
 
 import argparse
@@ -23,12 +24,15 @@ from figures import ROOT, finish, size
 from plan import GIB, Model
 
 STUDENT = Model(
-    hidden=512, layers=40, heads=8, kv_heads=2, head_dim=64, experts=16, per_token=2, expert_size=256, vocabulary=4096
+    hidden=512, layers=70, heads=8, kv_heads=2, head_dim=64, experts=8, per_token=2, expert_size=256, vocabulary=4096
 )
 NOTHING = Model(
     hidden=16, layers=1, heads=1, kv_heads=1, head_dim=16, experts=2, per_token=1, expert_size=16, vocabulary=64
 )
 INTERVAL = 0.003  # seconds between two looks at the memory
+# On a CPU a parameter that was received and the shard of it that stays lie in one heap, whose holes count as used; on a
+# GPU neither is in host memory. What is larger than this many bytes goes back as soon as it is freed.
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 WORDS = 32  # of the tokenizer, which nothing is encoded with
 ROW = {"input_ids": [1, 2, 3, 4], "labels": [-100, -100, 3, 4]}
 OURS = "student_loading.py"
@@ -82,7 +86,7 @@ def launch(student: Path, processes: int, before: bool, dtype: str, folder: Path
     command += [str(Path(__file__).resolve()), "--as_rank", str(student), str(folder), dtype]
     if before:
         command.append("--before")
-    process = subprocess.Popen(command, stdout=sys.stderr, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(command, stdout=sys.stderr, env={**os.environ, **MALLOC, "OMP_NUM_THREADS": "1"})
     peaks = [0] * processes
     while process.poll() is None:
         for rank in range(processes):
@@ -92,7 +96,11 @@ def launch(student: Path, processes: int, before: bool, dtype: str, folder: Path
         time.sleep(INTERVAL)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}")
-    return [Rank(rank, peaks[rank], **json.loads((folder / f"{rank}.json").read_text())) for rank in range(processes)]
+    ranks = []
+    for rank in range(processes):
+        told = json.loads((folder / f"{rank}.json").read_text())
+        ranks.append(Rank(rank, peaks[rank], **told))
+    return ranks
 
 
 def as_rank(student: str, folder: Path, dtype: str, before: bool) -> None:
@@ -125,8 +133,15 @@ def as_rank(student: str, folder: Path, dtype: str, before: bool) -> None:
 
     if before:
         step2.load_student = lambda name, dtype, *_: AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-    sys.argv = [sys.argv[0], "--model_name", student, "--train_file", __file__, "--output_dir", str(folder / "adapter")]
-    sys.argv += ["--use_cpu", str(not on_gpu), "--bf16", str(on_gpu), "--lora_rank", "2"]
+    flags = {
+        "model_name": student,
+        "train_file": __file__,  # has to be a file; the rows are ROW
+        "output_dir": folder / "adapter",
+        "lora_rank": 2,
+        "use_cpu": not on_gpu,
+        "bf16": on_gpu,
+    }
+    sys.argv = [sys.argv[0], *(f"--{name}={value}" for name, value in flags.items())]
     script, args = step2.OneLineParser((step2.ScriptArguments, step2.TrainArguments)).parse()
     lora = step2.lora_config(step2.empty_model(AutoConfig.from_pretrained(student)), script.lora_rank, 2)
     tokenizer = AutoTokenizer.from_pretrained(student)
@@ -136,7 +151,7 @@ def as_rank(student: str, folder: Path, dtype: str, before: bool) -> None:
 
 
 def measured(plan: Model, dtype: str, processes: list[int], ways: dict[str, bool], folder: Path):
-    """Copies of the student in each rank, for each way and number of processes, as a list; and the student's bytes."""
+    """Copies of the student in each rank, for each way and number of processes; and the student's bytes."""
     students = {"student": plan, "nothing": NOTHING}
     weights = {name: save_student(one, dtype, folder / name) for name, one in students.items()}
     found = []
@@ -156,7 +171,7 @@ def measured(plan: Model, dtype: str, processes: list[int], ways: dict[str, bool
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 4], help="numbers of ranks; several: FSDP")
-    parser.add_argument("--layers", type=int, default=STUDENT.layers, help="of the small student: 27 MiB each in fp32")
+    parser.add_argument("--layers", type=int, default=STUDENT.layers, help="of the small student: 15 MiB each in fp32")
     parser.add_argument("--qwen3_30b", action="store_true", help="of its size: 57 GiB in memory and on disk")
     parser.add_argument("--before", action="store_true", help="also as transformers loads on each rank")
     parser.add_argument("--as_rank", nargs=3, metavar=("STUDENT", "FOLDER", "DTYPE"), help=argparse.SUPPRESS)

@@ -110,7 +110,7 @@ def test_trained_parameters_of_other_ranks_have_addresses_of_their_own():
 
 def test_rank_0_alone_holds_the_student_on_the_host():
     """Anonymous memory until training begins, in copies of the student, in fp32 on two gloo processes."""
-    found = last_json(python("benchmarks/host_memory.py", "--processes", 2, "--layers", 8))["host_memory"]
+    found = last_json(python("benchmarks/host_memory.py", "--processes", 2, "--layers", 14))["host_memory"]
     first, other = found["ranks"]
     assert found["student"] > 200 * 2**20
     assert 0.5 < first["copies"] <= 1.1 and other["copies"] <= 0.1, found
