@@ -118,16 +118,10 @@ def test_what_the_trainer_would_refuse_is_refused_before_the_student_is_loaded(f
     for file in STUDENT.iterdir():
         if file.suffix != ".safetensors":  # without weights it could not be loaded
             (student / file.name).symlink_to(file)
-    flags = [
-        "--model_name",
-        student,
-        "--train_file",
-        tmp_path / "train.jsonl",
-        "--output_dir",
-        tmp_path / "out",
-        *flags,
-    ]
-    assert named in fails("train_sft_trl.py", *flags)
+    settings = {"model_name": student, "train_file": tmp_path / "train.jsonl", "output_dir": tmp_path / "out"}
+    settings["config"] = ROOT / "configs" / "tiny.yaml"
+    files = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    assert named in fails("train_sft_trl.py", *files, *flags)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["student", "train.jsonl"]
 
 
