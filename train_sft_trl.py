@@ -14,22 +14,28 @@ import sys
 import time
 import warnings
 from collections import Counter
+from copy import copy, deepcopy
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
+from tempfile import TemporaryDirectory
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, IntervalStrategy, set_seed
+from transformers import AutoConfig, AutoTokenizer, IntervalStrategy, set_seed
+from transformers.integrations import is_fsdp_enabled
+from transformers.training_args import ParallelMode
 from trl import SFTConfig, TrlParser
 
 from hub import PushError, Repository, open_repository, push
 from journal import end_with_parent
 from lora_trainer import LoraTrainer
+from student_loading import allocate_trained, choose_gpus, empty_model, load_student
 from student_ops import attend_within_rows
 from task import check_model, encode, read_chat
 from training_run import CompleteCheckpoint, is_finished, prepare_output, steps_of, write_report
@@ -114,13 +120,20 @@ class TrainArguments(SFTConfig):
         default=None, metadata={"help": "a checkpoint, or none to start afresh (default: the last complete one)"}
     )
     save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints kept"})
+    # with FSDP the others wait while rank 0 reads the student, or downloads it
+    ddp_timeout: int = field(default=7200, metadata={"help": "seconds that a process waits for the others"})
+    launch_processes: int = field(
+        default=1, metadata={"help": "with --check_only: processes that will be started on this machine"}
+    )
 
     def __post_init__(self):
-        if not self.use_cpu and not torch.cuda.is_available():
-            raise ValueError("no GPU is visible; to train on a CPU add --use_cpu true --bf16 false")
+        if not self.use_cpu:
+            choose_gpus(self.launch_processes)
         if self.report_to != "none" and not find_spec(self.report_to):
             raise ValueError(f"--report_to {self.report_to}: not installed; pip install {self.report_to}")
         super().__post_init__()
+        if self.n_gpu > 1 and self.launch_processes == 1:  # CUDA was initialised before choose_gpus()
+            raise ValueError(f"{self.n_gpu} GPUs are visible to one process; set CUDA_VISIBLE_DEVICES=0")
 
 
 class OneLineParser(TrlParser):
@@ -167,12 +180,6 @@ def warn_about_rows(rows: list[dict], eval_rows: list[dict] | None) -> None:
         log.warning("%d of %d rows of --eval_file are in the train file too", shared, len(eval_rows))
 
 
-def empty_model(config):
-    """The student without weights, to look at its modules and count its parameters."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
-
-
 def lora_config(model, rank, alpha, expert_rank=0, target="all-linear", dropout=0.0) -> LoraConfig:
     """LoRA on every linear layer but the head and the router; `model` may be empty. Raises ValueError.
 
@@ -214,8 +221,13 @@ def describe(model) -> str:
     return ", ".join(f"{count} {name} (rank {rank})" for (name, rank), count in found.items())
 
 
-def make_trainer(script, args, tokenizer, lora, rows: list[dict], eval_rows: list[dict] | None) -> LoraTrainer:
-    """Load the student, put LoRA on it and give it its rows; completes `args` where a default depends on others."""
+def make_trainer(
+    script, args, tokenizer, lora, rows: list[dict], eval_rows: list[dict] | None, model=None
+) -> LoraTrainer:
+    """Load the student, put LoRA on it and give it its rows; completes `args` where defaults depend on others.
+
+    `model` takes the student's place, and nothing is loaded.
+    """
     set_seed(args.seed)
     train_data, eval_data = Dataset.from_list(rows), Dataset.from_list(eval_rows) if eval_rows else None
     if script.eval_fraction:
@@ -227,13 +239,16 @@ def make_trainer(script, args, tokenizer, lora, rows: list[dict], eval_rows: lis
     if args.padding_free:
         args.max_length = None  # load_rows has refused longer rows; TRL cannot enforce it without padding
     args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
-    model = AutoModelForCausalLM.from_pretrained(
-        script.model_name, dtype=torch.bfloat16 if args.bf16 else torch.float32
-    )
+    load = model is None
+    if load:
+        dtype = torch.bfloat16 if args.bf16 else torch.float32
+        fsdp = parse_flag_from_env("ACCELERATE_USE_FSDP") or bool(args.fsdp)
+        broadcast = is_fsdp_enabled()  # and fsdp_cpu_ram_efficient_loading
+        model = load_student(script.model_name, dtype, args.device, args.process_index, fsdp, broadcast)
     model.config.use_cache = False
     if args.padding_free:
         attend_within_rows(model)
-    return LoraTrainer(
+    trainer = LoraTrainer(
         model=model,
         args=args,
         train_dataset=train_data,
@@ -243,6 +258,40 @@ def make_trainer(script, args, tokenizer, lora, rows: list[dict], eval_rows: lis
         checkpoint_from_tokens=script.checkpoint_from_tokens,
         callbacks=[CompleteCheckpoint()],
     )
+    if load:
+        allocate_trained(trainer.model)
+    return trainer
+
+
+def check_trainer(script, args, tokenizer, lora, empty, rows: list[dict], eval_rows: list[dict] | None) -> None:
+    """Let Trainer and SFTTrainer refuse flags before the student is loaded: make one for `empty`.
+
+    `empty` is the student without weights. Nothing is written. Raises ValueError.
+    """
+    script = copy(script)
+    args = deepcopy(args)
+    tokenizer = deepcopy(tokenizer)
+    lora = deepcopy(lora)
+    first_rows = rows[:1]
+    first_eval_rows = eval_rows[:1] if eval_rows else None
+    if script.eval_fraction:
+        first_eval_rows = first_rows
+        script.eval_fraction = 0
+    args.push_to_hub = False
+    args.chat_template_path = None  # its tokens would need weights to be added to
+    empty.hf_device_map = {"": "meta"}  # where Trainer then leaves it
+    optimizer = torch.optim.SGD([torch.zeros(1)])
+    with TemporaryDirectory() as folder, warnings.catch_warnings(), torch.device("meta"):
+        args.output_dir = folder
+        warnings.simplefilter("ignore")  # they come again with the student
+        try:
+            trainer = make_trainer(script, args, tokenizer, lora, first_rows, first_eval_rows, empty)
+            trainer.get_optimizer_cls_and_kwargs(args, trainer.model)
+            trainer.create_scheduler(num_training_steps=10, optimizer=optimizer)
+        except RuntimeError:
+            return  # it may need weights; with them it either goes well or says why not
+        except Exception as error:
+            raise ValueError(f"Trainer takes no such flags: {type(error).__name__}: {error}") from error
 
 
 def finish(output_dir: Path, summary: dict, repository: Repository | None, tokenizer) -> int:
@@ -288,6 +337,8 @@ def main() -> int:
         eval_rows = load_rows(script.eval_file, tokenizer, args.max_length) if script.eval_file else None
         empty, ranks = empty_model(config), (script.lora_rank, script.lora_alpha, script.lora_expert_rank)
         lora = lora_config(empty, *ranks, script.lora_target, script.lora_dropout)
+        if args.parallel_mode != ParallelMode.DISTRIBUTED:  # a launch has been checked by one process
+            check_trainer(script, args, tokenizer, lora, empty, rows, eval_rows)
         repository = None
         if args.push_to_hub and args.process_index == 0:
             repository = open_repository(args)  # before prepare_output deletes what --overwrite replaces

@@ -27,5 +27,6 @@ def construct_with_fsdp(self, *args, fsdp_plugin=None, **kwargs):
 
 
 AcceleratorState.__init__ = construct_with_fsdp
-sys.path.insert(0, str(ROOT))
-runpy.run_path(str(ROOT / "train_sft_trl.py"), run_name="__main__")
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    runpy.run_path(str(ROOT / "train_sft_trl.py"), run_name="__main__")

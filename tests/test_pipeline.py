@@ -101,6 +101,31 @@ def test_training_refuses_a_bad_file(content, named, pair, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["train.jsonl"]
 
 
+# What Trainer and SFTTrainer refuse in their constructors, which take the loaded student.
+BAD_FOR_TRAINER = {
+    "not installed": (["--optim", "adamw_bnb_8bit"], "You need to install `bitsandbytes`"),
+    "nothing to evaluate": (["--eval_strategy", "steps", "--eval_steps", "5"], "you didn't pass an `eval_dataset`"),
+    "another schedule": (["--lr_scheduler_type", "linear"], "unexpected keyword argument 'min_lr_rate'"),
+    "unknown token": (["--eos_token", "nope"], "The specified `eos_token` ('nope') is not found"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("flags", "named"), BAD_FOR_TRAINER.values(), ids=BAD_FOR_TRAINER)
+def test_what_the_trainer_would_refuse_is_refused_before_the_student_is_loaded(flags, named, pair, tmp_path):
+    (tmp_path / "train.jsonl").write_text(CHAT)
+    student = tmp_path / "student"
+    student.mkdir()
+    for file in STUDENT.iterdir():
+        if file.suffix != ".safetensors":  # without weights it could not be loaded
+            (student / file.name).symlink_to(file)
+    settings = {"model_name": student, "train_file": tmp_path / "train.jsonl", "output_dir": tmp_path / "out"}
+    settings["config"] = ROOT / "configs" / "tiny.yaml"
+    files = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    assert named in fails("train_sft_trl.py", *files, *flags)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["student", "train.jsonl"]
+
+
 BAD_TRAIN_FLAGS = {
     "missing file": (["--train_file", "/nowhere.jsonl"], "/nowhere.jsonl"),
     "missing model": (["--model_name", "./no-model"], "./no-model"),

@@ -1,0 +1,202 @@
+"""Host memory of each process of step 2 until training begins, in copies of the student.
+
+    python benchmarks/host_memory.py --processes 2 4 --before
+    python benchmarks/host_memory.py --processes 1 8 --qwen3_30b    # on a machine with 8 GPUs
+
+A random student is saved, and train_sft_trl.py's trainer loads it: one process as train_trl.sh, several with
+FSDP, on GPUs if there are any, otherwise on the CPU through gloo. Counted is anonymous memory (RssAnon of
+/proc/PID/status, the most that was seen, every few milliseconds), less that of the same run with a student of
+next to nothing, less the rank's own shard where that stays in host memory. --before loads as transformers does
+by itself, on each rank.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from figures import ROOT, finish, size
+from plan import GIB, Model
+
+STUDENT = Model(
+    hidden=512, layers=70, heads=8, kv_heads=2, head_dim=64, experts=8, per_token=2, expert_size=256, vocabulary=4096
+)
+NOTHING = Model(
+    hidden=16, layers=1, heads=1, kv_heads=1, head_dim=16, experts=2, per_token=1, expert_size=16, vocabulary=64
+)
+INTERVAL = 0.003  # seconds between two looks at the memory
+# On a CPU a parameter that was received and the shard of it that stays lie in one heap, whose holes count as used; on a
+# GPU neither is in host memory. What is larger than this many bytes goes back as soon as it is freed.
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+WORDS = 32  # of the tokenizer, which nothing is encoded with
+ROW = {"input_ids": [1, 2, 3, 4], "labels": [-100, -100, 3, 4]}
+OURS = "student_loading.py"
+BEFORE = "transformers by itself"
+
+
+@dataclass
+class Rank:
+    """What one process took, in bytes."""
+
+    rank: int
+    peak: int  # the most anonymous memory
+    shard: int  # of the student, in host memory
+    gpu: int  # the most that PyTorch held on a GPU
+
+
+def save_student(plan: Model, dtype: str, folder: Path) -> int:
+    """Write a student with random weights, and a tokenizer; returns the bytes of its weights."""
+    import torch
+    from random_student import configuration
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    vocabulary = {f"w{number}": number for number in range(WORDS)}
+    words = Tokenizer(WordLevel(vocabulary, unk_token="w0"))
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w1", pad_token="w2").save_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(configuration(plan), dtype=getattr(torch, dtype))
+    model.save_pretrained(folder)
+    return size(model.parameters())
+
+
+def anonymous(pid: int) -> int:
+    """Bytes of anonymous memory of a process; 0 if it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    for line in lines:
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def launch(student: Path, processes: int, before: bool, dtype: str, folder: Path) -> list[Rank]:
+    """Let `processes` ranks load the student, and shard it if they are several; what each of them took."""
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "accelerate.commands.launch", "--quiet", "--num_processes", str(processes)]
+        command += ["--config_file", str(ROOT / "accelerate_configs" / "fsdp.yaml")]
+    command += [str(Path(__file__).resolve()), "--as_rank", str(student), str(folder), dtype]
+    if before:
+        command.append("--before")
+    process = subprocess.Popen(command, stdout=sys.stderr, env={**os.environ, **MALLOC, "OMP_NUM_THREADS": "1"})
+    peaks = [0] * processes
+    while process.poll() is None:
+        for rank in range(processes):
+            file = folder / f"{rank}.pid"
+            if file.exists():
+                peaks[rank] = max(peaks[rank], anonymous(int(file.read_text())))
+        time.sleep(INTERVAL)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}")
+    ranks = []
+    for rank in range(processes):
+        told = json.loads((folder / f"{rank}.json").read_text())
+        ranks.append(Rank(rank, peaks[rank], **told))
+    return ranks
+
+
+def as_rank(student: str, folder: Path, dtype: str, before: bool) -> None:
+    """One process of the launch: make the trainer and let it train up to where the first step would begin."""
+    rank = os.environ.get("RANK", "0")
+    started = folder / f"{rank}.starting"
+    started.write_text(str(os.getpid()))
+    started.rename(folder / f"{rank}.pid")  # whole, or not there
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
+    import train_sft_trl as step2
+
+    on_gpu = dtype == "bfloat16"
+    if not on_gpu and "LOCAL_RANK" in os.environ:
+        sys.path.insert(0, str(ROOT / "tests"))
+        import cpu_fsdp  # noqa: F401 -- accelerate is told to shard on a CPU
+
+    class Loaded(TrainerCallback):
+        """Ends the process when the student is where training needs it."""
+
+        def on_train_begin(self, args, state, control, model, **kwargs):
+            parts = [p.to_local() if hasattr(p, "to_local") else p for p in model.parameters()]
+            shard = size(part for part in parts if part.device.type == "cpu")
+            gpu = torch.cuda.max_memory_allocated() if on_gpu else 0
+            (folder / f"{rank}.json").write_text(json.dumps({"shard": shard, "gpu": gpu}))
+            if torch.distributed.is_initialized():
+                torch.distributed.barrier()
+            os._exit(0)
+
+    if before:
+        step2.load_student = lambda name, dtype, *_: AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+    flags = {
+        "model_name": student,
+        "train_file": __file__,  # has to be a file; the rows are ROW
+        "output_dir": folder / "adapter",
+        "lora_rank": 2,
+        "use_cpu": not on_gpu,
+        "bf16": on_gpu,
+    }
+    sys.argv = [sys.argv[0], *(f"--{name}={value}" for name, value in flags.items())]
+    script, args = step2.OneLineParser((step2.ScriptArguments, step2.TrainArguments)).parse()
+    lora = step2.lora_config(step2.empty_model(AutoConfig.from_pretrained(student)), script.lora_rank, 2)
+    tokenizer = AutoTokenizer.from_pretrained(student)
+    trainer = step2.make_trainer(script, args, tokenizer, lora, [ROW] * 64, None)
+    trainer.add_callback(Loaded())
+    trainer.train()
+
+
+def measured(plan: Model, dtype: str, processes: list[int], ways: dict[str, bool], folder: Path):
+    """Copies of the student in each rank, for each way and number of processes; and the student's bytes."""
+    students = {"student": plan, "nothing": NOTHING}
+    weights = {name: save_student(one, dtype, folder / name) for name, one in students.items()}
+    found = []
+    for way, before in ways.items():
+        for count in processes:
+            runs = {}
+            for name in students:
+                scratch = Path(tempfile.mkdtemp(dir=folder))
+                runs[name] = launch(folder / name, count, before, dtype, scratch)
+            for rank, nothing in zip(runs["student"], runs["nothing"], strict=True):
+                copies = (rank.peak - rank.shard - nothing.peak) / weights["student"]
+                line = {"way": way, "processes": count, **asdict(rank), "nothing": nothing.peak, "copies": copies}
+                found.append(line)
+    return found, weights["student"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", type=int, nargs="+", default=[2, 4], help="numbers of ranks; several: FSDP")
+    parser.add_argument("--layers", type=int, default=STUDENT.layers, help="of the small student: 15 MiB each in fp32")
+    parser.add_argument("--qwen3_30b", action="store_true", help="of its size: 57 GiB in memory and on disk")
+    parser.add_argument("--before", action="store_true", help="also as transformers loads on each rank")
+    parser.add_argument("--as_rank", nargs=3, metavar=("STUDENT", "FOLDER", "DTYPE"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.as_rank:
+        student, folder, dtype = args.as_rank
+        as_rank(student, Path(folder), dtype, args.before)
+        return 0
+    import torch
+
+    dtype = "bfloat16" if torch.cuda.is_available() else "float32"
+    plan = Model() if args.qwen3_30b else replace(STUDENT, layers=args.layers)
+    ways = {OURS: False}
+    if args.before:
+        ways = {BEFORE: True, OURS: False}
+    with tempfile.TemporaryDirectory() as folder:
+        found, weights = measured(plan, dtype, args.processes, ways, Path(folder))
+    rows = []
+    for line in found:
+        sizes = [f"{line[key] / GIB:.3f}" for key in ("peak", "nothing", "shard", "gpu")]
+        rows.append([line["way"], str(line["processes"]), str(line["rank"]), *sizes, f"{line['copies']:.3f}"])
+    header = ["loading", "processes", "rank", "most GiB", "with no student", "own shard", "on a GPU", "copies"]
+    notes = [f"The student: {weights / GIB:.3f} GiB in {dtype}, {plan.layers} layers."]
+    return finish("Host memory", header, rows, notes, {"host_memory": {"student": weights, "ranks": found}})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""How the student gets onto its devices: which GPUs a process sees, and which process holds the weights.
+
+one process      sees one GPU, as TRL wants it, and reads the weights straight to it
+DDP              so does each process with the GPU that its launcher gave it
+FSDP             rank 0 alone reads the weights, into host memory, and accelerate sends them to the others
+                 as it shards them; the others, on the same node and on further ones, hold a student without
+                 weights until then
+"""
+
+import logging
+import os
+
+import torch
+from accelerate import init_empty_weights
+from transformers import AutoConfig, AutoModelForCausalLM
+
+log = logging.getLogger("train_sft_trl")
+ALL_GPUS = "train_trl_multi_gpu.sh and train_trl_fsdp.sh use all"
+
+
+def choose_gpus(processes: int = 1) -> None:
+    """Let a process that no launcher started see one GPU, and say so where there are several.
+
+    `processes` is how many a launcher is about to start on this machine; above 1 nothing is hidden. To be
+    called before anything initialises CUDA, which does not look at CUDA_VISIBLE_DEVICES again. Raises
+    ValueError if there is no GPU, or more processes than GPUs.
+    """
+    visible = torch.cuda.device_count()  # asks NVML, which leaves CUDA uninitialised
+    if 0 < visible < processes:
+        raise ValueError(
+            f"{processes} processes on this machine, but GPUs that are visible: {visible}; "
+            "NUM_PROCESSES and CUDA_VISIBLE_DEVICES say how many"
+        )
+    launched = os.environ.get("LOCAL_RANK", "-1") != "-1"  # as accelerate tells
+    if visible > 1 and processes == 1 and not launched:
+        first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+        os.environ["CUDA_VISIBLE_DEVICES"] = first
+        log.warning("%d GPUs are visible, one is used (CUDA_VISIBLE_DEVICES=%s); %s", visible, first, ALL_GPUS)
+    if not torch.cuda.is_available():
+        raise ValueError("no GPU is visible; to train on a CPU add --use_cpu true --bf16 false")
+
+
+def empty_model(config, dtype: torch.dtype | None = None):
+    """The student without weights: parameters have a shape and a type, but no memory; buffers are real.
+
+    Buffers, such as the frequencies of rotary embeddings, are in no checkpoint, so accelerate keeps each
+    rank's own.
+    """
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.tie_weights()  # accelerate replaces each parameter, one that two modules share too
+    return model
+
+
+def load_student(model_name: str, dtype: torch.dtype, device: torch.device, rank: int, fsdp: bool, broadcast: bool):
+    """The student as process `rank` (over all nodes) needs it before it is trained on `device`.
+
+    `fsdp` says that it will be sharded, and `broadcast` that accelerate takes the weights of all shards from
+    rank 0 (fsdp_cpu_ram_efficient_loading). Without `broadcast` each rank of FSDP reads the whole student.
+    """
+    if broadcast and rank > 0:
+        return empty_model(AutoConfig.from_pretrained(model_name), dtype)
+    if fsdp or device.type == "cpu":
+        return AutoModelForCausalLM.from_pretrained(model_name, dtype=dtype)
+    return AutoModelForCausalLM.from_pretrained(model_name, dtype=dtype, device_map={"": device})
+
+
+def allocate_trained(model) -> None:
+    """Give the trained parameters of a student without weights memory; rank 0's values come with the shards.
+
+    accelerate finds the optimizer's parameters by their addresses again, and all that have no memory are at
+    address 0: the optimizer of such a rank would train none of them, and say nothing.
+    """
+    for module in model.modules():
+        if any(p.requires_grad and p.is_meta for p in module.parameters(recurse=False)):
+            module.to_empty(device="cpu", recurse=False)
