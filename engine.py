@@ -17,6 +17,7 @@ from pathlib import Path
 
 from engine_log import EngineLog, print_to_engine_log, root_cause
 from journal import end_with_parent
+from system import driver_problem, nvidia_driver
 
 log = logging.getLogger("engine")
 WINDOW = 512  # requests handed to the engine at a time, at least; memory stays constant
@@ -72,6 +73,9 @@ def engine_arguments(model_name: str, engine_flags: list[str] = (), **settings):
         setattr(engine_args, name, value)
     if engine_args.max_model_len is None:
         engine_args.max_model_len = -1  # vLLM's "auto": the model's context, or as much of it as fits the memory
+    problem = driver_problem(torch.version.cuda, nvidia_driver())
+    if problem:
+        log.warning(problem)
     if current_platform.is_cuda():
         sample_without_nvcc()
     if current_platform.is_cpu():

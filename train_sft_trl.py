@@ -37,6 +37,7 @@ from journal import end_with_parent
 from lora_trainer import LoraTrainer
 from student_loading import allocate_trained, choose_gpus, empty_model, load_student
 from student_ops import attend_within_rows
+from system import driver_problem, nvidia_driver
 from task import check_model, encode, read_chat
 from training_run import CompleteCheckpoint, is_finished, prepare_output, steps_of, write_report
 
@@ -128,6 +129,9 @@ class TrainArguments(SFTConfig):
 
     def __post_init__(self):
         if not self.use_cpu:
+            problem = driver_problem(torch.version.cuda, nvidia_driver())
+            if problem:
+                raise ValueError(problem)
             choose_gpus(self.launch_processes)
         if self.report_to != "none" and not find_spec(self.report_to):
             raise ValueError(f"--report_to {self.report_to}: not installed; pip install {self.report_to}")

@@ -1,12 +1,16 @@
 """What is said of the machine: stand-ins for the driver's file and for nvidia-smi; and the pins of all machines."""
 
+import os
 import re
 
 import pytest
+import torch
 
 import system
 from conftest import ROOT
+from engine import engine_arguments
 from system import driver_problem, nvidia_driver
+from train_sft_trl import TrainArguments
 
 PROPRIETARY = (
     "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.129.03  Thu Oct 19 18:56:32 UTC 2023\nGCC version: 12.3.0\n"
@@ -49,6 +53,20 @@ def test_an_old_driver_is_named_with_the_one_needed(cuda, driver, named, monkeyp
 def test_an_old_driver_on_which_cuda_starts_is_no_problem(monkeypatch):
     monkeypatch.setattr(system, "cuda_starts", lambda: True)
     assert driver_problem("13.0", "535.129.03") == ""
+
+
+def test_scripts_name_the_driver_where_cuda_does_not_start(monkeypatch, tmp_path, caplog):
+    """On a box with an old driver, as far as nvidia-smi and PyTorch's build say; on it CUDA does not start here."""
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 535.129.03\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    named = "NVIDIA driver 535.129.03: this PyTorch is built for CUDA 13.0, which needs driver 580 or newer"
+    with pytest.raises(ValueError, match=named):
+        TrainArguments(output_dir=str(tmp_path))
+    assert TrainArguments(output_dir=str(tmp_path), use_cpu=True, bf16=False).use_cpu  # which needs no driver
+    engine_arguments("some/model")
+    assert [record.getMessage().partition(";")[0] for record in caplog.records if record.name == "engine"] == [named]
 
 
 def test_cuda_does_not_start_on_a_cpu():
