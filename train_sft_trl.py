@@ -97,7 +97,7 @@ class TrainArguments(SFTConfig):
     learning_rate: float = field(default=2e-4, metadata={"help": "peak; ten times that of full fine-tuning"})
     lr_scheduler_type: str = field(default="cosine_with_min_lr", metadata={"help": "of the learning rate"})
     lr_scheduler_kwargs: dict | str | None = field(
-        default_factory=lambda: {"min_lr_rate": 0.1}, metadata={"help": "ends at a tenth of the peak"}
+        default=None, metadata={"help": "of the schedule (cosine_with_min_lr: ends at a tenth of the peak)"}
     )
     # 16 short rows take a GPU hardly longer than one
     per_device_train_batch_size: int = field(default=16, metadata={"help": "rows per process and micro-batch"})
@@ -135,6 +135,8 @@ class TrainArguments(SFTConfig):
             choose_gpus(self.launch_processes)
         if self.report_to != "none" and not find_spec(self.report_to):
             raise ValueError(f"--report_to {self.report_to}: not installed; pip install {self.report_to}")
+        if self.lr_scheduler_type == "cosine_with_min_lr" and self.lr_scheduler_kwargs is None:
+            self.lr_scheduler_kwargs = {"min_lr_rate": 0.1}
         super().__post_init__()
         if self.n_gpu > 1 and self.launch_processes == 1:  # CUDA was initialised before choose_gpus()
             raise ValueError(f"{self.n_gpu} GPUs are visible to one process; set CUDA_VISIBLE_DEVICES=0")

@@ -6,7 +6,7 @@ The weights are random, made on the device, so that nothing is downloaded; memor
 for the choice of experts, which is near to even. LoRA, batches, loss and optimizer are those of train_sft_trl.py. What
 does not fit is a line of the table. Without a GPU a small configuration runs in fp32, where the memory that is compared
 with plan.py is counted tensor by tensor. The last line is JSON; the exit code is 1 if anything failed for another
-reason than memory.
+reason than memory. What the scripts themselves do on a GPU is gpu_paths.py's list.
 """
 
 import argparse

@@ -1,13 +1,15 @@
 """The scripts' own paths that only a machine with a GPU takes: each is a command, and what must come of it.
 
-    python benchmarks/gpu_paths.py            # gpu.py ends with the same
+    python benchmarks/gpu_paths.py
 
-They run on the tiny pair (python tests/tiny_pair.py), in a temporary directory. A path whose libraries are not there
-is listed as such. The last line is JSON; the exit code is 1 if something else came of a path than must.
+gpu.py measures step 2 on one GPU; this is what else a README that speaks of GPUs must see happen on one. The commands
+run on the tiny pair (python tests/tiny_pair.py), in a temporary directory. A path whose libraries or GPUs are not
+there is listed as such. The last line is JSON; the exit code is 1 if something else came of a path than must.
 """
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -35,6 +37,7 @@ class GpuPath:
     exit_code: int = 0
     says: str = ""  # must be somewhere in what it prints
     libraries: tuple[str, ...] = ()
+    gpus: int = 1
     environment: dict[str, str] = field(default_factory=dict)
 
 
@@ -73,6 +76,32 @@ PATHS = [
         libraries=("vllm",),
     ),
     GpuPath(
+        shows="an engine over two GPUs, which leaves nothing in /dev/shm",
+        command=f"{LABEL} --output_file OUT/two.jsonl --tensor_parallel_size 2",
+        says='"rows": 200',
+        libraries=("vllm",),
+        gpus=2,
+    ),
+    GpuPath(
+        shows="DDP over two GPUs",
+        command=f"bash train_trl_multi_gpu.sh {STUDENT} OUT/ddp {GOLD} --max_steps 20",
+        says='"steps": 20',
+        gpus=2,
+        environment={"NUM_PROCESSES": "2"},
+    ),
+    GpuPath(
+        shows="FSDP2 over two GPUs",
+        command=f"bash train_trl_fsdp.sh {STUDENT} OUT/fsdp {GOLD} --max_steps 20",
+        says='"steps": 20',
+        gpus=2,
+        environment={"NUM_PROCESSES": "2"},
+    ),
+    GpuPath(
+        shows="eight ranks of FSDP2 hold one copy of the 30B student on the host",
+        command="python benchmarks/host_memory.py --processes 8 --qwen3_30b",
+        gpus=8,
+    ),
+    GpuPath(
         shows="loops that are looked for and retries that are gathered, in rows/s",
         command="python benchmarks/generation.py --rows 2000 --repeats 3",
         libraries=("vllm",),
@@ -87,7 +116,7 @@ PATHS = [
 
 @dataclass
 class Outcome:
-    """What came of a path: "as it must", "not there: LIBRARY", "not reached", or what was wrong."""
+    """What came of a path: "as it must", "not there: ...", "not reached", or what was wrong."""
 
     shows: str
     found: str
@@ -95,9 +124,24 @@ class Outcome:
     printed: str  # the end of it
 
 
-def walk(path: GpuPath, folder: str, timeout: float) -> Outcome:
-    """Run one path for at most `timeout` seconds."""
+def count_gpus() -> int:
+    """GPUs of this machine; asked without PyTorch, so that this process takes none of their memory."""
+    if not shutil.which("nvidia-smi"):
+        return 0
+    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True).stdout
+    return sum(line.startswith("GPU ") for line in listed.splitlines())
+
+
+def pieces_of_shared_memory() -> set[str]:
+    """What lies in /dev/shm, where processes of one engine exchange data."""
+    return set(os.listdir("/dev/shm"))
+
+
+def walk(path: GpuPath, folder: str, timeout: float, gpus: int) -> Outcome:
+    """Run one path for at most `timeout` seconds on a machine with `gpus` GPUs."""
     missing = [name for name in path.libraries if not find_spec(name)]
+    if gpus < path.gpus:
+        missing.append(f"{path.gpus} GPUs")
     if missing:
         return Outcome(path.shows, f"not there: {missing[0]}", 0.0, "")
     if timeout <= 0:
@@ -105,6 +149,7 @@ def walk(path: GpuPath, folder: str, timeout: float) -> Outcome:
     command = path.command.replace("OUT", folder).split()
     if command[0] == "python":
         command[0] = sys.executable
+    before = pieces_of_shared_memory()
     start = time.perf_counter()
     try:
         result = subprocess.run(
@@ -123,16 +168,19 @@ def walk(path: GpuPath, folder: str, timeout: float) -> Outcome:
         found = f"exit code {result.returncode} instead of {path.exit_code}"
     elif path.says not in result.stdout:
         found = f"does not say {path.says!r}"
+    elif pieces_of_shared_memory() - before:
+        found = f"leaves {len(pieces_of_shared_memory() - before)} files in /dev/shm"
     return Outcome(path.shows, found, time.perf_counter() - start, result.stdout[-3000:])
 
 
 def walk_all(seconds: float) -> list[Outcome]:
     """Run the paths one after the other while there is time; say each on stderr at once."""
     end = time.perf_counter() + seconds
+    gpus = count_gpus()
     outcomes = []
     with tempfile.TemporaryDirectory() as folder:
         for path in PATHS:
-            outcome = walk(path, folder, end - time.perf_counter())
+            outcome = walk(path, folder, end - time.perf_counter(), gpus)
             outcomes.append(outcome)
             print(f"{outcome.shows}: {outcome.found}, {outcome.seconds:.0f} s", file=sys.stderr, flush=True)
             print(outcome.printed, file=sys.stderr, flush=True)

@@ -34,6 +34,6 @@ student=(models/tiny-instruct "$scratch/adapter" example-data/multilingual_gold.
   show python benchmarks/plan.py --gpu h100 --num_gpus 8
   printf '\nAll of this took %s seconds.\n\n' "$SECONDS"
   sed -n '/^## 2,000 and/,/^## One GPU/{/^## One GPU/!p}' "$results"
-  if nvidia-smi >/dev/null 2>&1; then printf '## One GPU\n' && show python benchmarks/gpu.py; else sed -n '/^## One GPU/,$p' "$results"; fi
+  if nvidia-smi >/dev/null 2>&1; then printf '## One GPU\n' && show python benchmarks/gpu.py && show python benchmarks/gpu_paths.py; else sed -n '/^## One GPU/,$p' "$results"; fi
 } >"$scratch/results.md"
 mv "$scratch/results.md" "$results"

@@ -88,3 +88,33 @@ def test_configuration_of_a_real_gpu_is_the_30b_student(gpu):
     assert gpu.Model.of(config) == gpu.Model()
     assert config.rope_parameters["rope_theta"] == 1e7 and config.norm_topk_prob
     assert sum(p.numel() for p in empty_model(config).parameters()) == gpu.Model().parameters == 30_532_122_624
+
+
+def test_outcomes_of_paths(gpu, tmp_path):
+    """Commands that need no GPU stand for the list's; on a machine without one, none of those is run."""
+    import gpu_paths
+    from gpu_paths import GpuPath, walk
+
+    def found(command, seconds=60, gpus=1, **settings):
+        return walk(GpuPath("it", command, **settings), str(tmp_path), seconds, gpus).found
+
+    assert found("python --version", says="Python 3") == "as it must"
+    assert found("python -c exit(3)", exit_code=3) == "as it must"
+    assert found("python -c exit(3)") == "exit code 3 instead of 0"
+    assert found("python --version", says="Python 2") == "does not say 'Python 2'"
+    assert found("touch OUT/here") == "as it must" and (tmp_path / "here").exists()
+    assert found("sleep 5", seconds=0.1) == "not finished after 0 s"
+    assert found("sleep 5", seconds=0) == "not reached"
+    assert found("python --version", libraries=("json", "no_such_library")) == "not there: no_such_library"
+    assert found("python --version", gpus=1) == "as it must"
+    assert walk(GpuPath("it", "python --version", gpus=2), str(tmp_path), 9, 1).found == "not there: 2 GPUs"
+    assert found("env", says="FAKE_GPUS=8", environment={"FAKE_GPUS": "8"}) == "as it must"
+    outcomes = [gpu_paths.Outcome("it", text, 1.0, "") for text in ("as it must", "not there: vllm", "not reached")]
+    assert not gpu_paths.failed(outcomes)
+    assert gpu_paths.failed([*outcomes, gpu_paths.Outcome("it", "exit code 1 instead of 0", 1.0, "")])
+    for path in gpu_paths.PATHS:
+        named = [word for word in path.command.split() if word.endswith((".py", ".sh", ".txt"))]
+        assert named and all((ROOT / word).is_file() for word in named), path.command
+    if gpu_paths.count_gpus() == 0:
+        result = python("benchmarks/gpu_paths.py")
+        assert {one["found"][:9] for one in last_json(result)["gpu_paths"]} == {"not there"}

@@ -105,7 +105,10 @@ def test_training_refuses_a_bad_file(content, named, pair, tmp_path):
 BAD_FOR_TRAINER = {
     "not installed": (["--optim", "adamw_bnb_8bit"], "You need to install `bitsandbytes`"),
     "nothing to evaluate": (["--eval_strategy", "steps", "--eval_steps", "5"], "you didn't pass an `eval_dataset`"),
-    "another schedule": (["--lr_scheduler_type", "linear"], "unexpected keyword argument 'min_lr_rate'"),
+    "a schedule without its value": (
+        ["--lr_scheduler_type", "polynomial", "--lr_scheduler_kwargs", '{"end": 1}'],
+        "'end'",
+    ),
     "unknown token": (["--eos_token", "nope"], "The specified `eos_token` ('nope') is not found"),
 }
 

@@ -163,6 +163,14 @@ def test_dense_student_is_trained_on_all_linear_layers_but_the_head():
         lora_config(empty_model(config), 4, 4, target="q_proj,gate")
 
 
+def test_only_the_default_schedule_has_a_lowest_rate(tmp_path):
+    """Which the other schedules do not know; old runs recorded it as it is here."""
+    common = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False}
+    assert str(TrainArguments(**common).lr_scheduler_kwargs) == "{'min_lr_rate': 0.1}"
+    assert TrainArguments(**common, lr_scheduler_kwargs='{"min_lr": 1e-6}').lr_scheduler_kwargs == {"min_lr": 1e-6}
+    assert not TrainArguments(**common, lr_scheduler_type="linear").lr_scheduler_kwargs
+
+
 def test_dropout_on_experts_is_refused():
     model = empty_model(Qwen3MoeConfig(**QWEN3_30B | {"num_hidden_layers": 1}))
     with pytest.raises(ValueError, match="--lora_dropout 0.1: PEFT has none for fused experts"):
