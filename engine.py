@@ -21,7 +21,7 @@ from system import driver_problem, nvidia_driver
 
 log = logging.getLogger("engine")
 WINDOW = 512  # requests handed to the engine at a time, at least; memory stays constant
-LOOKED_AT = 64  # tokens after which a running request is looked at, for a loop
+LOOKED_AT = 128  # tokens after which a running request is looked at, for a loop
 
 # seconds that the engine's processes have to end; with several GPUs vLLM gives its workers 9 before it kills them
 GRACE = 10
