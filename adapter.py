@@ -22,8 +22,8 @@ class Serving:
 
     served_as: str  # LORA or MERGED, as the report says it
     engine_settings: dict  # vLLM's, for LORA
-    copy_dtype: str  # of the weights of a merged copy
-    copy_bytes: int  # what its weights take on disk
+    copy_dtype: str = ""  # of the weights of a merged copy
+    copy_bytes: int = 0  # what its weights take on disk
     instead_of: str = ""  # why another way was given up for this one
 
 
@@ -49,19 +49,18 @@ def plan_serving(
     if choice == "lora" and max_lora_rank is None:
         raise ValueError(f"{adapter}: rank {rank} is beyond vLLM's {MAX_RANKS[-1]}; pass --serve_adapter merged")
 
-    served_in = engine_arguments(student_model, engine_flags, tensor_parallel_size=tensor_parallel_size).dtype
-    copy_dtype = "float32" if served_in == "float32" else "bfloat16"
-    copy_bytes = weight_bytes(base, copy_dtype)
     has_experts = bool(config.get("target_parameters"))
     lora_settings = {
         "enable_lora": True,
         "max_lora_rank": max_lora_rank,
         "enable_mixed_moe_lora_format": has_experts,
     }
-    lora = Serving(LORA, lora_settings, copy_dtype, copy_bytes)
-    merged = Serving(MERGED, {}, copy_dtype, copy_bytes)
+    lora = Serving(LORA, lora_settings)
     if choice == "lora":
         return [lora]
+    served_in = engine_arguments(student_model, engine_flags, tensor_parallel_size=tensor_parallel_size).dtype
+    copy_dtype = "float32" if served_in == "float32" else "bfloat16"
+    merged = Serving(MERGED, {}, copy_dtype, weight_bytes(base, copy_dtype))
     student_has_experts = getattr(base.get_text_config(), "num_experts_per_tok", None)
     experts_on_cpu = current_platform.is_cpu() and student_has_experts  # vLLM has no LoRA for them there
     if choice == "merged" or experts_on_cpu or max_lora_rank is None:

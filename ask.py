@@ -17,7 +17,7 @@ from pathlib import Path
 from adapter import LORA, MERGED, Serving, check_room, compare_with_peft, disagreement
 from apart import Apart
 from create_data import ROOT
-from engine import EngineFailed, Stream, engine_arguments, start_engine, stop_engine
+from engine import EngineFailed, Stream, engine_arguments, start_engine, stop_engine, why_ended
 from merge_adapter import merge
 from report import TITLES
 from scored import Scored
@@ -188,6 +188,8 @@ def run_model(systems: list[System], serving: Serving | None, asking: Asking) ->
         merge(asking.adapter, asking.merged, serving.copy_dtype, model)
         model = asking.merged
     engine = start_engine(engine_arguments(model, asking.engine_flags, **settings))
+    from vllm.v1.engine.exceptions import EngineDeadError
+
     try:
         if model == asking.merged:
             shutil.rmtree(asking.merged)  # vLLM has read it
@@ -206,6 +208,8 @@ def run_model(systems: list[System], serving: Serving | None, asking: Asking) ->
             if asking.scored:
                 asking.scored.write(system.name, results[system.name])
         return results
+    except EngineDeadError:
+        raise RuntimeError(why_ended(engine)) from None
     finally:
         stop_engine(engine)
 

@@ -124,6 +124,7 @@ def start_engine(engine_args):
         with engine_log.named_to_children():
             engine = LLMEngine.from_engine_args(engine_args, usage_context=UsageContext.LLM_CLASS)
     except (ValueError, OSError) as error:  # an argument or a file that vLLM refuses before it starts a process
+        engine_log.pass_on_everything()
         engine_log.close()
         raise EngineFailed(one_line(error)) from error
     except Exception as error:

@@ -11,6 +11,8 @@ import argparse
 import contextlib
 import json
 import logging
+import multiprocessing
+import signal
 import sys
 import time
 from datetime import UTC, datetime
@@ -232,9 +234,19 @@ def shown_summary(metrics: dict, seconds: float) -> dict:
     return {**summary, "rows": metrics["rows"], "seconds": round(seconds, 1)}
 
 
+def stop(number, _):
+    """End at a signal, and with us the processes of the systems; what was scored is kept."""
+    for process in multiprocessing.active_children():
+        process.kill()  # its engine ends with it
+    log.error("evaluate.py: stopped; what was scored is kept, the same command goes on from there")
+    sys.exit(128 + number)
+
+
 def main() -> int:
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     args, engine_flags = parse_args()
     start, results = time.perf_counter(), {}
     with contextlib.ExitStack() as at_end:
@@ -254,7 +266,7 @@ def main() -> int:
                 student = (args.serve_adapter, args.adapter, args.student_model)
                 ways = process.call(plan_serving, *student, engine_flags, args.tensor_parallel_size)
                 check_plan(ways, unfinished.folder)
-        except (ValueError, KeyError, OSError) as error:
+        except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
             print(f"evaluate.py: {one_line(error)}", file=sys.stderr)
             return 2
 

@@ -15,6 +15,8 @@ from accelerate import init_empty_weights
 from transformers import AutoConfig, AutoModelForCausalLM
 
 log = logging.getLogger("train_sft_trl")
+# names how many processes a wrapper will start on this machine, to the one that checks
+TO_LAUNCH = "LAUNCH_PROCESSES"
 ALL_GPUS = "train_trl_multi_gpu.sh and train_trl_fsdp.sh use all"
 
 
@@ -43,13 +45,24 @@ def choose_gpus(processes: int = 1) -> None:
 def empty_model(config, dtype: torch.dtype | None = None):
     """The student without weights: parameters have a shape and a type, but no memory; buffers are real.
 
-    Buffers, such as the frequencies of rotary embeddings, are in no checkpoint, so accelerate keeps each
+    Buffers such as the frequencies of rotary embeddings are in no checkpoint, so accelerate keeps each
     rank's own.
     """
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.tie_weights()  # accelerate replaces each parameter, one that two modules share too
     return model
+
+
+def check_types(model, dtype: torch.dtype) -> None:
+    """Raise ValueError if transformers loads some parameters in another type than `dtype`.
+
+    Only rank 0 loads them under FSDP, and what it sends would not fit the other ranks' parameters.
+    """
+    others = model._get_dtype_plan(dtype)
+    if others:
+        names = ", ".join(others)
+        raise ValueError(f"{model.config.model_type}: {names} stay in float32, which FSDP cannot share out; use DDP")
 
 
 def load_student(model_name: str, dtype: torch.dtype, device: torch.device, rank: int, fsdp: bool, broadcast: bool):

@@ -35,7 +35,7 @@ from trl import SFTConfig, TrlParser
 from hub import PushError, Repository, open_repository, push
 from journal import end_with_parent
 from lora_trainer import LoraTrainer
-from student_loading import allocate_trained, choose_gpus, empty_model, load_student
+from student_loading import TO_LAUNCH, allocate_trained, check_types, choose_gpus, empty_model, load_student
 from student_ops import attend_within_rows
 from system import driver_problem, nvidia_driver
 from task import check_model, encode, read_chat
@@ -43,6 +43,8 @@ from training_run import CompleteCheckpoint, is_finished, prepare_output, steps_
 
 log = logging.getLogger("train_sft_trl")
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+# the schedules that take a lowest rate, or ignore it: runs of all of them were begun with it
+KNOW_LOWEST_RATE = ["cosine_with_min_lr", "cosine_warmup_with_min_lr", "constant", "constant_with_warmup"]
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]  # fused parameters in transformers 5
 
 
@@ -123,22 +125,20 @@ class TrainArguments(SFTConfig):
     save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints kept"})
     # with FSDP the others wait while rank 0 reads the student, or downloads it
     ddp_timeout: int = field(default=7200, metadata={"help": "seconds that a process waits for the others"})
-    launch_processes: int = field(
-        default=1, metadata={"help": "with --check_only: processes that will be started on this machine"}
-    )
 
     def __post_init__(self):
+        processes = int(os.environ.get(TO_LAUNCH, 1))
         if not self.use_cpu:
             problem = driver_problem(torch.version.cuda, nvidia_driver())
             if problem:
                 raise ValueError(problem)
-            choose_gpus(self.launch_processes)
+            choose_gpus(processes)
         if self.report_to != "none" and not find_spec(self.report_to):
             raise ValueError(f"--report_to {self.report_to}: not installed; pip install {self.report_to}")
-        if self.lr_scheduler_type == "cosine_with_min_lr" and self.lr_scheduler_kwargs is None:
+        if self.lr_scheduler_type in KNOW_LOWEST_RATE and self.lr_scheduler_kwargs is None:
             self.lr_scheduler_kwargs = {"min_lr_rate": 0.1}
         super().__post_init__()
-        if self.n_gpu > 1 and self.launch_processes == 1:  # CUDA was initialised before choose_gpus()
+        if self.n_gpu > 1 and processes == 1:  # CUDA was initialised before choose_gpus()
             raise ValueError(f"{self.n_gpu} GPUs are visible to one process; set CUDA_VISIBLE_DEVICES=0")
 
 
@@ -286,7 +286,7 @@ def check_trainer(script, args, tokenizer, lora, empty, rows: list[dict], eval_r
     args.push_to_hub = False
     args.chat_template_path = None  # its tokens would need weights to be added to
     empty.hf_device_map = {"": "meta"}  # where Trainer then leaves it
-    optimizer = torch.optim.SGD([torch.zeros(1)])
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate)
     with TemporaryDirectory() as folder, warnings.catch_warnings(), torch.device("meta"):
         args.output_dir = folder
         warnings.simplefilter("ignore")  # they come again with the student
@@ -343,6 +343,8 @@ def main() -> int:
         eval_rows = load_rows(script.eval_file, tokenizer, args.max_length) if script.eval_file else None
         empty, ranks = empty_model(config), (script.lora_rank, script.lora_alpha, script.lora_expert_rank)
         lora = lora_config(empty, *ranks, script.lora_target, script.lora_dropout)
+        if is_fsdp_enabled():
+            check_types(empty, torch.bfloat16 if args.bf16 else torch.float32)
         if args.parallel_mode != ParallelMode.DISTRIBUTED:  # a launch has been checked by one process
             check_trainer(script, args, tokenizer, lora, empty, rows, eval_rows)
         repository = None
@@ -356,7 +358,8 @@ def main() -> int:
     if script.check_only:
         return 0
     output_dir = Path(args.output_dir)
-    if is_finished(output_dir):  # prepare_output lets it pass for --push_to_hub alone
+    # prepare_output lets it pass for --push_to_hub alone; a network's file system may still show what it deleted
+    if is_finished(output_dir) and not script.overwrite:
         code = 0
         if args.process_index == 0:
             summary = json.loads((output_dir / "results.json").read_text())

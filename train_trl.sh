@@ -29,7 +29,7 @@ if [ "$processes" -eq 1 ] && [ -z "${ACCELERATE_CONFIG:-}" ]; then
   exec python "$script" "${args[@]}" "$@" # one process needs no launcher, and keeps the script's exit code
 fi
 # one process says what is wrong, in one line, before many start
-python "$script" "${args[@]}" "$@" --check_only true --launch_processes "$((processes / ${NUM_MACHINES:-1}))"
+LAUNCH_PROCESSES=$((processes / ${NUM_MACHINES:-1})) python "$script" "${args[@]}" "$@" --check_only true
 exec accelerate launch --quiet \
   --config_file "${ACCELERATE_CONFIG:-$here/accelerate_configs/single_gpu.yaml}" \
   --num_processes "$processes" \

@@ -4,8 +4,10 @@ A dense student with random weights, which is made here in seconds: no test need
 """
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from conftest import ROOT, python, read_jsonl
+from conftest import ROOT, assert_gone, descendants, python, read_jsonl
 from merge_adapter import merge
 from scored import MARK
 
@@ -152,6 +154,34 @@ def test_an_adapter_that_vllm_refuses_is_evaluated_as_a_merged_copy(student, ref
     metrics = json.loads((student / "dora" / "report" / "metrics.json").read_text())
     assert (metrics["served_as"], metrics["instead_of"]) == ("a merged copy", problem)
     assert metrics["check"]["differ"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "Ctrl-C"])
+def test_a_stopped_run_leaves_neither_copy_nor_process(student, tmp_path, number, code):
+    command = [
+        *flags(student, "head", "student"),
+        "--serve_adapter",
+        "merged",
+        "--report_dir",
+        str(tmp_path / "report"),
+    ]
+    line = [sys.executable, str(ROOT / "evaluate.py"), *command]
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, cwd="/", start_new_session=True)
+    end = time.monotonic() + 120
+    while not (tmp_path / "report" / "unfinished" / "merged").exists():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.02)
+    children = descendants(process)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert stderr.splitlines()[-1] == (
+        "evaluate.py: stopped; what was scored is kept, the same command goes on from there"
+    )
+    assert children
+    assert_gone(children)
+    assert not (tmp_path / "report").exists()
 
 
 def test_merging_never_starts_cuda(student, tmp_path, monkeypatch):

@@ -444,6 +444,24 @@ def test_wrapper_shares_the_gpus_out(tmp_path):
     assert last.split()[2:] == ["--tensor_parallel_size", "4", "--limit", "9"]
 
 
+def test_one_instance_writes_the_output_itself(tmp_path):
+    """As four GPUs are told to do it; a second call would find a finished output."""
+    variables = {"INSTANCES": "1", "GPUS_PER_INSTANCE": "4", "CUDA_VISIBLE_DEVICES": "4,5,6,7"}
+    environment = gpu_machine(tmp_path, 8) | variables | {"LOG_DIR": str(tmp_path / "logs")}
+    (tmp_path / "python").write_text('#!/bin/sh\nprintf "%s %s\\n" "$CUDA_VISIBLE_DEVICES" "$*"\n')
+    (tmp_path / "python").chmod(0o755)
+    [called] = run("bash", ROOT / "create_data_h100x8.sh", "--limit", 9, env=environment).stdout.splitlines()
+    assert called.split()[0] == "4,5,6,7" and "--shard" not in called
+    assert called.endswith("--tensor_parallel_size 4 --limit 9")
+
+
+def test_wrapper_says_that_nvidia_smi_fails(tmp_path):
+    environment = gpu_machine(tmp_path, 8)
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho No devices were found\nexit 6\n")
+    said = run("bash", ROOT / "create_data_h100x8.sh", env=environment, code=2).stderr
+    assert said == "nvidia-smi fails: No devices were found\n"
+
+
 def gpu_machine(folder, gpus):
     """An environment in which nvidia-smi lists so many GPUs."""
     numbers = "\\n".join(map(str, range(gpus)))

@@ -8,7 +8,7 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3MoeConfig
 
 from conftest import ROOT, STUDENT, last_json, python, run
-from student_loading import allocate_trained, choose_gpus, empty_model, load_student
+from student_loading import allocate_trained, check_types, choose_gpus, empty_model, load_student
 from train_sft_trl import lora_config
 
 GPUS = 8
@@ -93,6 +93,17 @@ def test_other_ranks_hold_the_student_without_weights(tied, tmp_path):
     # without FSDP the weights go straight to the device; meta takes the place of a GPU
     placed = load_student(str(tmp_path), torch.bfloat16, torch.device("meta"), 1, False, False)
     assert all(p.is_meta for p in placed.parameters())
+
+
+def test_a_student_of_several_types_is_refused_for_fsdp():
+    """As some architectures keep their routers in fp32; here Llama's norms, for no small model of such is at hand."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = empty_model(LlamaConfig(**sizes, vocab_size=99))
+    check_types(model, torch.bfloat16)
+    model._keep_in_fp32_modules_strict = {"input_layernorm"}
+    check_types(model, torch.float32)
+    with pytest.raises(ValueError, match="llama: input_layernorm stay in float32, which FSDP cannot share out; use"):
+        check_types(model, torch.bfloat16)
 
 
 def test_trained_parameters_of_other_ranks_have_addresses_of_their_own():
