@@ -7,7 +7,7 @@ import multiprocessing
 import traceback
 from concurrent.futures import ProcessPoolExecutor
 
-from engine import EngineFailed, one_line
+from engine import EngineFailed, one_line, quiet_resource_tracker
 
 
 class Apart:
@@ -24,6 +24,7 @@ class Apart:
     def call(self, function, *arguments):
         """Call a function there, in the process that is there or a new one; raises what it raises."""
         if self.pool is None:
+            quiet_resource_tracker()  # which is ours, for all processes below us
             self.pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
         return self.pool.submit(function, *arguments).result()
 

@@ -26,6 +26,7 @@ LOOKED_AT = 128  # tokens after which a running request is looked at, for a loop
 # seconds that the engine's processes have to end; with several GPUs vLLM gives its workers 9 before it kills them
 GRACE = 10
 CUDA_DIRECTORY = "/usr/local/cuda"  # where FlashInfer looks for the compiler if nothing else names one
+QUIET_TRACKER = "ignore:resource_tracker"  # as python -W takes it
 CANNOT_START = "the engine cannot start"
 SILENT_END = "one of its processes ended without saying why, as when the kernel kills it because memory ran out"
 
@@ -51,8 +52,7 @@ def engine_arguments(model_name: str, engine_flags: list[str] = (), **settings):
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     # else each guarded request starts a thread to compile its expression again; create_data.py has checked the task's
     os.environ.setdefault("VLLM_REGEX_COMPILATION_TIMEOUT_S", "0")
-    # else Python says, after our last line, what it tidies up behind a failed start
-    sys.warnoptions.append("ignore:resource_tracker")
+    quiet_resource_tracker()
     logging.getLogger("vllm.triton_utils").setLevel(logging.ERROR)  # a CPU has none, which is no news
     import torch
     from vllm import EngineArgs
@@ -87,6 +87,12 @@ def engine_arguments(model_name: str, engine_flags: list[str] = (), **settings):
             # in this process an engine starts in half of the time, and no core waits for another process
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     return engine_args
+
+
+def quiet_resource_tracker() -> None:
+    """To be called before Python starts its tracker, which would say at the end what it tidies up behind an engine."""
+    if QUIET_TRACKER not in sys.warnoptions:
+        sys.warnoptions.append(QUIET_TRACKER)
 
 
 def find_nvcc() -> str | None:

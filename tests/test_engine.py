@@ -18,7 +18,8 @@ from conftest import ROOT, SENTENCES, STUDENT, TEACHER, assert_gone, descendants
 from engine import EngineFailed, engine_arguments, find_nvcc
 
 # On a CPU the engine runs in the script's own process unless this says otherwise; on a GPU it has one of its own.
-APART = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+# TRL, which other tests import, lets vLLM be silent below errors, in the processes that we start too.
+APART = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 # GiB that only the engine's processes compare with the machine's memory
 TOO_LARGE = {**APART, "VLLM_CPU_KVCACHE_SPACE": "4000"}
 
@@ -117,6 +118,7 @@ def test_an_engine_that_cannot_start(pair, tmp_path, script):
     assert len(reasons) == 1 and reasons[0].startswith(f"{script}: "), result.stderr
     assert "is less than requested memory for kv (4000.0 GiB)" in reasons[0]
     assert "Traceback" not in result.stderr and " ERROR " not in result.stderr and result.stdout == ""
+    assert "leaked" not in result.stderr
     assert "libtcmalloc is not found" in result.stderr  # a worker's warning from before
     log_file = Path(re.search(r"\(its log: (.+)\)$", reasons[0])[1])
     log = log_file.read_text()
