@@ -98,7 +98,7 @@ def score_systems(
         if missing:
             announce(missing)
             names = [system.name for system in missing]
-            results.update(run_apart(process, str(names), run_model, missing, None, asking))
+            results.update(run_apart(process, ", ".join(names), run_model, missing, None, asking))
     student = systems[-1] if systems else None
     if student and student.name == "student":  # it is always the last one
         known = taken_over.get("student")
@@ -142,11 +142,11 @@ def serve_student(process: Apart, student: System, serving: Serving, asking: Ask
     try:
         if serving.served_as == MERGED:
             check_room(Path(asking.merged).parent, serving.copy_bytes)  # hours may have passed since the start
-        return run_apart(process, "['student']", run_model, [student], serving, asking)["student"]
+        return run_apart(process, student.name, run_model, [student], serving, asking)["student"]
     except SystemFailed as error:
-        raise AdapterFailed("['student']", error.reason, exit_code=error.exit_code) from None
+        raise AdapterFailed(student.name, error.reason, exit_code=error.exit_code) from None
     except ValueError as no_room:
-        raise AdapterFailed("['student']", f"failed: {no_room}") from None
+        raise AdapterFailed(student.name, f"failed: {no_room}") from None
 
 
 def check_student(process: Apart, student: System, asking: Asking, result: dict) -> dict | None:

@@ -110,7 +110,7 @@ def test_same_command_goes_on_where_a_system_failed(student, refused):
     failed = python("evaluate.py", *command, code=1)
     assert "going on with a merged copy" in failed.stderr and failed.stdout == ""
     last = failed.stderr.strip().splitlines()[-1]
-    assert last.startswith("evaluate.py: ['student'] failed with ")
+    assert last.startswith("evaluate.py: student failed with ")
     assert last.endswith("; what was scored is kept (base student, no prompt), the same command goes on from there")
     assert {path.name for path in report.iterdir()} == {"unfinished"}
     unfinished = report / "unfinished"

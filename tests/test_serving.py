@@ -221,5 +221,5 @@ def test_a_student_that_is_served_differently_from_peft_fails(dense):
     assert re.search(r"served as LoRA in vLLM gives other tokens than PEFT on . of 8 rows", result.stderr)
     assert result.stdout == "" and not (adapter / "other").exists()
     result = python("evaluate.py", *flags, "--hf_overrides", '{"rms_norm_eps": "x"}', code=2)  # vLLM's own error
-    assert "evaluate.py: student: the engine cannot start: " in result.stderr
+    assert "evaluate.py: student failed: the engine cannot start: " in result.stderr
     assert "rms_norm_eps" in result.stderr.splitlines()[-1]
