@@ -11,12 +11,17 @@ import logging
 import os
 
 import torch
+import yaml
 from accelerate import init_empty_weights
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import DistributedType, parse_flag_from_env, str_to_bool
 from transformers import AutoConfig, AutoModelForCausalLM
 
 log = logging.getLogger("train_sft_trl")
-# names how many processes a wrapper will start on this machine, to the one that checks
+# A wrapper names to the one process that checks how many it will start on this machine, and the file of accelerate's
+# settings that it will start them with.
 TO_LAUNCH = "LAUNCH_PROCESSES"
+LAUNCH_CONFIG = "ACCELERATE_CONFIG"
 ALL_GPUS = "train_trl_multi_gpu.sh and train_trl_fsdp.sh use all"
 
 
@@ -52,6 +57,38 @@ def empty_model(config, dtype: torch.dtype | None = None):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.tie_weights()  # accelerate replaces each parameter, one that two modules share too
     return model
+
+
+def fsdp_settings() -> dict[str, str]:
+    """accelerate's settings of FSDP, named as in the environment of a launched process; empty without FSDP.
+
+    The process that checks before a launch reads them from the file that the launcher will read. Raises OSError
+    or ValueError if there is no such file, or if accelerate cannot read it.
+    """
+    if parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        return {name: value for name, value in os.environ.items() if name.startswith("FSDP_")}
+    path = os.environ.get(LAUNCH_CONFIG)
+    if not path or TO_LAUNCH not in os.environ:
+        return {}
+    try:
+        config = load_config_from_file(path)
+    except (yaml.YAMLError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path}: not a configuration of accelerate; see accelerate_configs/fsdp.yaml") from error
+    if config.distributed_type != DistributedType.FSDP:
+        return {}
+    return {name.upper(): str(value) for name, value in config.fsdp_config.items()}
+
+
+def check_fsdp(settings: dict[str, str], save_only_model: bool, load_best_model_at_end: bool) -> None:
+    """Raise ValueError for `settings` that would end the run, or save no adapter, after the student was loaded."""
+    if settings.get("FSDP_VERSION") != "2":
+        raise ValueError("fsdp_version: LoRA on experts needs 2, as in accelerate_configs/fsdp.yaml")
+    if str_to_bool(settings.get("FSDP_ACTIVATION_CHECKPOINTING", "false")):
+        raise ValueError("fsdp_activation_checkpointing: true saves an empty adapter; use --gradient_checkpointing")
+    if settings.get("FSDP_STATE_DICT_TYPE", "FULL_STATE_DICT") != "FULL_STATE_DICT":
+        raise ValueError("fsdp_state_dict_type: only FULL_STATE_DICT saves an adapter")
+    if save_only_model and load_best_model_at_end:
+        raise ValueError("--save_only_model with --load_best_model_at_end: FSDP has nothing to load; leave one out")
 
 
 def check_types(model, dtype: torch.dtype) -> None:

@@ -35,7 +35,16 @@ from trl import SFTConfig, TrlParser
 from hub import PushError, Repository, open_repository, push
 from journal import end_with_parent
 from lora_trainer import LoraTrainer
-from student_loading import TO_LAUNCH, allocate_trained, check_types, choose_gpus, empty_model, load_student
+from student_loading import (
+    TO_LAUNCH,
+    allocate_trained,
+    check_fsdp,
+    check_types,
+    choose_gpus,
+    empty_model,
+    fsdp_settings,
+    load_student,
+)
 from student_ops import attend_within_rows
 from system import driver_problem, nvidia_driver
 from task import check_model, encode, read_chat
@@ -133,6 +142,8 @@ class TrainArguments(SFTConfig):
             if problem:
                 raise ValueError(problem)
             choose_gpus(processes)
+        if self.chat_template_path:
+            raise ValueError("--chat_template_path: the student keeps its own template, with which it will be served")
         if self.report_to != "none" and not find_spec(self.report_to):
             raise ValueError(f"--report_to {self.report_to}: not installed; pip install {self.report_to}")
         if self.lr_scheduler_type in KNOW_LOWEST_RATE and self.lr_scheduler_kwargs is None:
@@ -284,7 +295,6 @@ def check_trainer(script, args, tokenizer, lora, empty, rows: list[dict], eval_r
         first_eval_rows = first_rows
         script.eval_fraction = 0
     args.push_to_hub = False
-    args.chat_template_path = None  # its tokens would need weights to be added to
     empty.hf_device_map = {"": "meta"}  # where Trainer then leaves it
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate)
     with TemporaryDirectory() as folder, warnings.catch_warnings(), torch.device("meta"):
@@ -343,7 +353,9 @@ def main() -> int:
         eval_rows = load_rows(script.eval_file, tokenizer, args.max_length) if script.eval_file else None
         empty, ranks = empty_model(config), (script.lora_rank, script.lora_alpha, script.lora_expert_rank)
         lora = lora_config(empty, *ranks, script.lora_target, script.lora_dropout)
-        if is_fsdp_enabled():
+        fsdp = fsdp_settings()
+        if fsdp:
+            check_fsdp(fsdp, args.save_only_model, args.load_best_model_at_end)
             check_types(empty, torch.bfloat16 if args.bf16 else torch.float32)
         if args.parallel_mode != ParallelMode.DISTRIBUTED:  # a launch has been checked by one process
             check_trainer(script, args, tokenizer, lora, empty, rows, eval_rows)

@@ -6,10 +6,15 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 script=${TRAIN_SCRIPT:-$here/train_sft_trl.py}
+machines=${NUM_MACHINES:-1}
 processes=${NUM_PROCESSES:-1} # over all machines; all: one for each visible GPU
-if [ "$processes" = all ]; then
-  gpus=$(python -c 'import torch; print(max(1, torch.cuda.device_count()))')
-  processes=$((gpus * ${NUM_MACHINES:-1}))
+number='^[1-9][0-9]*$'
+if [ "$processes" = all ] && [[ $machines =~ $number ]]; then
+  processes=$(($(python -c 'import torch; print(max(1, torch.cuda.device_count()))') * machines))
+fi
+if ! [[ $machines =~ $number && $processes =~ $number ]] || ((processes % machines)); then
+  echo "train_trl.sh: NUM_PROCESSES=$processes cannot be shared out equally to NUM_MACHINES=$machines" >&2
+  exit 2
 fi
 
 args=()
@@ -20,21 +25,16 @@ for name in model_name output_dir train_file; do
 done
 if [ -n "${MAX_LENGTH:-}" ]; then
   batch=${BATCH_PER_GPU:-$((processes < 16 ? 16 / processes : 1))}
-  accumulation=$((16 / (batch * processes)))
-  args+=(--per_device_train_batch_size "$batch" --max_length "$MAX_LENGTH")
-  args+=(--gradient_accumulation_steps "$((accumulation > 0 ? accumulation : 1))")
+  steps=$((batch * processes < 16 ? 16 / (batch * processes) : 1))
+  args+=(--max_length "$MAX_LENGTH" --per_device_train_batch_size "$batch" --gradient_accumulation_steps "$steps")
 fi
 
 if [ "$processes" -eq 1 ] && [ -z "${ACCELERATE_CONFIG:-}" ]; then
   exec python "$script" "${args[@]}" "$@" # one process needs no launcher, and keeps the script's exit code
 fi
 # one process says what is wrong, in one line, before many start
-LAUNCH_PROCESSES=$((processes / ${NUM_MACHINES:-1})) python "$script" "${args[@]}" "$@" --check_only true
-exec accelerate launch --quiet \
-  --config_file "${ACCELERATE_CONFIG:-$here/accelerate_configs/single_gpu.yaml}" \
-  --num_processes "$processes" \
-  --num_machines "${NUM_MACHINES:-1}" \
-  --machine_rank "${MACHINE_RANK:-0}" \
-  --main_process_ip "${MAIN_PROCESS_IP:-127.0.0.1}" \
-  --main_process_port "${MAIN_PROCESS_PORT:-0}" \
+LAUNCH_PROCESSES=$((processes / machines)) python "$script" "${args[@]}" "$@" --check_only true
+exec accelerate launch --quiet --config_file "${ACCELERATE_CONFIG:-$here/accelerate_configs/single_gpu.yaml}" \
+  --num_processes "$processes" --num_machines "$machines" --machine_rank "${MACHINE_RANK:-0}" \
+  --main_process_ip "${MAIN_PROCESS_IP:-127.0.0.1}" --main_process_port "${MAIN_PROCESS_PORT:-0}" \
   "$script" "${args[@]}" "$@"

@@ -4,13 +4,26 @@ import os
 
 import pytest
 import torch
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3MoeConfig
 
 from conftest import ROOT, STUDENT, last_json, python, run
-from student_loading import allocate_trained, check_types, choose_gpus, empty_model, load_student
+from student_loading import (
+    LAUNCH_CONFIG,
+    TO_LAUNCH,
+    allocate_trained,
+    check_fsdp,
+    check_types,
+    choose_gpus,
+    empty_model,
+    fsdp_settings,
+    load_student,
+)
 from train_sft_trl import lora_config
 
+CONFIGS = ROOT / "accelerate_configs"
 GPUS = 8
 UUIDS = [f"GPU-{number:08d}" for number in range(GPUS)]
 
@@ -106,6 +119,60 @@ def test_a_student_of_several_types_is_refused_for_fsdp():
         check_types(model, torch.bfloat16)
 
 
+@pytest.fixture
+def before_a_launch(monkeypatch):
+    """As in the one process that checks before train_trl_fsdp.sh starts the others."""
+    monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
+    monkeypatch.setenv(TO_LAUNCH, "8")
+    monkeypatch.setenv(LAUNCH_CONFIG, str(CONFIGS / "fsdp.yaml"))
+    return monkeypatch
+
+
+def test_settings_of_fsdp_are_those_that_accelerate_gives_to_its_processes(before_a_launch):
+    read = fsdp_settings()
+    arguments = launch_command_parser().parse_args(["--config_file", str(CONFIGS / "fsdp.yaml"), "script.py"])
+    given = prepare_multi_gpu_env(_validate_launch_command(arguments)[0])
+    before_a_launch.setenv("ACCELERATE_USE_FSDP", "true")
+    for name, value in given.items():
+        before_a_launch.setenv(name, value)
+    launched = fsdp_settings()
+    assert len(read) == 7
+    assert {name: launched[name].lower() for name in read} == {name: value.lower() for name, value in read.items()}
+    for settings in (read, launched):
+        check_fsdp(settings, save_only_model=True, load_best_model_at_end=False)
+
+
+def test_no_settings_of_fsdp_without_it(before_a_launch):
+    before_a_launch.setenv(LAUNCH_CONFIG, str(CONFIGS / "ddp.yaml"))
+    assert fsdp_settings() == {}
+    before_a_launch.setenv(LAUNCH_CONFIG, str(CONFIGS / "fsdp.yaml"))
+    before_a_launch.delenv(TO_LAUNCH)
+    assert fsdp_settings() == {}
+
+
+@pytest.mark.parametrize("text", ["- 1", "a: [", "", "nonsense: 1"])
+def test_what_accelerate_cannot_read_is_refused(text, before_a_launch, tmp_path):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    before_a_launch.setenv(LAUNCH_CONFIG, str(path))
+    with pytest.raises(ValueError):
+        fsdp_settings()
+
+
+FSDP_REFUSED = {
+    "FSDP_VERSION": ("1", "fsdp_version: LoRA on experts needs 2"),
+    "FSDP_ACTIVATION_CHECKPOINTING": ("true", "fsdp_activation_checkpointing: true saves an empty adapter"),
+    "FSDP_STATE_DICT_TYPE": ("SHARDED_STATE_DICT", "fsdp_state_dict_type: only FULL_STATE_DICT saves an adapter"),
+}
+
+
+@pytest.mark.parametrize("name", FSDP_REFUSED)
+def test_settings_of_fsdp_that_would_save_nothing_are_refused(name, before_a_launch):
+    value, message = FSDP_REFUSED[name]
+    with pytest.raises(ValueError, match=message):
+        check_fsdp({**fsdp_settings(), name: value}, save_only_model=False, load_best_model_at_end=False)
+
+
 def test_trained_parameters_of_other_ranks_have_addresses_of_their_own():
     """By which accelerate finds them in the optimizer; a rank where they had none would not train."""
     sizes = {"hidden_size": 32, "moe_intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -127,13 +194,13 @@ def test_rank_0_alone_holds_the_student_on_the_host():
     assert 0.5 < first["copies"] <= 1.1 and other["copies"] <= 0.1, found
 
 
-def on_paper(wrapper, gpus, tmp_path, train_file, code=0, **environment):
+def on_paper(wrapper, gpus, tmp_path, train_file, *more, code=0, **environment):
     """A wrapper on a box with GPUs on paper and a launcher that only says that it was called."""
     launcher = tmp_path / "accelerate"
     launcher.write_text('#!/bin/sh\necho "launched $*"\n')
     launcher.chmod(0o755)
     paths = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TRAIN_SCRIPT": str(ROOT / "tests" / "fake_gpus.py")}
-    flags = [STUDENT, tmp_path / "out", train_file, "--check_only", "true"]
+    flags = [STUDENT, tmp_path / "out", train_file, "--check_only", "true", *more]
     everything = {**os.environ, **paths, "FAKE_GPUS": str(gpus), **environment}
     return run("bash", ROOT / wrapper, *flags, env=everything, code=code)
 
@@ -154,3 +221,22 @@ def test_launch_on_too_few_gpus_is_refused_in_one_line(pair, train_file, tmp_pat
     assert len(result.stderr.splitlines()) == 1 and result.stdout == ""
     result = on_paper("train_trl_fsdp.sh", 8, tmp_path, train_file, NUM_PROCESSES="16", NUM_MACHINES="2")
     assert result.stdout.startswith("launched launch --quiet") and "GPUs are visible" not in result.stderr
+
+
+@pytest.mark.slow
+def test_what_fsdp_alone_refuses_is_refused_before_the_launch(pair, train_file, tmp_path):
+    best = ["--save_only_model", "true", "--load_best_model_at_end", "true", "--eval_fraction", "0.1"]
+    best += ["--eval_strategy", "epoch"]
+    result = on_paper("train_trl_fsdp.sh", 8, tmp_path, train_file, *best, code=2)
+    assert result.stderr.startswith("train_sft_trl.py: --save_only_model with --load_best_model_at_end: FSDP has")
+    assert len(result.stderr.splitlines()) == 1 and result.stdout == ""
+    result = on_paper("train_trl_multi_gpu.sh", 8, tmp_path, train_file, *best)
+    assert result.stdout.startswith("launched launch --quiet")
+
+
+@pytest.mark.parametrize(("processes", "machines"), [("3", "2"), ("0", "1"), ("8", "0"), ("two", "1"), ("all", "x")])
+def test_processes_that_machines_cannot_share_are_refused(processes, machines, tmp_path):
+    numbers = {"NUM_PROCESSES": processes, "NUM_MACHINES": machines}
+    result = run("bash", ROOT / "train_trl.sh", env={**os.environ, **numbers}, code=2)
+    said = f"train_trl.sh: NUM_PROCESSES={processes} cannot be shared out equally to NUM_MACHINES={machines}"
+    assert result.stderr.splitlines() == [said]
