@@ -30,9 +30,6 @@ NOTHING = Model(
     hidden=16, layers=1, heads=1, kv_heads=1, head_dim=16, experts=2, per_token=1, expert_size=16, vocabulary=64
 )
 INTERVAL = 0.003  # seconds between two looks at the memory
-# On a CPU a parameter that was received and the shard of it that stays lie in one heap, whose holes count as used; on a
-# GPU neither is in host memory. What is larger than this many bytes goes back as soon as it is freed.
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 WORDS = 32  # of the tokenizer, which nothing is encoded with
 ROW = {"input_ids": [1, 2, 3, 4], "labels": [-100, -100, 3, 4]}
 OURS = "student_loading.py"
@@ -86,7 +83,7 @@ def launch(student: Path, processes: int, before: bool, dtype: str, folder: Path
     command += [str(Path(__file__).resolve()), "--as_rank", str(student), str(folder), dtype]
     if before:
         command.append("--before")
-    process = subprocess.Popen(command, stdout=sys.stderr, env={**os.environ, **MALLOC, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(command, stdout=sys.stderr, env={**os.environ, "OMP_NUM_THREADS": "1"})
     peaks = [0] * processes
     while process.poll() is None:
         for rank in range(processes):

@@ -227,10 +227,10 @@ def test_launch_on_too_few_gpus_is_refused_in_one_line(pair, train_file, tmp_pat
 def test_what_fsdp_alone_refuses_is_refused_before_the_launch(pair, train_file, tmp_path):
     best = ["--save_only_model", "true", "--load_best_model_at_end", "true", "--eval_fraction", "0.1"]
     best += ["--eval_strategy", "epoch"]
-    result = on_paper("train_trl_fsdp.sh", 8, tmp_path, train_file, *best, code=2)
+    result = on_paper("train_trl_fsdp.sh", 8, tmp_path, train_file, *best, code=2, NUM_PROCESSES="8")
     assert result.stderr.startswith("train_sft_trl.py: --save_only_model with --load_best_model_at_end: FSDP has")
     assert len(result.stderr.splitlines()) == 1 and result.stdout == ""
-    result = on_paper("train_trl_multi_gpu.sh", 8, tmp_path, train_file, *best)
+    result = on_paper("train_trl_multi_gpu.sh", 8, tmp_path, train_file, *best, NUM_PROCESSES="8")
     assert result.stdout.startswith("launched launch --quiet")
 
 
