@@ -110,6 +110,9 @@ def as_rank(student: str, folder: Path, dtype: str, before: bool) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
     import train_sft_trl as step2
+    from lora import lora_config
+    from student_loading import empty_model
+    from training_arguments import OneLineParser, ScriptArguments, TrainArguments
 
     on_gpu = dtype == "bfloat16"
     if not on_gpu and "LOCAL_RANK" in os.environ:
@@ -139,8 +142,8 @@ def as_rank(student: str, folder: Path, dtype: str, before: bool) -> None:
         "bf16": on_gpu,
     }
     sys.argv = [sys.argv[0], *(f"--{name}={value}" for name, value in flags.items())]
-    script, args = step2.OneLineParser((step2.ScriptArguments, step2.TrainArguments)).parse()
-    lora = step2.lora_config(step2.empty_model(AutoConfig.from_pretrained(student)), script.lora_rank, 2)
+    script, args = OneLineParser((ScriptArguments, TrainArguments)).parse()
+    lora = lora_config(empty_model(AutoConfig.from_pretrained(student)), script.lora_rank, 2)
     tokenizer = AutoTokenizer.from_pretrained(student)
     trainer = step2.make_trainer(script, args, tokenizer, lora, [ROW] * 64, None)
     trainer.add_callback(Loaded())

@@ -41,14 +41,19 @@ def resident() -> int:
 
 def parsed(flags: list[str], folder: str):
     """What train_sft_trl.py has before it loads the student: (its two sets of arguments, tokenizer, LoRA, rows)."""
-    import train_sft_trl as step2
+    from transformers import AutoConfig, AutoTokenizer
+
+    from lora import lora_config
+    from student_loading import empty_model
+    from training_arguments import OneLineParser, ScriptArguments, TrainArguments
+    from training_rows import load_rows
 
     sys.argv = ["train_sft_trl.py", *flags, "--output_dir", folder]
-    own, args = step2.OneLineParser((step2.ScriptArguments, step2.TrainArguments)).parse()
-    tokenizer = step2.AutoTokenizer.from_pretrained(own.model_name)
-    rows = step2.load_rows(own.train_file, tokenizer, args.max_length)
-    empty = step2.empty_model(step2.AutoConfig.from_pretrained(own.model_name))
-    lora = step2.lora_config(empty, own.lora_rank, own.lora_alpha, own.lora_expert_rank)
+    own, args = OneLineParser((ScriptArguments, TrainArguments)).parse()
+    tokenizer = AutoTokenizer.from_pretrained(own.model_name)
+    rows = load_rows(own.train_file, tokenizer, args.max_length)
+    empty = empty_model(AutoConfig.from_pretrained(own.model_name))
+    lora = lora_config(empty, own.lora_rank, own.lora_alpha, own.lora_expert_rank)
     return own, args, tokenizer, lora, rows
 
 

@@ -5,20 +5,15 @@ import sys
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, Qwen3MoeConfig, Qwen3MoeForCausalLM, TrainerCallback
+from transformers import AutoConfig, AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForCausalLM, TrainerCallback
 
 from conftest import ROOT, STUDENT, TEACHER, fails, last_json, python, run
+from lora import lora_config
+from student_loading import empty_model
 from test_train import QWEN3_30B, adapted
-from train_sft_trl import (
-    AutoTokenizer,
-    OneLineParser,
-    ScriptArguments,
-    TrainArguments,
-    empty_model,
-    load_rows,
-    lora_config,
-    make_trainer,
-)
+from train_sft_trl import make_trainer
+from training_arguments import OneLineParser, ScriptArguments, TrainArguments
+from training_rows import load_rows
 
 sys.path.append(str(ROOT / "benchmarks"))
 from plan import GIB, MARKS, Model, training  # noqa: E402

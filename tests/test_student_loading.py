@@ -10,6 +10,7 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3MoeConfig
 
 from conftest import ROOT, STUDENT, last_json, python, run
+from lora import lora_config
 from student_loading import (
     LAUNCH_CONFIG,
     TO_LAUNCH,
@@ -21,7 +22,6 @@ from student_loading import (
     fsdp_settings,
     load_student,
 )
-from train_sft_trl import lora_config
 
 CONFIGS = ROOT / "accelerate_configs"
 GPUS = 8

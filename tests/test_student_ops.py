@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Qwen2C
 from transformers.models.gpt_oss import GptOssConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from lora import lora_config
 from student_ops import ATTENTION, EXPERTS, attend_within_rows, keep_lora_beside_experts, use_fewer_kernels
-from train_sft_trl import lora_config
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 SIZES = {

@@ -32,9 +32,12 @@ from conftest import (
     train,
 )
 from conftest import training_command as command
+from lora import lora_config
 from lora_trainer import LoraTrainer
+from student_loading import empty_model
 from task import encode, prompt_ids
-from train_sft_trl import TrainArguments, empty_model, load_rows, lora_config
+from training_arguments import TrainArguments
+from training_rows import load_rows
 
 # As the model cards describe the formats, written for these tests.
 QWEN_2507 = (

@@ -1,0 +1,38 @@
+"""The rows of step 2: encoded, and what is odd about them."""
+
+import logging
+
+from task import encode, read_chat
+
+log = logging.getLogger("train_sft_trl")
+
+
+def load_rows(path: str, tokenizer, max_length: int | None) -> list[dict]:
+    """Encode the train file; raises ValueError that names file and line."""
+    rows = []
+    for number, messages in read_chat(path, last_role="assistant"):
+        if len(messages) < 2:
+            raise ValueError(f"{path}:{number}: an answer without a question; expected a user and an assistant message")
+        row = encode(tokenizer, messages)
+        if max_length and len(row["input_ids"]) > max_length:
+            raise ValueError(f"{path}:{number}: {len(row['input_ids'])} tokens; raise --max_length or drop the row")
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"{path}: no rows; run create_data.py first")
+    return rows
+
+
+def warn_about_rows(rows: list[dict], eval_rows: list[dict] | None) -> None:
+    """Count what is allowed but rarely meant: one question with two answers, and evaluation rows in the train file."""
+
+    def split(row):
+        start = row["labels"].count(-100)
+        return tuple(row["input_ids"][:start]), tuple(row["input_ids"][start:])
+
+    answers = {}
+    for question, answer in map(split, rows):
+        answers.setdefault(question, set()).add(answer)
+    if contradictory := sum(len(found) > 1 for found in answers.values()):
+        log.warning("%d inputs of the train file have more than one answer", contradictory)
+    if shared := sum(split(row)[0] in answers for row in eval_rows or []):
+        log.warning("%d of %d rows of --eval_file are in the train file too", shared, len(eval_rows))
