@@ -47,7 +47,8 @@ from student_loading import (
 )
 from student_ops import attend_within_rows
 from system import driver_problem, nvidia_driver
-from task import check_model, encode, read_chat
+from task import check_model, read_chat
+from tokens import encode
 from training_run import CompleteCheckpoint, is_finished, prepare_output, steps_of, write_report
 
 log = logging.getLogger("train_sft_trl")

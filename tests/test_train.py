@@ -33,7 +33,7 @@ from conftest import (
 )
 from conftest import training_command as command
 from lora_trainer import LoraTrainer
-from task import encode, prompt_ids
+from tokens import encode, prompt_ids
 from train_sft_trl import TrainArguments, empty_model, load_rows, lora_config
 
 # As the model cards describe the formats, written for these tests.
