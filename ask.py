@@ -21,7 +21,8 @@ from engine import EngineFailed, Stream, engine_arguments, start_engine, stop_en
 from merge_adapter import merge
 from report import TITLES
 from scored import Scored
-from task import NoAnswer, Task, prompt_ids
+from task import NoAnswer, Task
+from tokens import prompt_ids
 
 log = logging.getLogger("evaluate")
 WARM_UP = 3  # requests before the clock starts; the first ones pay for the prefix cache and lazy set-up

@@ -24,7 +24,8 @@ from pathlib import Path
 from engine import Stream, begin_child, engine_arguments, one_line, start_engine, stop_engine, why_ended
 from journal import Journal, check_writable, scan_inputs
 from replicas import ReplicasFailed, connect, label_on_replicas
-from task import THINK_END, NoAnswer, Task, check_model, load_task, prompt_ids
+from task import THINK_END, NoAnswer, Task, check_model, load_task
+from tokens import prompt_ids
 
 log = logging.getLogger("create_data")
 ROOT = Path(__file__).resolve().parent

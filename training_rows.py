@@ -2,7 +2,8 @@
 
 import logging
 
-from task import encode, read_chat
+from task import read_chat
+from tokens import encode
 
 log = logging.getLogger("train_sft_trl")
 

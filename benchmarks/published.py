@@ -26,7 +26,8 @@ from training import parsed, script
 import create_data
 from apart import apart
 from journal import scan_inputs
-from task import encode, read_chat
+from task import read_chat
+from tokens import encode
 
 ENDING = "Finish with exactly one line: Final Answer: xx, with one of the labels in place of xx."
 

@@ -17,7 +17,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from conftest import ROOT, STUDENT, TEACHER, assert_gone, descendants, fails, last_json, python, read_jsonl, run
-from task import prompt_ids
+from tokens import prompt_ids
 
 ROWS = 40
 

@@ -9,7 +9,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from conftest import qwen_tokenizer
-from task import NoAnswer, Task, check_model, cut_points, head_ids, load_task, prompt_ids, read_chat, read_lines
+from task import NoAnswer, Task, check_model, load_task, read_chat, read_lines
+from tokens import cut_points, head_ids, prompt_ids
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "example-data" / "language_classification.yaml"
 LANGUAGE = load_task(EXAMPLE)

@@ -35,7 +35,7 @@ from conftest import training_command as command
 from lora import lora_config
 from lora_trainer import LoraTrainer
 from student_loading import empty_model
-from task import encode, prompt_ids
+from tokens import encode, prompt_ids
 from training_arguments import TrainArguments
 from training_rows import load_rows
 
