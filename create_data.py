@@ -11,8 +11,10 @@ The same command again continues where it was stopped.
 """
 
 import argparse
+import contextlib
 import json
 import logging
+import re
 import signal
 import sys
 import time
@@ -22,8 +24,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from engine import Stream, begin_child, engine_arguments, one_line, start_engine, stop_engine, why_ended
-from journal import Journal, check_writable, scan_inputs
+from forced import Forced
+from journal import InputsChanged, Journal, check_apart, check_writable, scan_inputs
+from locks import OutputLock
 from replicas import ReplicasFailed, connect, label_on_replicas
+from streams import lasting_streams
 from task import THINK_END, NoAnswer, Task, check_model, load_task
 from tokens import prompt_ids
 
@@ -85,11 +90,11 @@ def parse_args(argv=None):
     parser.add("min_success_rate", type=float, default=0.95, help="exit code 1 below this share of labelled rows")
     parser.add("overwrite", action="store_true", help="start afresh, also over a finished output")
     args, engine_flags = parser.parse_known_args(argv)
-    try:
-        args.shard_index, args.num_shards = (int(x) for x in args.shard.split("/"))
-        assert 0 <= args.shard_index < args.num_shards
-    except (ValueError, AssertionError):
+    shard = re.fullmatch(r"(\d+)/(\d+)", args.shard, re.ASCII)
+    if not shard or int(shard[1]) >= int(shard[2]):
         parser.error(f"--shard {args.shard}: expected i/n with 0 <= i < n, such as 0/2")
+    args.shard_index = int(shard[1])
+    args.num_shards = int(shard[2])
     least = {"max_tokens": 2, "num_samples": 1, "tensor_parallel_size": 1}
     for name in (*least, "max_retries", "max_repeats", "temperature", "limit", "num_replicas", "cpus_per_replica"):
         if not getattr(args, name) >= least.get(name, 0):
@@ -213,7 +218,8 @@ def record_rows(args, decided, inputs, missing, journal: Journal):
         bar.update()
         rate = counts["output_tokens"] / max(bar.format_dict["elapsed"], 1e-9)
         cached = counts["cached_tokens"] / max(counts["prompt_tokens"], 1)
-        bar.set_postfix_str(f"rejected {counts['rejected']}, {rate:.0f} tok/s, cached {cached:.1%}", refresh=False)
+        shown = f"rejected {counts['rejected']}, {journal.forced.shown()}, {rate:.0f} tok/s, cached {cached:.1%}"
+        bar.set_postfix_str(shown, refresh=False)
     bar.close()
 
 
@@ -254,6 +260,7 @@ def check_teacher(args, engine_flags: list[str], task: Task):
 
 
 def main() -> int:
+    lasting_streams()
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO)
     stopped = []  # by a signal, which may reach the engine first
@@ -266,72 +273,97 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     args, engine_flags = parse_args()
-    output, engine = Path(args.output_file), None
-    try:
-        task = load_task(args.task)
-        check_model(args.model_name)
-        check_writable(output)
-        if output.exists() and not args.overwrite:
-            raise ValueError(f"{output}: exists and is finished; --overwrite replaces it")
-        if args.overwrite and args.num_shards > 1:
-            raise ValueError("--overwrite does not go with --shard; remove the output and its journals instead")
-        inputs = scan_inputs(args.input_file, args.limit)
-        run = {"model": args.model_name, "revision": args.revision, "task": task.hash, "inputs": inputs.sha256}
-        run |= {name: getattr(args, name) for name in ASKING.split()}
-        journal = Journal(output, run, inputs, args.shard_index, args.num_shards)
-        journal.open(args.overwrite)
-        missing = journal.missing()
-        asked = int(missing.sum())
-        if asked:
-            if asked < len(inputs):
-                log.info("%d inputs, %d to ask; the others are finished, repeated or not ours", len(inputs), asked)
-            engine_args = check_teacher(args, engine_flags, task)
-            if args.num_replicas:
-                if engine_args.pipeline_parallel_size > 1:
-                    raise ValueError("--pipeline_parallel_size spans nodes, a replica does not; drop --num_replicas")
-                connect(args)
-                signal.signal(signal.SIGTERM, stop)  # Ray has put its own in the place
-            else:
-                engine = start_engine(engine_args)
-    except (ValueError, OSError) as error:
-        print(f"create_data.py: {one_line(error)}", file=sys.stderr)
-        return 2
-
-    details = {"versions": versions(), "engine_flags": engine_flags}
-    start = time.perf_counter()
-    if asked:
-        from vllm.v1.engine.exceptions import EngineDeadError
-
+    output = Path(args.output_file)
+    with contextlib.ExitStack() as at_end:
         try:
-            if args.overwrite:
-                journal.clear()
-            journal.start(**details, started=datetime.now(UTC).isoformat(timespec="seconds"))
-            if args.num_replicas:
-                decided = label_on_replicas(args, engine_flags, task, inputs, missing)
-            else:
-                decided = label_rows(args, engine, task, inputs.read(missing))
-            record_rows(args, decided, inputs, missing, journal)
-        except (EngineDeadError, ReplicasFailed) as error:
-            reason = one_line(error) if args.num_replicas else why_ended(engine)
-            log.error("create_data.py: %s; what is finished is kept, the same command continues", reason)
-            if stopped:
-                return stopped[0]
-            return error.exit_code if args.num_replicas else 1
-        finally:
-            if engine:
-                stop_engine(engine)
-    summary = {"asked": asked, "seconds": round(time.perf_counter() - start, 1)}
+            task = load_task(args.task)
+            check_model(args.model_name)
+            check_writable(output)
+            check_apart(output, args.input_file, args.task)
+            if args.overwrite and args.num_shards > 1:
+                raise ValueError("--overwrite does not go with --shard; remove the output and its journals instead")
+            at_end.enter_context(OutputLock(output, args.shard_index, args.num_shards))
+            if output.exists() and not args.overwrite:
+                raise ValueError(f"{output}: exists and is finished; --overwrite replaces it")
+            inputs = scan_inputs(args.input_file, args.limit)
+            run = {"model": args.model_name, "revision": args.revision, "task": task.hash, "inputs": inputs.sha256}
+            run |= {name: getattr(args, name) for name in ASKING.split()}
+            journal = Journal(output, run, inputs, args.shard_index, args.num_shards)
+            journal.open(args.overwrite)
+            missing = journal.missing()
+            asked = int(missing.sum())
+            engine = None
+            if asked:
+                if asked < len(inputs):
+                    log.info("%d inputs, %d to ask; the others are finished, repeated or not ours", len(inputs), asked)
+                engine_args = check_teacher(args, engine_flags, task)
+                if args.num_replicas:
+                    if engine_args.pipeline_parallel_size > 1:
+                        raise ValueError(
+                            "--pipeline_parallel_size spans nodes, a replica does not; drop --num_replicas"
+                        )
+                    connect(args)
+                    signal.signal(signal.SIGTERM, stop)  # Ray has put its own in the place
+                else:
+                    engine = start_engine(engine_args)
+        except (ValueError, OSError) as error:
+            print(f"create_data.py: {one_line(error)}", file=sys.stderr)
+            return 2
+
+        details = {"versions": versions(), "engine_flags": engine_flags}
+        start = time.perf_counter()
+        if asked:
+            from vllm.v1.engine.exceptions import EngineDeadError
+
+            try:
+                if args.overwrite:
+                    journal.clear()
+                journal.start(**details, started=datetime.now(UTC).isoformat(timespec="seconds"))
+                if args.num_replicas:
+                    decided = label_on_replicas(args, engine_flags, task, inputs, missing)
+                else:
+                    decided = label_rows(args, engine, task, inputs.read(missing))
+                record_rows(args, decided, inputs, missing, journal)
+            except (EngineDeadError, ReplicasFailed) as error:
+                reason = one_line(error) if args.num_replicas else why_ended(engine)
+                log.error("create_data.py: %s; what is finished is kept, the same command continues", reason)
+                if stopped:
+                    return stopped[0]
+                return error.exit_code if args.num_replicas else 1
+            finally:
+                if engine:
+                    stop_engine(engine)
+        summary = {"asked": asked, "seconds": round(time.perf_counter() - start, 1)}
+        return write_results(args, journal, task, summary, details)
+
+
+def write_results(args, journal: Journal, task: Task, summary: dict, details: dict) -> int:
+    """Write the outputs and print the last line, `summary` with the counts; a shard writes no outputs."""
     if args.num_shards > 1:
-        print(json.dumps({"shard": args.shard, **summary}))
+        warn_if_forced(journal.forced, args)
+        print(json.dumps({"shard": args.shard, **summary, **journal.forced.counts()}))
         return 0
     journal.replay()
+    left = int(journal.missing().sum())
+    if left:
+        log.error("create_data.py: %d inputs are not decided; the same command asks them", left)
+        return 1
     manifest = journal.write_outputs(bool(task.labels), task_file=args.task, input_file=args.input_file, **details)
-    summary |= {key: manifest[key] for key in ("rows", "accepted", "rejected", "success_rate")}
-    print(json.dumps({"output_file": str(output), **summary}))
+    forced = Forced(*(manifest[key] for key in Forced().counts()))
+    warn_if_forced(forced, args)
+    for key in ("rows", "accepted", "rejected", "success_rate", *forced.counts(), *forced.shares()):
+        summary[key] = manifest[key]
+    print(json.dumps({"output_file": args.output_file, **summary}))
     if manifest["success_rate"] < args.min_success_rate:
-        log.error("only %.1f %% of the rows got a label; see %s.rejected.jsonl", 100 * manifest["success_rate"], output)
+        share = 100 * manifest["success_rate"]
+        log.error("only %.1f %% of the rows got a label; see %s.rejected.jsonl", share, args.output_file)
         return 1
     return 0
+
+
+def warn_if_forced(forced: Forced, args) -> None:
+    for text in forced.warnings(args.structured_outputs):
+        log.warning("create_data.py: %s", text)
 
 
 def versions() -> dict[str, str]:
@@ -348,6 +380,9 @@ def versions() -> dict[str, str]:
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except InputsChanged as changed:
+        log.error("create_data.py: %s; what is finished is kept", changed)
+        sys.exit(1)
     except OSError as full_disk:
         log.error("create_data.py: %s; what is finished is kept, the same command continues", full_disk)
         sys.exit(1)

@@ -27,6 +27,7 @@ from journal import check_writable, input_hash, read_answers, read_finished, rea
 from report import TITLES, markdown, sentences, tables, write_report
 from scored import Scored, Unfinished, common_key, key_of
 from scores import measure, quality
+from streams import lasting_streams
 from task import Task, check_model, load_task, read_chat, read_lines
 
 log = logging.getLogger("evaluate")
@@ -243,6 +244,7 @@ def stop(number, _):
 
 
 def main() -> int:
+    lasting_streams()
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -252,7 +254,7 @@ def main() -> int:
     with contextlib.ExitStack() as at_end:
         try:
             if args.labels:
-                print(json.dumps(label_quality(args.labels, args.gold, args.limit), ensure_ascii=False))
+                print(json.dumps(label_quality(args.labels, args.gold, args.limit)))
                 return 0
             task = load_task(args.task)
             chats, gold, kinds = read_rows(args, task)

@@ -5,10 +5,9 @@ decided, appended and flushed as it finishes. It says all that a restart needs, 
 """
 
 import ctypes
-import fcntl
-import glob
 import hashlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -18,18 +17,30 @@ from pathlib import Path
 
 import numpy as np
 
+from forced import Forced
+from input_files import check_plain_lines, check_regular, is_json_lines
+from locks import journals_of, own_journal
 from task import read_chat, read_lines
 
+log = logging.getLogger("create_data")
 FILE_BITS = 48  # a place is the number of a journal file above this bit, and the offset of a line in it below
 
 
 def read_inputs(path: str):
     """Yield (line number, messages) for each input; raises ValueError that names file and line."""
-    if str(path).endswith(".jsonl"):
+    if is_json_lines(path):
         yield from read_chat(path, last_role="user")
     else:
+        check_plain_lines(path)
         for number, text in read_lines(path):
             yield number, [{"role": "user", "content": text}]
+
+
+class InputsChanged(Exception):
+    """The input file is no longer what the first pass has read, so that a label could end up on another text."""
+
+    def __init__(self, path: str, what: str):
+        super().__init__(f"{path}: {what} since this run has begun; bring the file back, or start another output")
 
 
 @dataclass
@@ -41,15 +52,30 @@ class Inputs:
     digests: np.ndarray  # 16 bytes of each input's sha256, as two numbers
     sha256: str  # of all inputs
     blank_lines: int
+    limited: bool = False  # to the first ones of the file
 
     def __len__(self):
         return len(self.first)
 
     def read(self, wanted: np.ndarray | None = None):
-        """Yield (index, messages), of all inputs or of those that are `wanted`."""
-        for index, (_, messages) in zip(range(len(self)), read_inputs(self.path), strict=False):
-            if wanted is None or wanted[index]:
-                yield index, messages
+        """Yield (index, messages), of all inputs or of those that are `wanted`.
+
+        Raises InputsChanged if one of them is another than in the first pass, or if there are fewer.
+        """
+        rows = read_inputs(self.path)
+        try:
+            for index in range(len(self)):
+                number, messages = next(rows, (0, None))
+                if messages is None:
+                    raise InputsChanged(self.path, f"holds {index} inputs, no longer {len(self)},")
+                if wanted is None or wanted[index]:
+                    if input_hash(messages) != self.hash(index):
+                        raise InputsChanged(f"{self.path}:{number}", "has changed")
+                    yield index, messages
+            if wanted is None and not self.limited and next(rows, None):
+                log.warning("%s: holds more inputs than when this run began; they are left out", self.path)
+        except ValueError as error:  # the first pass has read it, so it is another file now
+            raise InputsChanged(self.path, f"has changed ({error})") from error
 
     def hash(self, index: int) -> str:
         """Eight bytes of an input's digest, by which a journal line is checked."""
@@ -87,7 +113,8 @@ def scan_inputs(path: str, limit: int = 0) -> Inputs:
     new[1:] = (digests[order[1:]] != digests[order[:-1]]).any(axis=1)
     first = np.empty(len(order), np.int64)
     first[order] = np.repeat(order[new], np.diff(np.append(np.flatnonzero(new), len(order))))
-    return Inputs(str(path), first, digests, total.hexdigest(), lines - len(first))
+    limited = len(first) == limit
+    return Inputs(str(path), first, digests, total.hexdigest(), lines - len(first), limited)
 
 
 class Journal:
@@ -95,39 +122,33 @@ class Journal:
 
     def __init__(self, output: Path, run: dict, inputs: Inputs, shard: int = 0, num_shards: int = 1):
         self.output, self.run, self.inputs, self.shard, self.num_shards = output, run, inputs, shard, num_shards
-        name = ".trace.jsonl" if num_shards == 1 else f".trace-{shard}of{num_shards}.jsonl"
-        self.own = output.with_name(output.name + name)
-        self.locks, self.file = [], None
+        self.own = own_journal(output, shard, num_shards)
+        self.file = None
 
     def paths(self) -> list[Path]:
         """All journals of this output, the single one and those of shards."""
         return journals_of(self.output)
 
     def open(self, overwrite: bool = False) -> None:
-        """Lock and read what is there; raises ValueError if another run is at work or the journal is another run's."""
-        for path in self.paths():
-            if path == self.own or self.num_shards == 1:
-                self.locks.append(self._lock(path))
+        """Read what is there, under an OutputLock; raises ValueError if the journal is another run's."""
         self.places = np.full(len(self.inputs), -1, np.int64)
+        self.forced = Forced()
         if not overwrite:
             self.replay(repair=True)
 
     def clear(self) -> None:
-        """Delete the output and its journals."""
-        for path in (self.output, *self.paths()):
-            path.unlink(missing_ok=True)
-
-    def _lock(self, path: Path):
-        file = open(path, "ab")  # noqa: SIM115
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{path}: another run is writing it; wait for its end or stop it") from None
-        return file
+        """Delete the output and its journals; our own stays as an empty file, since our lock is on it."""
+        self.output.unlink(missing_ok=True)
+        for path in self.paths():
+            if path == self.own:
+                os.truncate(path, 0)
+            else:
+                path.unlink(missing_ok=True)
 
     def replay(self, repair: bool = False) -> None:
         """Find each decided input's line. A half-written last line is cut off, but only from our own journal."""
         self.places = np.full(len(self.inputs), -1, np.int64)
+        self.forced = Forced()  # of the answers in our own journal
         self.files, self.seconds = self.paths(), 0.0
         for number, path in enumerate(self.files):
             offset, spent, last, known = 0, 0.0, 0.0, False
@@ -138,6 +159,8 @@ class Journal:
                         self._compare(path, record["run"])
                         known, spent, last = True, spent + last, 0.0
                     elif record and known and self.inputs.hash(record["index"]) == record["hash"]:
+                        if path == self.own and self.places[record["index"]] < 0:
+                            self.forced.count(record["attempts"], self.run.get("structured_outputs"))
                         self.places[record["index"]] = number << FILE_BITS | offset
                         last = record["seconds"]
                     offset += len(line)
@@ -159,14 +182,13 @@ class Journal:
 
     def start(self, **details) -> None:
         """Begin to write: a header line, with what is not compared in `details`."""
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        if not self.own.exists():
-            self.locks.append(self._lock(self.own))
-        self.file = open(self.own, "a", encoding="utf-8")  # noqa: SIM115
+        # what cannot be written as UTF-8, such as half of a file's name, becomes an escape of JSON
+        self.file = open(self.own, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
         self._write({"run": self.run, **details})
 
     def record(self, index: int, **record) -> None:
         """Append one decided input."""
+        self.forced.count(record["attempts"], self.run.get("structured_outputs"))
         self._write({"index": index, "hash": self.inputs.hash(index), **record})
 
     def _write(self, line: dict) -> None:
@@ -174,9 +196,13 @@ class Journal:
         self.file.flush()
 
     def write_outputs(self, count_labels: bool, **details) -> dict:
-        """The final files, each written beside its place and renamed; returns the manifest, with `details` in it."""
+        """The final files, each written beside its place and renamed; returns the manifest, with `details` in it.
+
+        Raises InputsChanged if the input file is no longer what was labelled, and then writes nothing.
+        """
         files = [open(path, "rb") for path in self.files]  # noqa: SIM115
         labels, totals, attempts, reasons = Counter(), Counter(), Counter(), Counter()
+        forced = Forced()
         with Replacing(self.output) as good, Replacing(beside(self.output, "rejected.jsonl")) as bad:
             for index, messages in self.inputs.read():
                 first = self.inputs.first[index]
@@ -185,6 +211,7 @@ class Journal:
                 file.seek(place & (1 << FILE_BITS) - 1)
                 record = json.loads(file.readline())
                 if first == index:
+                    forced.count(record["attempts"], self.run.get("structured_outputs"))
                     attempts[len(record["attempts"])] += 1
                     for attempt in record["attempts"]:
                         for key in ("prompt_tokens", "cached_tokens", "output_tokens"):
@@ -214,6 +241,8 @@ class Journal:
             "reasons": dict(reasons),
             "label_counts": dict(labels.most_common()),
             "attempts": {str(k): v for k, v in sorted(attempts.items())},
+            **forced.counts(),
+            **forced.shares(),
             **totals,
             "seconds": round(self.seconds, 1),
             "rows_per_second": round(unique / self.seconds, 2) if self.seconds else None,
@@ -222,11 +251,6 @@ class Journal:
         with Replacing(beside(self.output, "manifest.json")) as file:
             file.write(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
         return manifest
-
-
-def journals_of(output: Path) -> list[Path]:
-    """All journals beside an output that exist, the single one and those of shards."""
-    return sorted(map(Path, glob.glob(glob.escape(str(output)) + ".trace*.jsonl")))
 
 
 def read_answers(path: str | Path) -> dict[str, str]:
@@ -265,11 +289,24 @@ def beside(output: Path, ending: str) -> Path:
 
 def check_writable(output: Path) -> None:
     """Refuse, before a model is loaded, an output that could not be written."""
+    for path in (output.absolute(), *output.absolute().parents):
+        if path.is_symlink() and not path.exists():
+            raise ValueError(f"{path}: is a link to {os.readlink(path)}, which is not there; create it or remove it")
+    check_regular(output)
     directory = next(p for p in output.absolute().parents if p.exists())
     if not directory.is_dir() or not os.access(directory, os.W_OK):
         raise ValueError(f"{output}: cannot be written below {directory}; choose another output")
     if output.is_dir():
         raise ValueError(f"{output}: is a directory; the output must be a file")
+
+
+def check_apart(output: Path, *read: str) -> None:
+    """Refuse an output that would replace a file which the run reads."""
+    written = [output, own_journal(output), beside(output, "rejected.jsonl"), beside(output, "manifest.json")]
+    for path in written:
+        for source in map(Path, read):
+            if path.exists() and source.exists() and path.samefile(source):
+                raise ValueError(f"{source}: would be replaced by what the run writes; choose another --output_file")
 
 
 class Replacing:
@@ -279,7 +316,7 @@ class Replacing:
         self.path, self.temporary = path, path.with_name(path.name + ".tmp")
 
     def __enter__(self):
-        self.file = open(self.temporary, "w", encoding="utf-8")  # noqa: SIM115
+        self.file = open(self.temporary, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
         return self.file
 
     def __exit__(self, error, *_):

@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 
 from engine import CANNOT_START
-from journal import read_inputs
+from journal import InputsChanged, input_hash, read_inputs
 
 log = logging.getLogger("create_data")
 CHUNK = 64  # inputs that travel together
@@ -83,7 +83,8 @@ def label_on_replicas(args, engine_flags: list[str], task, inputs, missing):
     """What create_data.label_rows() does, on replicas: yields (index, record) as the inputs are decided.
 
     What was in flight where a replica is lost is asked again in another pass, by those that are left. Raises
-    ReplicasFailed if a whole pass decides nothing.
+    ReplicasFailed if a whole pass decides nothing, and InputsChanged if a replica was given another text than the first
+    pass over the inputs has read.
     """
     import ray
 
@@ -91,7 +92,9 @@ def label_on_replicas(args, engine_flags: list[str], task, inputs, missing):
     while left := int(missing.sum()):
         try:
             for row in pass_over(args, engine_flags, task, inputs, missing).iter_rows():
-                for index, record in json.loads(row["records"]):
+                for index, asked, record in json.loads(row["records"]):
+                    if asked != inputs.hash(index):
+                        raise InputsChanged(inputs.path, f"input {index} has changed")
                     if missing[index]:
                         missing[index] = False
                         yield index, record
@@ -174,6 +177,7 @@ class Replica:
     def __init__(self, args, engine_flags: list[str], task):
         self.args, self.engine_flags, self.task = args, engine_flags, task
         self.arriving, self.decided, self.open = queue.SimpleQueue(), queue.SimpleQueue(), {}
+        self.hashes = {}  # of the inputs that are open, by which the driver checks that they are its own
         self.lock, self.taken, started = threading.Lock(), 0.0, Future()
         threading.Thread(target=self.serve, args=[started], daemon=True).start()
         started.result()
@@ -182,15 +186,16 @@ class Replica:
         """Label a chunk; yields the records of whatever is decided meanwhile, of this chunk or another."""
         rows = json.loads(batch["inputs"][0])
         waiting = {self.open.setdefault(index, Future()) for index, _ in rows}
-        for row in rows:
-            self.arriving.put(row)
+        for index, messages in rows:
+            self.hashes[index] = input_hash(messages)
+            self.arriving.put((index, messages))
         while waiting:
             _, waiting = wait(waiting, EVERY)
             if records := self.take(at_once=not waiting):
                 yield {"records": [json.dumps(records, ensure_ascii=False)]}
 
     def take(self, at_once: bool) -> list:
-        """All (index, record) that nobody has taken yet; none if somebody has just taken some, unless `at_once`."""
+        """All (index, hash, record) that nobody has taken yet; none if some were taken just now, unless `at_once`."""
         with self.lock:
             if not at_once and time.monotonic() < self.taken + EVERY:
                 return []
@@ -217,7 +222,7 @@ class Replica:
             while True:
                 rows = self.rows(self.arriving.get())
                 for index, record in create_data.label_rows(self.args, engine, self.task, rows):
-                    self.decided.put((index, record))
+                    self.decided.put((index, self.hashes.pop(index), record))
                     self.open.pop(index).set_result(None)
         except BaseException:
             log.exception("the engine has ended")

@@ -6,7 +6,6 @@ It lies in REPORT_DIR/unfinished/, on the disk that the user chose for the repor
     merged/                a merged copy of the student while vLLM loads it; never continued, always made afresh
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from create_data import versions
 from journal import Replacing, digest
+from locks import lock
 from report import TITLES
 
 log = logging.getLogger("evaluate")
@@ -102,15 +102,9 @@ class Unfinished:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.mark.exists() and any(self.folder.iterdir()):
             raise ValueError(f"{self.folder}: is not evaluate.py's; move it away or choose another --report_dir")
-        self.lock = open(self.mark, "a+", encoding="utf-8")  # noqa: SIM115
-        try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.lock.close()
-            raise ValueError(f"{self.folder}: another evaluate.py is at work there; wait for its end") from None
+        self.lock = lock(self.mark)
         if not self.mark.stat().st_size:
-            self.lock.write(MARK_TEXT)
-            self.lock.flush()
+            self.mark.write_text(MARK_TEXT, encoding="utf-8")
         if self.merged.exists():
             log.info("%s: removing the merged copy that a stopped run left", self.merged)
             self.remove_merged()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from tokens import cut_points, encode, head_ids, prompt_ids, text_ids  # noqa: F401, they were here once
+from input_files import check_regular, open_text
 
 THINK_END = "</think>"
 MARKUP = " \t\r\n*_`\"'“”.,;:!()[]{}<>$\\"  # what models like to put around an answer
@@ -97,6 +97,7 @@ def group_span(pattern: str) -> tuple[int, int]:
 def load_task(path: str | Path) -> Task:
     """Read a task file; raises ValueError that names the file and the key."""
     path = Path(path)
+    check_regular(path)
     try:
         raw = path.read_bytes()
         data = yaml.safe_load(raw.decode("utf-8"))
@@ -183,9 +184,11 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     """Yield (line number, text) of the lines that are not blank; raises ValueError on a bad file or bad bytes."""
     number = 0
     try:
-        with open(path, "rb") as file:
+        with open_text(path) as file:
             for number, raw in enumerate(file, 1):
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                if "\0" in text:
+                    raise ValueError(f"{path}:{number}: not UTF-8 text (it holds NUL); convert the file to UTF-8")
                 if text.strip():
                     yield number, text
     except OSError as error:

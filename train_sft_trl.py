@@ -28,9 +28,11 @@ from transformers.integrations import is_fsdp_enabled
 from transformers.training_args import ParallelMode
 
 from hub import PushError, Repository, open_repository, push
+from input_files import first_sha256
 from journal import end_with_parent
 from lora import describe, lora_config
 from lora_trainer import LoraTrainer
+from streams import lasting_streams
 from student_loading import (
     allocate_trained,
     check_fsdp,
@@ -41,6 +43,7 @@ from student_loading import (
 )
 from student_ops import attend_within_rows
 from training_arguments import OneLineParser, ScriptArguments, TrainArguments
+from training_lock import lock_output
 from training_rows import load_rows, warn_about_rows
 from training_run import CompleteCheckpoint, is_finished, prepare_output, steps_of, write_report
 
@@ -148,16 +151,19 @@ def leave(code: int) -> int:
 def main() -> int:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with_parent()  # the launcher puts its processes into sessions of their own, where its death leaves them
+    lasting_streams()
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     # PEFT looks for the experts' rank among the modules, where they are not; tests pin the rank they get
     warnings.filterwarnings("ignore", message=".*_pattern keys did not match")
     try:
         script, args = OneLineParser((ScriptArguments, TrainArguments)).parse()
+        lock_output(args.output_dir, args.process_index)
         config = AutoConfig.from_pretrained(script.model_name)
         tokenizer = AutoTokenizer.from_pretrained(script.model_name)
         if not tokenizer.chat_template:
             raise ValueError(f"{script.model_name}: the tokenizer has no chat template; use an instruct model")
+        first_sha256(script.train_file)
         rows = load_rows(script.train_file, tokenizer, args.max_length)
         eval_rows = load_rows(script.eval_file, tokenizer, args.max_length) if script.eval_file else None
         empty, ranks = empty_model(config), (script.lora_rank, script.lora_alpha, script.lora_expert_rank)

@@ -6,7 +6,6 @@ README.md       model card, and loss.png
 results.json    written last: from then on the adapter counts as finished
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -20,7 +19,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import TrainerCallback
 
+from input_files import unchanged_sha256
 from journal import Replacing
+from training_lock import same_everywhere
 
 log = logging.getLogger("train_sft_trl")
 WRITTEN = ["results.json", "run.json", "adapter_model.safetensors", "adapter_config.json", "report"]
@@ -105,8 +106,7 @@ def is_finished(output_dir: Path) -> bool:
 
 def recorded_run(script, args) -> dict:
     """What decides the result, as run.json holds it."""
-    with open(script.train_file, "rb") as file:
-        data = hashlib.file_digest(file, "sha256").hexdigest()
+    data = same_everywhere(unchanged_sha256(script.train_file), script.train_file)
     run = {**asdict(script), "train_sha256": data, **{name: str(getattr(args, name)) for name in COMPARED.split()}}
     for key in ("train_file", "overwrite", "check_only", "checkpoint_from_tokens"):
         del run[key]

@@ -25,7 +25,7 @@ from growth import driven
 
 import create_data
 import replicas
-from journal import Journal, scan_inputs
+from journal import Journal, input_hash, scan_inputs
 from report import markdown
 from task import load_task
 
@@ -57,7 +57,8 @@ def driver_alone(rows: int, folder: Path) -> dict:
 
         def __call__(self, batch):
             rows = json.loads(batch["inputs"][0])
-            yield {"records": [json.dumps([(index, RECORD) for index, _ in rows], ensure_ascii=False)]}
+            decided = [(index, input_hash(messages), RECORD) for index, messages in rows]
+            yield {"records": [json.dumps(decided, ensure_ascii=False)]}
 
     path, output = write_inputs(folder / "many.txt", rows), folder / "many.jsonl"
     flags = ["--num_replicas", "1", "--cpus_per_replica", "1", "--input_file", str(path), "--output_file", str(output)]

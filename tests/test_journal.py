@@ -9,6 +9,7 @@ import pytest
 
 from conftest import ROOT, read_jsonl
 from journal import Journal, scan_inputs
+from locks import OutputLock
 
 RUN = {"model": "m", "temperature": 0.15}
 ATTEMPT = {"response": "x</think>en", "prompt_tokens": 9, "cached_tokens": 8, "output_tokens": 3}
@@ -29,13 +30,15 @@ def decide(journal, *indices, answer="en"):
 
 def opened(tmp_path, inputs, *shard, run=RUN):
     journal = Journal(tmp_path / "out.jsonl", run, inputs, *shard)
+    journal.lock = OutputLock(journal.output, *shard)
+    journal.lock.__enter__()
     journal.open()
     return journal
 
 
 def close(journal):
-    for file in [journal.file, *journal.locks]:
-        file.close()
+    journal.file.close()
+    journal.lock.__exit__()
 
 
 def test_equal_inputs_are_asked_once_and_written_for_each(tmp_path, inputs):

@@ -176,7 +176,7 @@ def test_a_directory_of_somebody_else_is_left_alone(tmp_path):
 def test_two_runs_do_not_share_a_report(tmp_path):
     with Unfinished(tmp_path) as first:
         first.merged.mkdir()
-        with pytest.raises(ValueError, match="another evaluate.py is at work there"):
+        with pytest.raises(ValueError, match="another run is writing it"):
             Unfinished(tmp_path).__enter__()
         assert first.merged.exists()
 

@@ -1,0 +1,213 @@
+"""What a file must be to be read as inputs: one that can be read again, text in UTF-8, and lines of their own.
+
+A table or a JSON document that is taken for plain lines would be labelled line by line, header and brackets included.
+Such files are refused by their ending, and by what they hold where that is sure. No torch, no vLLM.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import stat
+from functools import cache
+from pathlib import Path
+
+HEAD = 2**16  # bytes at the start of a file that are looked at
+LARGEST_DOCUMENT = 2**26  # bytes of a file that is parsed as a whole to see whether it is one JSON document
+FIRST_LINES = 50  # that must all look alike
+REMEDY = 'pass one input a line (.txt), or JSON lines (.jsonl) with {"text": ...} or chat messages'
+
+JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
+STRUCTURED = tuple(
+    ".json .csv .tsv .parquet .arrow .feather .xlsx .xls .ods .docx .pdf .xml .yaml .yml .db .sqlite .pkl .npy .h5 "
+    ".gz .bz2 .xz .zst .zip .7z .tar .tgz".split()
+)
+# How files of other kinds begin. No text begins like this.
+SIGNATURES = {
+    rb"\x1f\x8b": "gzip",
+    rb"BZh[1-9]1AY&SY": "bzip2",
+    rb"\xfd7zXZ\x00": "xz",
+    rb"\x28\xb5\x2f\xfd": "Zstandard",
+    rb"PK\x03\x04": "ZIP or Office",
+    rb"7z\xbc\xaf": "7-Zip",
+    rb"\xd0\xcf\x11\xe0": "Office",
+    rb"PAR1[\x00-\x1f]": "Parquet",
+    rb"ARROW1\x00": "Arrow",
+    rb"SQLite format 3\x00": "SQLite",
+    rb"%PDF-": "PDF",
+    rb"\{\\rtf": "RTF",
+    rb"\x89HDF": "HDF5",
+    rb"\x93NUMPY": "NumPy",
+    rb"version https://git-lfs\.github\.com/spec/": "Git LFS pointer",
+}
+# In this order: UTF-32 in little endian begins like UTF-16.
+BYTE_ORDER_MARKS = {
+    b"\xff\xfe\x00\x00": "UTF-32",
+    b"\x00\x00\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+DELIMITERS = ",\t;|"
+COLUMN = re.compile(r"\w+(?:[ ./-]\w+){0,3}")  # a short name without space around it
+# One of these words stands in the header of nearly every table of texts.
+COLUMN_WORDS = set(
+    "text texts sentence sentences input content message prompt question query utterance review comment title "
+    "label labels answer output response id index lang language category class".split()
+)
+
+
+def check_regular(path: str | Path) -> None:
+    """Refuse a pipe, a device or a socket, which cannot be read again and may never end; raises ValueError.
+
+    What is missing and a directory pass: opening it says what is wrong.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ValueError(f"{path}: is no regular file but a pipe or a device; write it to a file and pass that")
+
+
+def open_text(path: str | Path) -> io.BufferedReader:
+    """Open a file for reading lines of bytes; raises ValueError if its start shows that it is no text in UTF-8."""
+    check_regular(path)
+    file = open(path, "rb", buffering=HEAD)  # noqa: SIM115
+    head = file.peek(HEAD)
+    try:
+        refuse_other_kinds(path, head)
+        refuse_other_encodings(path, head)
+    except ValueError:
+        file.close()
+        raise
+    return file
+
+
+def refuse_other_kinds(path: str | Path, head: bytes) -> None:
+    """Raise ValueError if the file begins with the signature of another kind."""
+    for signature, kind in SIGNATURES.items():
+        if re.match(signature, head):
+            raise ValueError(f"{path}: is a {kind} file, not text; {REMEDY}")
+
+
+def refuse_other_encodings(path: str | Path, head: bytes) -> None:
+    """Raise ValueError for a byte order mark that is not UTF-8's, and for lines that end with CR alone."""
+    for mark, encoding in BYTE_ORDER_MARKS.items():
+        if head.startswith(mark):
+            raise ValueError(f"{path}:1: not UTF-8 but {encoding}; convert the file to UTF-8")
+    if b"\r" in head.rstrip(b"\r") and b"\n" not in head:
+        raise ValueError(f"{path}:1: its lines end with CR alone; convert them to LF, as with tr '\\r' '\\n'")
+
+
+def is_json_lines(path: str | Path) -> bool:
+    """Whether a file holds one JSON object a line, by its name."""
+    return str(path).lower().endswith(JSON_LINES)
+
+
+def check_plain_lines(path: str | Path) -> None:
+    """Refuse a file whose lines are not inputs of their own: a table or JSON, by its ending or by what it holds.
+
+    Raises ValueError. A file that cannot be opened passes, since reading it says why.
+    """
+    ending = os.path.splitext(str(path).lower())[1]
+    if ending in STRUCTURED:
+        raise ValueError(f"{path}: {ending} files are not read; {REMEDY}")
+    try:
+        with open_text(path) as file:
+            head = file.read(HEAD)
+            is_whole = len(head) < HEAD
+    except OSError:
+        return
+    text = head.decode("utf-8-sig", errors="replace")
+    if not is_whole:
+        text = text.rpartition("\n")[0]
+    if is_json_rows(text):
+        raise ValueError(f"{path}: holds JSON lines; name it .jsonl")
+    if is_json_document(path):
+        raise ValueError(f"{path}: is one JSON document, not a line for each input; {REMEDY}")
+    if is_table(text):
+        raise ValueError(f"{path}: is a table with a header; {REMEDY}")
+
+
+def is_json_rows(text: str) -> bool:
+    """Whether each of the first lines is a JSON object as step 1 reads it from JSON lines."""
+    lines = [line for line in text.split("\n") if line.strip()][:FIRST_LINES]
+    for line in lines:
+        if not line.lstrip().startswith("{"):
+            return False
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            return False
+        if not isinstance(row.get("text"), str) and not isinstance(row.get("messages"), list):
+            return False
+    return bool(lines)
+
+
+def is_json_document(path: str | Path) -> bool:
+    """Whether a whole file is one JSON array, or one JSON object over several lines."""
+    if os.path.getsize(path) > LARGEST_DOCUMENT:
+        return False
+    with open(path, "rb") as file:
+        start = file.read(HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
+        if not start.startswith((b"[", b"{")):
+            return False
+        file.seek(0)
+        content = file.read().strip()
+    if not content.endswith((b"]", b"}")):
+        return False
+    try:
+        document = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return False
+    if isinstance(document, list):
+        return any(isinstance(element, str | dict | list) for element in document)  # "[1]" may be a text
+    return b"\n" in content
+
+
+def is_table(text: str) -> bool:
+    """Whether the first lines are a table: a header of known names, and as many cells in each row as there."""
+    for delimiter in DELIMITERS:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        try:
+            rows = [row for row, _ in zip(reader, range(FIRST_LINES), strict=False) if row]
+        except csv.Error:
+            continue
+        if len(rows) < 3 or len(rows[0]) < 2:
+            continue
+        same_length = all(len(row) == len(rows[0]) for row in rows)
+        if same_length and is_header(rows[0]):
+            return True
+    return False
+
+
+def is_header(cells: list[str]) -> bool:
+    """Whether these are names of columns, one of them of a text or a label."""
+    if not all(COLUMN.fullmatch(cell) for cell in cells):
+        return False
+    if len(set(cells)) < len(cells):
+        return False
+    words = re.findall(r"[a-z]+", " ".join(cells).lower().replace("_", " "))
+    return bool(COLUMN_WORDS.intersection(words))
+
+
+def sha256_of(path: str | Path) -> str:
+    """sha256 of a file's bytes as it is now."""
+    check_regular(path)
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def first_sha256(path: str | Path) -> str:
+    """sha256 of a file as it was when this process first asked, which is before it reads what is in it."""
+    return sha256_of(path)
+
+
+def unchanged_sha256(path: str | Path) -> str:
+    """first_sha256(), if the file is still the same; raises ValueError if what was read may be another content."""
+    if sha256_of(path) != first_sha256(path):
+        raise ValueError(f"{path}: has changed while it was read; start again when it is complete")
+    return first_sha256(path)
