@@ -20,6 +20,7 @@ import numpy as np
 from forced import Forced
 from input_files import check_plain_lines, check_regular, is_json_lines
 from locks import journals_of, own_journal
+from old_values import OLD_HEADER, first_difference
 from task import read_chat, read_lines
 
 log = logging.getLogger("create_data")
@@ -169,10 +170,11 @@ class Journal:
             self.seconds = max(self.seconds, spent + last)
 
     def _compare(self, path: Path, run: dict) -> None:
-        for key in self.run | run:
-            if run.get(key) != self.run.get(key):
-                old, new = (json.dumps(r.get(key), ensure_ascii=False) for r in (run, self.run))
-                raise ValueError(f"{path}: made with {key} {old}, now {new}; --overwrite starts afresh")
+        found = first_difference(run, self.run, OLD_HEADER)
+        if found:
+            before = json.dumps(found.before, ensure_ascii=False)
+            now = json.dumps(found.now, ensure_ascii=False)
+            raise ValueError(f"{path}: made with {found.key} {before}, now {now}; --overwrite starts afresh")
 
     def missing(self) -> np.ndarray:
         """Which inputs of our share must be asked: of equal inputs the first one."""

@@ -21,6 +21,7 @@ from transformers import TrainerCallback
 
 from input_files import unchanged_sha256
 from journal import Replacing
+from old_values import OLD_RUN, first_difference
 from training_lock import same_everywhere
 
 log = logging.getLogger("train_sft_trl")
@@ -116,10 +117,11 @@ def recorded_run(script, args) -> dict:
 def refuse_another_run(output_dir: Path, run: dict) -> None:
     """Raise ValueError if the output directory was begun with something else than `run`."""
     old = json.loads((output_dir / "run.json").read_text())
-    for key, value in run.items():
-        before = old.get(key, value)  # not there: begun before this was compared
-        if before != value:
-            raise ValueError(f"{output_dir}: begun with {key} {before}, now {value}; --overwrite starts afresh")
+    found = first_difference(old, run, OLD_RUN)
+    if found:
+        raise ValueError(
+            f"{output_dir}: begun with {found.key} {found.before}, now {found.now}; --overwrite starts afresh"
+        )
 
 
 def prepare_output(script, args) -> str | None:

@@ -1,0 +1,235 @@
+"""What commit 51c9118 wrote is resumed, loaded and read by the code of today; old_files/README.md says how it was made.
+
+The fixtures hold the tiny pair of their time, which is not the one of today: no test compares what models answer.
+"""
+
+import json
+import shutil
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conftest import ROOT, last_json, python, read_jsonl, run
+from journal import Journal, journals_of, parse, scan_inputs
+from old_values import NOT_RECORDED, OLD_HEADER, OLD_RUN, first_difference
+from training_run import last_checkpoint, refuse_another_run
+
+OLD = ROOT / "tests" / "old_files"
+TEACHER, STUDENT = "models/tiny-thinking", "models/tiny-instruct"  # as the old files name them
+ENDINGS = ("", ".rejected.jsonl", ".manifest.json")
+TRAINING = ["--config", ROOT / "configs" / "tiny.yaml", "--lora_rank", 1, "--lora_alpha", 1]
+TRAINING += ["--per_device_train_batch_size", 4, "--logging_steps", 1]
+
+
+def copy_of(name, tmp_path):
+    """The files of one directory of old_files, with write permission, where they may change."""
+    return shutil.copytree(OLD / name, tmp_path / name)
+
+
+def labelling(output, *flags):
+    """The command of step 1 that the old files were made with."""
+    fixed = ["--model_name", TEACHER, "--input_file", OLD / "inputs.txt", "--max_model_len", 2800]
+    return [sys.executable, ROOT / "create_data.py", *fixed, "--output_file", output, *flags]
+
+
+@pytest.fixture
+def without_weights(tmp_path):
+    """A working directory in which the teacher has a name and no weights: whatever would ask it fails."""
+    folder = tmp_path / "work"
+    teacher = folder / TEACHER
+    teacher.mkdir(parents=True)
+    (teacher / "config.json").write_text("{}")
+    return folder
+
+
+def decided(path):
+    """The lines of a journal that decide an input, torn ones left out."""
+    records = [parse(line) for line in path.read_bytes().splitlines(keepends=True)]
+    return [record for record in records if record and "index" in record]
+
+
+def header(path):
+    return json.loads(path.read_text(encoding="utf-8").partition("\n")[0])["run"]
+
+
+def same_outputs(output, old):
+    """Output and rejected rows byte by byte, and of the manifest all that the old one says but the seconds."""
+    for ending in ENDINGS[:2]:
+        assert output.with_name(output.name + ending).read_bytes() == old.with_name(old.name + ending).read_bytes()
+    manifests = [json.loads(of.with_name(of.name + ENDINGS[2]).read_text()) for of in (output, old)]
+    for manifest in manifests:
+        for key in ("seconds", "rows_per_second", "output_tokens_per_second", "versions", "engine_flags"):
+            manifest.pop(key)
+        for key in ("task_file", "input_file"):
+            manifest[key] = manifest[key].rpartition("/")[2]
+    assert manifests[1].items() <= manifests[0].items()
+
+
+def test_a_finished_journal_gives_its_outputs_again(without_weights, tmp_path):
+    output = copy_of("finished", tmp_path) / "labels.jsonl"
+    for ending in ENDINGS:
+        output.with_name(output.name + ending).unlink()
+    summary = last_json(run(*labelling(output), cwd=without_weights))
+    assert (summary["asked"], summary["rejected"]) == (0, 1)
+    same_outputs(output, OLD / "finished" / "labels.jsonl")
+
+
+def test_the_journals_of_shards_are_merged(without_weights, tmp_path):
+    output = copy_of("sharded", tmp_path) / "labels.jsonl"
+    journals = {path: path.read_bytes() for path in journals_of(output)}
+    assert len(journals) == 2
+    summary = last_json(run(*labelling(output), cwd=without_weights))
+    assert (summary["asked"], summary["rows"]) == (0, 46)
+    answers = {record["index"]: record["answer"] for path in journals for record in decided(path)}
+    first = scan_inputs(OLD / "inputs.txt").first
+    written = [row["messages"][-1]["content"] for row in read_jsonl(output)]
+    assert written == [answers[index] for index in first if answers[index]]
+    assert all(path.read_bytes() == content for path, content in journals.items())
+
+
+def test_a_finished_output_is_refused(without_weights, tmp_path):
+    output = copy_of("finished", tmp_path) / "labels.jsonl"
+    assert "exists and is finished; --overwrite" in run(*labelling(output), code=2, cwd=without_weights).stderr
+    same_outputs(output, OLD / "finished" / "labels.jsonl")
+
+
+def test_a_journal_is_not_continued_under_another_value(without_weights, tmp_path):
+    output = copy_of("half", tmp_path) / "labels.jsonl"
+    before = (tmp_path / "half" / "labels.jsonl.trace.jsonl").read_bytes()
+    error = run(*labelling(output, "--temperature", 0.3), code=2, cwd=without_weights).stderr
+    assert "made with temperature 0.15, now 0.3; --overwrite starts afresh" in error
+    assert [path.read_bytes() for path in (tmp_path / "half").iterdir()] == [before]
+
+
+@pytest.mark.parametrize("key", OLD_HEADER)
+def test_a_header_without_a_key_has_the_value_of_its_time(key, tmp_path):
+    """A header that lacks a key of the table goes on under the old value alone, and so in the other direction."""
+    inputs = scan_inputs(OLD / "inputs.txt")
+    output = tmp_path / "labels.jsonl"
+    journal = tmp_path / "labels.jsonl.trace.jsonl"
+    first, *lines = (OLD / "half" / journal.name).read_text(encoding="utf-8").splitlines(keepends=True)
+    with_key = json.loads(first)["run"] | {key: OLD_HEADER[key]}
+    without = {name: value for name, value in with_key.items() if name != key}
+    for written, now in ((without, with_key), (with_key, without)):
+        journal.write_text(json.dumps({"run": written}) + "\n" + "".join(lines), encoding="utf-8")
+        opened = Journal(output, now, inputs)
+        opened.open()
+        assert (opened.places >= 0).sum() == len(decided(journal))
+        for file in opened.locks:
+            file.close()
+    journal.write_text(json.dumps({"run": without}) + "\n" + "".join(lines), encoding="utf-8")
+    before = json.dumps(OLD_HEADER[key])
+    with pytest.raises(ValueError, match=f'labels.jsonl.trace.jsonl: made with {key} {before}, now "another"'):
+        Journal(output, without | {key: "another"}, inputs).open()
+
+
+def test_a_run_json_without_a_key_has_the_value_of_its_time(tmp_path):
+    """Every key of the table; one that was a flag before it was recorded may have had any value."""
+    recorded = json.loads((OLD / "stopped" / "run.json").read_text())
+    for key, value in OLD_RUN.items():
+        without = {name: value for name, value in recorded.items() if name != key}
+        (tmp_path / "run.json").write_text(json.dumps(without))
+        if value is NOT_RECORDED:
+            refuse_another_run(tmp_path, without | {key: "any"})
+            continue
+        refuse_another_run(tmp_path, without | {key: value})
+        with pytest.raises(ValueError, match=f"begun with {key} .*, now another; --overwrite"):
+            refuse_another_run(tmp_path, without | {key: "another"})
+    (tmp_path / "run.json").write_text(json.dumps(recorded))
+    with pytest.raises(ValueError, match="begun with a_new_setting None, now 3; --overwrite"):
+        refuse_another_run(tmp_path, recorded | {"a_new_setting": 3})
+
+
+def test_a_key_that_one_side_lacks():
+    table = {"added": 1, "unknown": NOT_RECORDED}
+    for one, other in (({}, {"added": 1}), ({"added": 1}, {}), ({}, {"unknown": 7}), ({}, {"other": None})):
+        assert first_difference({"m": 1, **one}, {"m": 1, **other}, table) is None
+    found = first_difference({}, {"added": 2}, table)
+    assert (found.key, found.before, found.now) == ("added", 1, 2)
+    found = first_difference({"added": 2}, {}, table)
+    assert (found.key, found.before, found.now) == ("added", 2, 1)
+    assert first_difference({}, {"other": 3}, table).key == "other"
+
+
+def test_labels_are_scored_against_gold(tmp_path):
+    gold = tmp_path / "gold.jsonl"
+    rows = read_jsonl(ROOT / "example-data" / "multilingual_gold.jsonl")[:28]
+    gold.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    flags = ["--labels", OLD / "finished" / "labels.jsonl", "--gold", gold]
+    found = last_json(python("evaluate.py", *flags))
+    assert (found["rows"], found["unreadable"]) == (28, 0) and found["correct"] >= 24
+
+
+def test_an_evaluation_is_read_by_the_report(tmp_path):
+    readme = tmp_path / "README.md"
+    shutil.copy(ROOT / "README.md", readme)
+    metrics = OLD / "adapter" / "report" / "metrics.json"
+    assert last_json(python("report.py", "--metrics", metrics, "--readme", readme))["commit"] == "51c9118"
+    text = readme.read_text(encoding="utf-8")
+    assert "Systems on 12 held-out rows" in text and ", 51c9118." in text
+
+
+def test_states_of_a_checkpoint_are_data_alone():
+    """They are loaded without running what a file says, and hold what a resumed run needs."""
+    folder = last_checkpoint(OLD / "stopped")
+    states = {path.name: torch.load(path, weights_only=True) for path in folder.glob("[os]*.pt")}
+    assert set(states) == {"optimizer.pt", "scheduler.pt"}
+    assert len(states["optimizer.pt"]["state"]) == len(load_file(folder / "adapter_model.safetensors"))
+
+
+@pytest.mark.slow
+def test_a_half_finished_journal_is_resumed(pair, tmp_path):
+    output = copy_of("half", tmp_path) / "labels.jsonl"
+    journal = tmp_path / "half" / "labels.jsonl.trace.jsonl"
+    old = decided(journal)
+    assert not journal.read_bytes().endswith(b"\n")  # torn
+    summary = last_json(run(*labelling(output), cwd=ROOT))
+    new = decided(journal)
+    assert new[: len(old)] == old
+    assert summary["asked"] == len(new) - len(old) == 44 - len(old)
+    assert len({record["index"] for record in new}) == len(new)
+    answers = {record["hash"]: record["answer"] for record in old if record["answer"]}
+    inputs = scan_inputs(OLD / "inputs.txt")
+    written = {row["messages"][0]["content"]: row["messages"][-1]["content"] for row in read_jsonl(output)}
+    for index, messages in inputs.read():
+        text = messages[0]["content"]
+        if inputs.hash(index) in answers:
+            assert written[text] == answers[inputs.hash(index)]
+    assert summary["rows"] == 46
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_resumed(pair, tmp_path):
+    """To the last step; the finished adapter of then, and a run with other settings, are refused."""
+    folder = copy_of("stopped", tmp_path)
+    before = json.loads((last_checkpoint(folder) / "trainer_state.json").read_text())
+    flags = ["--model_name", STUDENT, "--train_file", OLD / "finished" / "labels.jsonl", *TRAINING]
+    flags += ["--max_steps", 12, "--save_strategy", "steps", "--save_steps", 4]
+    process = python("train_sft_trl.py", *flags, "--output_dir", folder, cwd=ROOT)
+    assert f"resuming from {folder / 'checkpoint-4'}" in process.stderr
+    assert last_json(process)["steps"] == 12 and (folder / "results.json").exists()
+    state = json.loads((folder / "checkpoint-12" / "trainer_state.json").read_text())
+    assert state["log_history"][:4] == before["log_history"]
+    assert [entry["step"] for entry in state["log_history"]] == list(range(1, 13))
+
+
+@pytest.mark.slow
+def test_an_adapter_is_evaluated_with_the_teacher_s_old_answers(pair, tmp_path):
+    """Merged into the student of today and checked against PEFT; the report of then is replaced."""
+    adapter = copy_of("adapter", tmp_path)
+    teacher = copy_of("teacher", tmp_path) / "heldout.jsonl"
+    old = json.loads((adapter / "report" / "metrics.json").read_text())
+    flags = ["--systems", "teacher,student", "--teacher_answers", teacher, "--adapter", adapter]
+    flags += ["--student_model", STUDENT, "--test_file", OLD / "heldout.jsonl", "--latency_rows", 1]
+    found = last_json(python("evaluate.py", *flags, cwd=ROOT))
+    assert found["rows"] == 12
+    metrics = json.loads((adapter / "report" / "metrics.json").read_text())
+    assert metrics["check"]["rows"] == 8 and metrics["check"]["differ"] == 0
+    assert metrics["systems"]["teacher"]["correct"] >= 8
+    assert metrics["systems"]["teacher"]["output_tokens"] > 10  # of the journal beside the answers
+    assert old["systems"].keys() > metrics["systems"].keys()  # of all four systems
+    rows = read_jsonl(adapter / "report" / "predictions.jsonl")
+    labels = [row["messages"][-1]["content"] for row in read_jsonl(teacher)]
+    assert [row["teacher"]["answer"] for row in rows] == labels
