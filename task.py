@@ -15,9 +15,8 @@ from pathlib import Path
 
 import yaml
 
-from tokens import cut_points, encode, head_ids, prompt_ids, text_ids  # noqa: F401, they were here once
+from tokens import THINK_END, cut_points, encode, head_ids, prompt_ids, text_ids  # noqa: F401, they were here once
 
-THINK_END = "</think>"
 MARKUP = " \t\r\n*_`\"'“”.,;:!()[]{}<>$\\"  # what models like to put around an answer
 
 
