@@ -16,8 +16,8 @@ from pathlib import Path
 import yaml
 
 from input_files import check_regular, open_text
+from tokens import THINK_END
 
-THINK_END = "</think>"
 MARKUP = " \t\r\n*_`\"'“”.,;:!()[]{}<>$\\"  # what models like to put around an answer
 
 

@@ -1,39 +1,208 @@
-"""Chats as token ids: what a model is asked with, and what a training row's loss falls on. No torch."""
+"""Chats as token ids: what a model is asked with, and what a training row's loss falls on. No torch.
 
+Text in a message that spells a special token, such as <|im_end|>, stays text. It is told from the template's own
+tokens by a mask: while the chat is rendered, another character stands for the first one of the spelling, so that it
+does not matter whether the template trims, upper-cases, moves or repeats the message. Then the template's tokens get
+secret names, known to a copy of the tokenizer that no longer knows their spelling.
+"""
+
+import json
 import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
+
+from templates import GARBLED, TemplateProblem, check_shown, render
+
+THINK_START = "<think>"
+THINK_END = "</think>"
+# no keyboard writes them, and neither does a template trim or change them
+PRIVATE_USE = [range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE)]
 
 
-def prompt_ids(tokenizer, messages: list[dict]) -> list[int]:
+def prompt_ids(tokenizer, messages: list[dict], strict: bool = False) -> list[int]:
     """Token ids of a chat up to where the answer starts.
 
-    Text in a message that spells a special token, such as <|im_end|>, stays text: the template is rendered around
-    placeholders, and the messages' own text is tokenised apart, only where it holds such a spelling.
+    Raises TemplateProblem if the template refuses the chat and, where `strict`, unless it shows each message once and
+    in order.
     """
-    special = [str(token) for token in tokenizer.added_tokens_decoder.values()]
-    mark = "\ue000"  # a private-use character, which no template touches
-    while any(mark in message["content"] for message in messages):
-        mark += "\ue000"
-    contents, marked = {}, []
-    for i, message in enumerate(messages):
-        if any(token in message["content"] for token in special):
-            contents[f"{mark}{i}\ue001"] = message["content"]
-            message = {**message, "content": f"{mark}{i}\ue001"}
-        marked.append(message)
-    text = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True)
-    # what precedes the last message is the same in every row of a task, so it is tokenised once
-    last = text.rfind(marked[-1]["content"])
-    cut = max(
-        (text.rfind(token, 0, last) + len(token) for token in cut_points(tokenizer) if token in text[:last]), default=0
-    )
-    if any(placeholder in text[:cut] for placeholder in contents):
-        cut = 0
-    ids, text = list(head_ids(tokenizer, text[:cut])), text[cut:]
-    for placeholder, content in contents.items():
-        before, _, text = text.partition(placeholder)
-        ids += tokenizer(before, add_special_tokens=False)["input_ids"]
-        ids += text_ids(tokenizer, content)
-    return ids + tokenizer(text, add_special_tokens=False)["input_ids"]
+    masked = mask(tokenizer, messages)
+    text = render(tokenizer, masked.messages)
+    if strict:
+        check_shown(tokenizer, masked.messages, text)
+    return ids_of_chat(tokenizer, masked, text)
+
+
+def text_ids(tokenizer, text: str) -> list[int]:
+    """Token ids of plain text, in which what spells a special token, <think> or </think> stays text."""
+    masked = mask(tokenizer, [{"role": "user", "content": text}])
+    return ids_of(tokenizer, masked, masked.messages[0]["content"])
+
+
+def encode(tokenizer, messages: list[dict]) -> dict[str, list[int]]:
+    """input_ids and labels of one training row; labels are -100 but on the answer and its end of turn.
+
+    The context is what inference sees, prompt_ids() of the messages before the answer. Raises TemplateProblem as
+    prompt_ids() does where it is strict, and if the template does not show an answer.
+    """
+    masked = mask(tokenizer, messages)
+    *prompt, answer = masked.messages
+    text = render(tokenizer, prompt)
+    check_shown(tokenizer, prompt, text)
+    context = ids_of_chat(tokenizer, masked, text)
+
+    ending = end_of_turn(tokenizer, prompt, next(masked.unused))
+    target = ids_after(tokenizer, masked, text, answer["content"] + ending)
+    return {"input_ids": context + target, "labels": [-100] * len(context) + target}
+
+
+def end_of_turn(tokenizer, prompt: list[dict], mark: str) -> str:
+    """What the template writes after an answer to `prompt`, without the newline that inference never generates.
+
+    `mark` is a character that the prompt does not hold. Raises TemplateProblem.
+    """
+    rendered = render(tokenizer, [*prompt, {"role": "assistant", "content": mark}], add_generation_prompt=False)
+    _, *endings = rendered.split(mark)
+    if len(endings) != 1:
+        does = "repeats" if endings else "drops"
+        raise TemplateProblem(GARBLED, f"{does} the answer")
+    return endings[0].rstrip() or tokenizer.eos_token
+
+
+# Text that spells special tokens
+
+
+@dataclass
+class Masked:
+    """A chat in which each spelling of a special token has another first character."""
+
+    messages: list[dict]
+    first: dict[str, str]  # what a character stands for; empty where nothing is spelled
+    unused: Iterator[str]  # further characters that the chat does not hold
+
+
+def mask(tokenizer, messages: list[dict]) -> Masked:
+    """Mask what spells a special token in a chat."""
+    tokens = kept_as_text(tokenizer, str(tokenizer.chat_template))
+    unused = unused_characters(messages)
+    if not any(token in message["content"] for message in messages for token in tokens):
+        return Masked(messages, {}, unused)
+    stands_for = {first: next(unused) for first in sorted({token[0] for token in tokens})}
+    masked = []
+    for message in messages:
+        content = message["content"]
+        for token in tokens:
+            content = content.replace(token, stands_for[token[0]] + token[1:])
+        masked.append({**message, "content": content})
+    return Masked(masked, {character: first for first, character in stands_for.items()}, unused)
+
+
+def unused_characters(messages: list[dict]) -> Iterator[str]:
+    """Yield private-use characters that the chat does not hold."""
+    for code in chain.from_iterable(PRIVATE_USE):
+        if not any(chr(code) in message["content"] for message in messages):
+            yield chr(code)
+
+
+@lru_cache(maxsize=8)
+def kept_as_text(tokenizer, template: str) -> tuple[str, ...]:
+    """The tokens that nobody may write into a message, the longest first.
+
+    They are the special ones, and those with which thoughts and, in this template, turns begin and end. Other added
+    tokens, such as white space and HTML, are ordinary text, as they are to a server.
+    """
+    written = ""
+    if tokenizer.chat_template:
+        try:
+            written = render(tokenizer, [{"role": "user", "content": "a"}])
+        except TemplateProblem:
+            written = ""  # whoever renders a chat will be told
+    kept = set()
+    for token in tokenizer.added_tokens_decoder.values():
+        spelling = str(token)
+        begins_or_ends = spelling in (THINK_START, THINK_END) or spelling in written
+        if spelling.strip() and (token.special or begins_or_ends):
+            kept.add(spelling)
+    return tuple(sorted(kept, key=lambda spelling: (-len(spelling), spelling)))
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """A copy of a tokenizer, in which the tokens that are kept as text have names that nobody can guess."""
+
+    names: dict[str, str]
+    spellings: re.Pattern
+    backend: object  # tokenizers.Tokenizer
+
+    def ids(self, masked: Masked, text: str) -> list[int]:
+        """Token ids of rendered text whose messages are masked."""
+        text = self.spellings.sub(lambda found: self.names[found[0]], text)
+        for character, first in masked.first.items():
+            text = text.replace(character, first)
+        return self.backend.encode(text, add_special_tokens=False).ids
+
+
+@lru_cache(maxsize=8)
+def renamed(tokenizer, template: str) -> Renamed:
+    """The copy for a tokenizer; raises ValueError for one in pure Python, which cannot be copied so."""
+    from tokenizers import Tokenizer
+
+    tokens = kept_as_text(tokenizer, template)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ValueError("holds a special token's spelling, which a tokenizer in pure Python cannot keep as text")
+    secret = secrets.token_hex(8)  # else a message could spell the names instead
+    names = {token: f"[{secret} {number}]" for number, token in enumerate(tokens)}
+    description = json.loads(backend.to_str())
+    for token in description["added_tokens"]:
+        token["content"] = names.get(token["content"], token["content"])
+    model = description["model"]
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {names.get(piece, piece): number for piece, number in model["vocab"].items()}
+    else:  # Unigram's, with their scores
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]
+    if model.get("unk_token"):
+        model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
+    # it would add tokens, which it knows by their spelling
+    description.update(post_processor=None, truncation=None, padding=None)
+    spellings = "|".join(re.escape(token) for token in tokens)
+    return Renamed(names, re.compile(spellings), Tokenizer.from_str(json.dumps(description)))
+
+
+# Rendered text to ids
+
+
+def ids_of(tokenizer, masked: Masked, text: str) -> list[int]:
+    """Token ids of rendered text."""
+    if not masked.first:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+    return renamed(tokenizer, str(tokenizer.chat_template)).ids(masked, text)
+
+
+def ids_of_chat(tokenizer, masked: Masked, text: str) -> list[int]:
+    """Token ids of a rendered chat. What precedes the last message is the same in every row, and tokenised once."""
+    if masked.first:
+        return ids_of(tokenizer, masked, text)
+    cut = last_cut(tokenizer, text[: max(text.rfind(masked.messages[-1]["content"].strip()), 0)])
+    return [*head_ids(tokenizer, text[:cut]), *ids_of(tokenizer, masked, text[cut:])]
+
+
+def ids_after(tokenizer, masked: Masked, before: str, text: str) -> list[int]:
+    """Token ids of `text` as it follows `before`, where some tokenizers give it no space; else those of it alone."""
+    tail = before[last_cut(tokenizer, before) :]
+    tail_ids = ids_of(tokenizer, masked, tail)
+    both = ids_of(tokenizer, masked, tail + text)
+    if both[: len(tail_ids)] == tail_ids:
+        return both[len(tail_ids) :]
+    return ids_of(tokenizer, masked, text)  # they run together into one token, which inference never sees
+
+
+def last_cut(tokenizer, text: str) -> int:
+    """The last place at which a rendered text may be cut; 0 if there is none."""
+    ends = [text.rfind(token) + len(token) for token in cut_points(tokenizer) if token in text]
+    return max(ends, default=0)
 
 
 @lru_cache(maxsize=8)
@@ -51,27 +220,3 @@ def cut_points(tokenizer) -> tuple[str, ...]:
     tokens = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
     probes = ("user", "\n user", " a")
     return tuple(t for t in tokens if all(ids(f"a{t}{probe}") == ids(f"a{t}") + ids(probe) for probe in probes))
-
-
-def text_ids(tokenizer, text: str) -> list[int]:
-    """Token ids of plain text; what spells an added token, such as <think>, is cut after its first letter."""
-    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if len(str(token)) > 1]
-    inside = "|".join(f"(?<={re.escape(t[0])})(?={re.escape(t[1:])})" for t in special) or "(?!)"
-    return [i for piece in re.split(inside, text) for i in tokenizer(piece, add_special_tokens=False)["input_ids"]]
-
-
-def encode(tokenizer, messages: list[dict]) -> dict[str, list[int]]:
-    """input_ids and labels of one training row; labels are -100 but on the answer and its end of turn.
-
-    The context is what inference sees, prompt_ids() of the messages before the answer.
-    """
-    *prompt, answer = messages
-    context = prompt_ids(tokenizer, prompt)
-    mark = "\ue002"  # a private-use character, which no template touches
-    probe = [*prompt, {"role": "assistant", "content": mark}]
-    rendered = tokenizer.apply_chat_template(probe, tokenize=False)
-    # what the template writes after an answer, without the newline that inference never generates
-    ending = rendered.rpartition(mark)[2].rstrip() or tokenizer.eos_token
-    target = text_ids(tokenizer, answer["content"])
-    target += tokenizer(ending, add_special_tokens=False)["input_ids"]
-    return {"input_ids": context + target, "labels": [-100] * len(context) + target}
