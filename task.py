@@ -11,14 +11,16 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-import yaml
-
+from guard import LABEL, guard, written_shapes
 from input_files import check_regular, open_text
+from same_text import bare, folded
 from tokens import THINK_END
+from yaml_file import read_yaml, whole_characters
 
-MARKUP = " \t\r\n*_`\"'“”.,;:!()[]{}<>$\\"  # what models like to put around an answer
+REMEDY = "a group such as (.+) finds a whole line"
 
 
 class NoAnswer(ValueError):
@@ -27,6 +29,7 @@ class NoAnswer(ValueError):
     def __init__(self, reason: str, detail: str = ""):
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
+        self.detail = detail
 
 
 @dataclass(frozen=True)
@@ -58,40 +61,34 @@ class Task:
 
     def constraint(self) -> str:
         """Regular expression for what may follow the thinking: one label, as `answer` finds it; empty if free-form."""
-        if not self.labels:
-            return ""
-        label = "(" + "|".join(re.sub(r"([\\.^$*+?{}\[\]()|])", r"\\\1", x) for x in self.labels) + ")"
-        start, end = group_span(self.answer) if self.answer else (0, 0)
-        return r"\n{0,2}" + self.answer[:start] + label + self.answer[end:]
+        return guard(self.answer, self.labels) if self.labels else ""
+
+    @cached_property
+    def label_of(self) -> dict[str, str]:
+        """Each label by the form in which labels are compared."""
+        return {folded(label): label for label in self.labels}
 
     def read_content(self, content: str) -> str:
         """The answer in text without thinking; raises NoAnswer. With several answers they must all agree."""
-        if self.answer:
-            found = [m if isinstance(m, str) else m[0] for m in re.findall(self.answer, content, re.IGNORECASE)]
-        else:
-            found = [content]
-        found = [text.strip(MARKUP) if self.labels else text.strip() for text in found]
-        if not any(found):
-            raise NoAnswer("no_answer")
+        # thinking is followed by empty lines, which an expression that starts with ^ does not expect
+        found = self.find(content) or self.find(content.strip())
         if not self.labels:
+            if not any(found):
+                raise NoAnswer("no_answer")
             return found[-1]
-        by_folded = {label.strip(MARKUP).casefold(): label for label in self.labels}
-        answers = {by_folded.get(text.casefold()) for text in found}
-        if len(answers) != 1 or None in answers:
-            raise NoAnswer("not_a_label", " and ".join(dict.fromkeys(found))[:100])
-        return answers.pop()
+        answers = {self.label_of.get(folded(text)) for text in found}
+        if len(answers) == 1 and None not in answers:
+            return answers.pop()
+        if not any(bare(text) for text in found):
+            raise NoAnswer("no_answer")
+        raise NoAnswer("not_a_label", " and ".join(dict.fromkeys(map(bare, found)))[:100])
 
-
-def group_span(pattern: str) -> tuple[int, int]:
-    """Where the one capturing group of a regular expression starts and ends."""
-    open_groups = []
-    # an escape, a character class, the start of a group that does not capture, or any one character
-    for token in re.finditer(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?(?!P<).|.", pattern, re.DOTALL):
-        if token[0].startswith("("):
-            open_groups.append(None if token[0].startswith("(?") else token.start())
-        elif token[0] == ")" and (start := open_groups.pop()) is not None:
-            return start, token.end()
-    raise ValueError(f"{pattern}: no group")
+    def find(self, content: str) -> list[str]:
+        """What the expression `answer` finds in a text without thinking; without an expression that is all of it."""
+        if not self.answer:
+            return [content.strip()]
+        matches = re.finditer(self.answer, content, re.IGNORECASE)
+        return [(match[1] or "").strip() for match in matches]
 
 
 def load_task(path: str | Path) -> Task:
@@ -100,41 +97,96 @@ def load_task(path: str | Path) -> Task:
     check_regular(path)
     try:
         raw = path.read_bytes()
-        data = yaml.safe_load(raw.decode("utf-8"))
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}; pass an existing task file with --task") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 at byte {error.start}; save the task file as UTF-8") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        raise ValueError(f"{path}:{where} not valid YAML; see example-data/language_classification.yaml") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: a value that YAML cannot read ({error}); put it in quotes") from error
+    data = read_yaml(path, raw, example="example-data/language_classification.yaml")
     if not isinstance(data, dict):
         raise ValueError(f"{path}: expected the keys prompt, labels and answer")
-    if unknown := set(data) - {"prompt", "labels", "answer"}:
+    unknown = set(data) - {"prompt", "labels", "answer"}
+    if unknown:
         raise ValueError(f"{path}: unknown key {sorted(map(str, unknown))[0]!r}; allowed are prompt, labels and answer")
-    prompt, labels, answer = data.get("prompt"), data.get("labels"), data.get("answer")
-    labels, answer = [] if labels is None else labels, "" if answer is None else answer
+    prompt = data.get("prompt")
+    labels = [] if data.get("labels") is None else data["labels"]
+    answer = "" if data.get("answer") is None else data["answer"]
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError(f"{path}: key 'prompt' must be a text that is not empty")
     # YAML reads an unquoted no or off as a boolean, so anything but text is refused
     if not isinstance(labels, list) or not all(isinstance(x, str) and x.strip() for x in labels):
         raise ValueError(f'{path}: key \'labels\' must be a list of texts; quote labels such as "no" and "1"')
-    if len({x.strip(MARKUP).casefold() for x in labels} - {""}) != len(labels):
-        raise ValueError(
-            f"{path}: key 'labels' lists a label twice or an empty one (case and outer punctuation do not count)"
-        )
     if not isinstance(answer, str):
         raise ValueError(f"{path}: key 'answer' must be a regular expression in quotes")
+    prompt = read_characters(path, "prompt", prompt)
+    labels = [read_characters(path, "labels", label) for label in labels]
+    answer = read_characters(path, "answer", answer)
     try:
         groups = re.compile(answer).groups
     except re.error as error:
         raise ValueError(f"{path}: key 'answer' is not a regular expression ({error})") from error
     if answer and groups != 1:
         raise ValueError(f"{path}: key 'answer' must have exactly one group, the answer; it has {groups}")
-    return Task(prompt.strip(), tuple(labels), answer, hashlib.sha256(raw).hexdigest())
+    seen = {}
+    for label in labels:
+        form = folded(label)
+        if form in seen:
+            both = f"{seen[form]!r} and {label!r}"
+            raise ValueError(
+                f"{path}: key 'labels' lists a label twice, {both}; case, the form in Unicode and outer punctuation "
+                "do not count"
+            )
+        seen[form] = label
+    task = Task(prompt.strip(), tuple(labels), answer, hashlib.sha256(raw).hexdigest())
+    try:
+        problem = unreadable_label(task)
+    except ValueError as error:
+        problem = str(error)
+    if problem:
+        raise ValueError(f"{path}: key 'answer': {problem}")
+    return task
+
+
+def read_characters(path: Path, key: str, text: str) -> str:
+    """A text of the task file in whole characters; raises ValueError that names file and key."""
+    try:
+        return whole_characters(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: key {key!r} {error}") from None
+
+
+def unreadable_label(task: Task) -> str:
+    """Which label of a task is read as something else where the guard has written it, and as what; empty if none is.
+
+    A text of the guard that is read as another label is wrong without a word. One that is not read at all is asked
+    again, so that only a label that is never read is at fault.
+    """
+    if not task.labels:
+        return ""
+    shapes = written_shapes(task.answer)
+    for label in task.labels:
+        readings = [read_back(task, shape.replace(LABEL, label)) for shape in shapes]
+        wrong = [reading for reading in readings if reading.label not in (None, label)]
+        if not any(reading.label == label for reading in readings):
+            wrong = readings
+        if wrong:
+            return f"in {wrong[0].written!r} it finds {wrong[0].found!r} and not the label {label!r}; {REMEDY}"
+    return ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the reader makes of a text that the guard may write."""
+
+    written: str
+    label: str | None  # None: it cannot be read
+    found: str  # what the expression found, for a message
+
+
+def read_back(task: Task, written: str) -> Reading:
+    """Read one text that the guard may write."""
+    try:
+        label = task.read_content(written)
+        return Reading(written.strip(), label, label)
+    except NoAnswer as error:
+        return Reading(written.strip(), None, error.detail or "nothing")
 
 
 def check_model(name: str) -> str:
