@@ -22,6 +22,7 @@ from transformers import TrainerCallback
 from input_files import unchanged_sha256
 from journal import Replacing
 from old_values import OLD_RUN, first_difference
+from student_loading import TO_LAUNCH
 from training_lock import same_everywhere
 
 log = logging.getLogger("train_sft_trl")
@@ -105,10 +106,18 @@ def is_finished(output_dir: Path) -> bool:
     return (output_dir / "results.json").exists()
 
 
+def processes_of(args) -> int:
+    """How many processes train, over all machines; to a check before a launch its wrapper has said it."""
+    if TO_LAUNCH not in os.environ:
+        return args.world_size
+    return int(os.environ[TO_LAUNCH]) * int(os.environ.get("NUM_MACHINES", 1))
+
+
 def recorded_run(script, args) -> dict:
     """What decides the result, as run.json holds it."""
     data = same_everywhere(unchanged_sha256(script.train_file), script.train_file)
     run = {**asdict(script), "train_sha256": data, **{name: str(getattr(args, name)) for name in COMPARED.split()}}
+    run["world_size"] = str(processes_of(args))
     for key in ("train_file", "overwrite", "check_only", "checkpoint_from_tokens"):
         del run[key]
     return run
@@ -139,21 +148,21 @@ def prepare_output(script, args) -> str | None:
     if unknown or (finished and not args.push_to_hub):
         raise ValueError(f"{output_dir}: holds a finished adapter; --overwrite replaces it")
     if finished:
-        if not script.check_only:  # one process checks, and how many train is compared too
-            refuse_another_run(output_dir, recorded_run(script, args))
+        refuse_another_run(output_dir, recorded_run(script, args))
         return None
     if args.process_index == 0 and not script.check_only and (script.overwrite or resume == "none"):
         for path in checkpoints(output_dir) + [output_dir / name for name in WRITTEN if script.overwrite]:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     PartialState().wait_for_everyone()
-    if script.check_only:
-        return None  # what follows depends on the number of processes
     run = recorded_run(script, args)
     checkpoint = None if resume in ("last", "none") else resume
     if checkpoint:
         steps_of(checkpoint)  # refuses what is no checkpoint
     if resume == "last" and (checkpoint := last_checkpoint(output_dir)):
         refuse_another_run(output_dir, run)
+    if script.check_only:
+        return None
+    if checkpoint:
         log.info("resuming from %s", checkpoint)
     PartialState().wait_for_everyone()
     if args.process_index == 0:

@@ -373,3 +373,18 @@ def test_finished_adapter_and_other_runs_are_kept(trained, train_file):
     finally:
         (output_dir / "results.kept").rename(results)
     assert (output_dir / "adapter_model.safetensors").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_another_run_is_refused_before_the_launch(trained, train_file):
+    output_dir = trained["ddp"][0]
+    flags = ["--eval_file", output_dir.parent / "eval.jsonl", "--learning_rate", 0.5]
+    line, environment = command("ddp", output_dir, train_file, *flags)
+    results = output_dir / "results.json"
+    results.rename(output_dir / "results.kept")  # as if it had been killed before its end
+    try:
+        result = run(*line, env=environment, cwd=ROOT, code=2)
+    finally:
+        (output_dir / "results.kept").rename(results)
+    assert result.stderr.endswith(", now 0.5; --overwrite starts afresh\n") and "learning_rate" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
