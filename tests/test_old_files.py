@@ -1,7 +1,7 @@
 """What commit 51c9118 wrote is resumed, loaded and read by the code of today.
 
-old_files/README.md says how it was made. The tiny pair of that time is not the one of today, so no test compares
-what models answer.
+old_files/README.md says how it was made. The tiny pair of that time is not the one of today, so no test
+compares what models answer.
 """
 
 import json
@@ -210,7 +210,7 @@ def test_states_of_a_checkpoint_are_data_alone():
 
 @pytest.fixture(scope="module")
 def evaluation(pair, tmp_path_factory):
-    """evaluate.py of the old adapter, beside the others: (process, its stderr, adapter, teacher's answers)."""
+    """evaluate.py of the old adapter, beside the others: (process, stderr, adapter, teacher's answers)."""
     folder = tmp_path_factory.mktemp("evaluation")
     adapter = copy_of("adapter", folder)
     teacher = copy_of("teacher", folder) / "heldout.jsonl"
