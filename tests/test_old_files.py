@@ -1,24 +1,29 @@
-"""What commit 51c9118 wrote is resumed, loaded and read by the code of today; old_files/README.md says how it was made.
+"""What commit 51c9118 wrote is resumed, loaded and read by the code of today.
 
-The fixtures hold the tiny pair of their time, which is not the one of today: no test compares what models answer.
+old_files/README.md says how it was made. The tiny pair of that time is not the one of today, so no test
+compares what models answer.
 """
 
 import json
 import shutil
+import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from conftest import ROOT, last_json, python, read_jsonl, run
-from journal import Journal, journals_of, parse, scan_inputs
+from hub import Repository, commit_files
+from journal import Journal, beside, journals_of, parse, scan_inputs
 from old_values import NOT_RECORDED, OLD_HEADER, OLD_RUN, first_difference
-from training_run import last_checkpoint, refuse_another_run
+from report import write_report
+from training_run import last_checkpoint, prepare_output, refuse_another_run
 
 OLD = ROOT / "tests" / "old_files"
 TEACHER, STUDENT = "models/tiny-thinking", "models/tiny-instruct"  # as the old files name them
-ENDINGS = ("", ".rejected.jsonl", ".manifest.json")
 TRAINING = ["--config", ROOT / "configs" / "tiny.yaml", "--lora_rank", 1, "--lora_alpha", 1]
 TRAINING += ["--per_device_train_batch_size", 4, "--logging_steps", 1]
 
@@ -55,22 +60,21 @@ def header(path):
 
 
 def same_outputs(output, old):
-    """Output and rejected rows byte by byte, and of the manifest all that the old one says but the seconds."""
-    for ending in ENDINGS[:2]:
-        assert output.with_name(output.name + ending).read_bytes() == old.with_name(old.name + ending).read_bytes()
-    manifests = [json.loads(of.with_name(of.name + ENDINGS[2]).read_text()) for of in (output, old)]
-    for manifest in manifests:
-        for key in ("seconds", "rows_per_second", "output_tokens_per_second", "versions", "engine_flags"):
-            manifest.pop(key)
-        for key in ("task_file", "input_file"):
-            manifest[key] = manifest[key].rpartition("/")[2]
-    assert manifests[1].items() <= manifests[0].items()
+    """Output and rejected rows byte by byte, and the manifest in all that it said then."""
+    assert output.read_bytes() == old.read_bytes()
+    assert beside(output, "rejected.jsonl").read_bytes() == beside(old, "rejected.jsonl").read_bytes()
+    found = json.loads(beside(output, "manifest.json").read_text())
+    expected = json.loads(beside(old, "manifest.json").read_text())
+    for key in ("versions", "task_file", "input_file"):  # of the machine and the command
+        del expected[key]
+    for key, value in expected.items():
+        assert found[key] == value, key
 
 
 def test_a_finished_journal_gives_its_outputs_again(without_weights, tmp_path):
     output = copy_of("finished", tmp_path) / "labels.jsonl"
-    for ending in ENDINGS:
-        output.with_name(output.name + ending).unlink()
+    for path in (output, beside(output, "rejected.jsonl"), beside(output, "manifest.json")):
+        path.unlink()
     summary = last_json(run(*labelling(output), cwd=without_weights))
     assert (summary["asked"], summary["rejected"]) == (0, 1)
     same_outputs(output, OLD / "finished" / "labels.jsonl")
@@ -91,7 +95,8 @@ def test_the_journals_of_shards_are_merged(without_weights, tmp_path):
 
 def test_a_finished_output_is_refused(without_weights, tmp_path):
     output = copy_of("finished", tmp_path) / "labels.jsonl"
-    assert "exists and is finished; --overwrite" in run(*labelling(output), code=2, cwd=without_weights).stderr
+    error = run(*labelling(output), code=2, cwd=without_weights).stderr
+    assert "exists and is finished; --overwrite" in error
     same_outputs(output, OLD / "finished" / "labels.jsonl")
 
 
@@ -105,7 +110,7 @@ def test_a_journal_is_not_continued_under_another_value(without_weights, tmp_pat
 
 @pytest.mark.parametrize("key", OLD_HEADER)
 def test_a_header_without_a_key_has_the_value_of_its_time(key, tmp_path):
-    """A header that lacks a key of the table goes on under the old value alone, and so in the other direction."""
+    """It goes on under the old value alone; so does one that has a key which the run of today lacks."""
     inputs = scan_inputs(OLD / "inputs.txt")
     output = tmp_path / "labels.jsonl"
     journal = tmp_path / "labels.jsonl.trace.jsonl"
@@ -121,7 +126,7 @@ def test_a_header_without_a_key_has_the_value_of_its_time(key, tmp_path):
             file.close()
     journal.write_text(json.dumps({"run": without}) + "\n" + "".join(lines), encoding="utf-8")
     before = json.dumps(OLD_HEADER[key])
-    with pytest.raises(ValueError, match=f'labels.jsonl.trace.jsonl: made with {key} {before}, now "another"'):
+    with pytest.raises(ValueError, match=f'trace.jsonl: made with {key} {before}, now "another"'):
         Journal(output, without | {key: "another"}, inputs).open()
 
 
@@ -169,6 +174,30 @@ def test_an_evaluation_is_read_by_the_report(tmp_path):
     assert last_json(python("report.py", "--metrics", metrics, "--readme", readme))["commit"] == "51c9118"
     text = readme.read_text(encoding="utf-8")
     assert "Systems on 12 held-out rows" in text and ", 51c9118." in text
+    predictions = read_jsonl(metrics.with_name("predictions.jsonl"))
+    write_report(tmp_path / "report", json.loads(metrics.read_text()), predictions)
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "12 of 12 rows" in page and page.count("<img") == 4
+
+
+def test_a_finished_adapter_is_kept(tmp_path):
+    folder = copy_of("adapter", tmp_path)
+    script = SimpleNamespace(check_only=False, overwrite=False)
+    args = SimpleNamespace(output_dir=folder, resume_from_checkpoint=None, push_to_hub=False, process_index=0)
+    with pytest.raises(ValueError, match="adapter: holds a finished adapter; --overwrite replaces it"):
+        prepare_output(script, args)
+    files = [path for path in (OLD / "adapter").rglob("*") if path.is_file()]
+    for path in files:
+        assert (folder / path.relative_to(OLD / "adapter")).read_bytes() == path.read_bytes()
+
+
+def test_a_finished_adapter_can_be_pushed():
+    repository = Repository(None, "ana/adapter", "https://example.org/ana/adapter", None)
+    tokenizer = AutoTokenizer.from_pretrained(OLD / "adapter")
+    operations = {found.path_in_repo: found for found in commit_files(repository, OLD / "adapter", tokenizer)}
+    assert {"adapter_model.safetensors", "run.json", "tokenizer.json", "loss.png"} < operations.keys()
+    card = operations["README.md"].path_or_fileobj.decode()
+    assert "base_model: tiny-instruct" in card and 'from_pretrained("ana/adapter")' in card
 
 
 def test_states_of_a_checkpoint_are_data_alone():
@@ -179,8 +208,25 @@ def test_states_of_a_checkpoint_are_data_alone():
     assert len(states["optimizer.pt"]["state"]) == len(load_file(folder / "adapter_model.safetensors"))
 
 
+@pytest.fixture(scope="module")
+def evaluation(pair, tmp_path_factory):
+    """evaluate.py of the old adapter, beside the others: (process, stderr, adapter, teacher's answers)."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    adapter = copy_of("adapter", folder)
+    teacher = copy_of("teacher", folder) / "heldout.jsonl"
+    flags = ["--systems", "teacher,student", "--teacher_answers", teacher, "--adapter", adapter]
+    flags += ["--student_model", STUDENT, "--test_file", OLD / "heldout.jsonl", "--latency_rows", 1]
+    command = [str(part) for part in [sys.executable, ROOT / "evaluate.py", *flags]]
+    path = folder / "stderr"
+    with open(path, "w") as file:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, cwd=ROOT)
+    yield process, path, adapter, teacher
+    process.kill()
+    process.wait()
+
+
 @pytest.mark.slow
-def test_a_half_finished_journal_is_resumed(pair, tmp_path):
+def test_a_half_finished_journal_is_resumed(evaluation, tmp_path):
     output = copy_of("half", tmp_path) / "labels.jsonl"
     journal = tmp_path / "half" / "labels.jsonl.trace.jsonl"
     old = decided(journal)
@@ -201,8 +247,7 @@ def test_a_half_finished_journal_is_resumed(pair, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_is_resumed(pair, tmp_path):
-    """To the last step; the finished adapter of then, and a run with other settings, are refused."""
+def test_a_checkpoint_is_resumed(evaluation, tmp_path):
     folder = copy_of("stopped", tmp_path)
     before = json.loads((last_checkpoint(folder) / "trainer_state.json").read_text())
     flags = ["--model_name", STUDENT, "--train_file", OLD / "finished" / "labels.jsonl", *TRAINING]
@@ -212,23 +257,24 @@ def test_a_checkpoint_is_resumed(pair, tmp_path):
     assert last_json(process)["steps"] == 12 and (folder / "results.json").exists()
     state = json.loads((folder / "checkpoint-12" / "trainer_state.json").read_text())
     assert state["log_history"][:4] == before["log_history"]
-    assert [entry["step"] for entry in state["log_history"]] == list(range(1, 13))
+    assert [entry["step"] for entry in state["log_history"][:12]] == list(range(1, 13))
+    rates = [entry["learning_rate"] for entry in state["log_history"][1:12]]
+    assert rates == sorted(rates, reverse=True)  # the schedule goes on, without another warm-up
 
 
 @pytest.mark.slow
-def test_an_adapter_is_evaluated_with_the_teacher_s_old_answers(pair, tmp_path):
+def test_an_adapter_is_evaluated_with_the_teacher_s_old_answers(evaluation):
     """Merged into the student of today and checked against PEFT; the report of then is replaced."""
-    adapter = copy_of("adapter", tmp_path)
-    teacher = copy_of("teacher", tmp_path) / "heldout.jsonl"
-    old = json.loads((adapter / "report" / "metrics.json").read_text())
-    flags = ["--systems", "teacher,student", "--teacher_answers", teacher, "--adapter", adapter]
-    flags += ["--student_model", STUDENT, "--test_file", OLD / "heldout.jsonl", "--latency_rows", 1]
-    found = last_json(python("evaluate.py", *flags, cwd=ROOT))
+    process, stderr, adapter, teacher = evaluation
+    stdout, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr.read_text()[-3000:]
+    found = json.loads(stdout.strip().splitlines()[-1])
     assert found["rows"] == 12
     metrics = json.loads((adapter / "report" / "metrics.json").read_text())
     assert metrics["check"]["rows"] == 8 and metrics["check"]["differ"] == 0
     assert metrics["systems"]["teacher"]["correct"] >= 8
     assert metrics["systems"]["teacher"]["output_tokens"] > 10  # of the journal beside the answers
+    old = json.loads((OLD / "adapter" / "report" / "metrics.json").read_text())
     assert old["systems"].keys() > metrics["systems"].keys()  # of all four systems
     rows = read_jsonl(adapter / "report" / "predictions.jsonl")
     labels = [row["messages"][-1]["content"] for row in read_jsonl(teacher)]
