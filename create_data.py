@@ -10,10 +10,14 @@ Beside OUTPUT (chat JSONL in input order, without the prompt) it writes
 The same command again continues where it was stopped.
 """
 
+if __name__ == "__main__":
+    import early_stop  # noqa: F401
+
 import argparse
 import contextlib
 import json
 import logging
+import os
 import re
 import signal
 import sys
@@ -266,9 +270,12 @@ def main() -> int:
     stopped = []  # by a signal, which may reach the engine first
 
     def stop(number, _):
+        if 128 + number in stopped:
+            os._exit(128 + number)  # who asks twice does not want to wait for the engine's end
         stopped.append(128 + number)
-        log.error("create_data.py: stopped; what is finished is kept, the same command continues")
-        sys.exit(stopped[0])
+        if len(stopped) == 1:
+            log.error("create_data.py: stopped; what is finished is kept, the same command continues")
+            sys.exit(stopped[0])
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
@@ -379,10 +386,14 @@ def versions() -> dict[str, str]:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        code = main()
     except InputsChanged as changed:
         log.error("create_data.py: %s; what is finished is kept", changed)
-        sys.exit(1)
+        code = 1
     except OSError as full_disk:
         log.error("create_data.py: %s; what is finished is kept, the same command continues", full_disk)
-        sys.exit(1)
+        code = 1
+    # what the libraries do at the exit takes a second, and a signal would only make them print tracebacks
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.exit(code)
