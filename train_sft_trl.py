@@ -31,6 +31,7 @@ from hub import PushError, Repository, open_repository, push
 from journal import end_with_parent
 from lora import describe, lora_config
 from lora_trainer import LoraTrainer
+from side_by_side import put_side_by_side
 from student_loading import (
     allocate_trained,
     check_fsdp,
@@ -39,7 +40,6 @@ from student_loading import (
     fsdp_settings,
     load_student,
 )
-from student_ops import attend_within_rows
 from training_arguments import OneLineParser, ScriptArguments, TrainArguments
 from training_rows import load_rows, warn_about_rows
 from training_run import CompleteCheckpoint, is_finished, prepare_output, steps_of, write_report
@@ -62,8 +62,6 @@ def make_trainer(
         args.eval_strategy = IntervalStrategy.EPOCH
     args.warmup_steps = args.warmup_steps or script.warmup_ratio  # below 1 transformers reads it as a ratio
     args.padding_free = args.padding_free and args.per_device_train_batch_size > 1  # one row has no padding
-    if args.padding_free:
-        args.max_length = None  # load_rows has refused longer rows; TRL cannot enforce it without padding
     args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
     load = model is None
     if load:
@@ -73,7 +71,13 @@ def make_trainer(
         model = load_student(script.model_name, dtype, args.device, args.process_index, fsdp, broadcast)
     model.config.use_cache = False
     if args.padding_free:
-        attend_within_rows(model)
+        one_process = load and args.parallel_mode != ParallelMode.DISTRIBUTED
+        obstacle = put_side_by_side(model, train_data["input_ids"][:2] if one_process else None)
+        if obstacle and load:
+            log.info("batches are padded: %s", obstacle)
+        args.padding_free = not obstacle
+    if args.padding_free:
+        args.max_length = None  # load_rows has refused longer rows; TRL cannot enforce it without padding
     trainer = LoraTrainer(
         model=model,
         args=args,
