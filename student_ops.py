@@ -145,16 +145,6 @@ def attention_forward(
     return torch.cat(found, dim=2).transpose(1, 2), None
 
 
-def attend_within_rows(model) -> bool:
-    """Let a model for batches without padding compute its attention so, where it is plain causal; returns whether."""
-    config = model.config
-    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-    plain = layers == {"full_attention"} and not getattr(config, "attention_dropout", 0)
-    if plain := plain and config._attn_implementation == "sdpa":
-        model.set_attn_implementation(ATTENTION)
-    return plain
-
-
 def rms_norm(norm, hidden_states):
     """... x size -> the same, in its own type; autocast would let it be fp32, and the attention after it."""
     with torch.autocast(hidden_states.device.type, enabled=False):

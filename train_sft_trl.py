@@ -32,6 +32,7 @@ from input_files import first_sha256
 from journal import end_with_parent
 from lora import describe, lora_config
 from lora_trainer import LoraTrainer
+from side_by_side import put_side_by_side
 from streams import lasting_streams
 from student_loading import (
     allocate_trained,
@@ -41,7 +42,6 @@ from student_loading import (
     fsdp_settings,
     load_student,
 )
-from student_ops import attend_within_rows
 from training_arguments import OneLineParser, ScriptArguments, TrainArguments
 from training_lock import lock_output
 from training_rows import load_rows, warn_about_rows
@@ -65,8 +65,6 @@ def make_trainer(
         args.eval_strategy = IntervalStrategy.EPOCH
     args.warmup_steps = args.warmup_steps or script.warmup_ratio  # below 1 transformers reads it as a ratio
     args.padding_free = args.padding_free and args.per_device_train_batch_size > 1  # one row has no padding
-    if args.padding_free:
-        args.max_length = None  # load_rows has refused longer rows; TRL cannot enforce it without padding
     args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
     load = model is None
     if load:
@@ -76,7 +74,13 @@ def make_trainer(
         model = load_student(script.model_name, dtype, args.device, args.process_index, fsdp, broadcast)
     model.config.use_cache = False
     if args.padding_free:
-        attend_within_rows(model)
+        one_process = load and args.parallel_mode != ParallelMode.DISTRIBUTED
+        obstacle = put_side_by_side(model, train_data["input_ids"][:2] if one_process else None)
+        if obstacle and load:
+            log.info("batches are padded: %s", obstacle)
+        args.padding_free = not obstacle
+    if args.padding_free:
+        args.max_length = None  # load_rows has refused longer rows; TRL cannot enforce it without padding
     trainer = LoraTrainer(
         model=model,
         args=args,

@@ -1,16 +1,19 @@
 """The flags of step 2: ours, and TRL's SFTConfig with the defaults of this recipe."""
 
 import os
+import sys
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from transformers.integrations import get_available_reporting_integrations
 from trl import SFTConfig, TrlParser
 
+from config_file import read_config, take_config
 from student_loading import TO_LAUNCH, choose_gpus
 from system import driver_problem, nvidia_driver
 from task import check_model
+from training_flags import refuse_flags
 
 # the schedules that take a lowest rate, or ignore it: runs of all of them were begun with it
 KNOW_LOWEST_RATE = ["cosine_with_min_lr", "cosine_warmup_with_min_lr", "constant", "constant_with_warmup"]
@@ -59,6 +62,21 @@ class ScriptArguments:
         check_model(self.model_name)
 
 
+def reporters(report_to: str | list[str]) -> list[str]:
+    """The names in --report_to, which are separated by commas; raises ValueError for what is not installed."""
+    names = report_to.split(",") if isinstance(report_to, str) else report_to
+    installed = get_available_reporting_integrations()
+    asked = []
+    for name in names:
+        name = name.strip()
+        if name not in ("none", "all") and name not in installed:
+            raise ValueError(f"--report_to {name}: not installed; pip install {name}")
+        asked.append(name)
+    if len(asked) > 1 and "none" in asked:
+        raise ValueError(f"--report_to {','.join(asked)}: none stands alone")
+    return asked
+
+
 @dataclass
 class TrainArguments(SFTConfig):
     """SFTConfig with the defaults of this recipe (the OpenAI Cookbook's numbers)."""
@@ -85,7 +103,7 @@ class TrainArguments(SFTConfig):
     bf16: bool = field(default=True, metadata={"help": "weights and computation in bfloat16"})
     # TRL turns the load-balancing loss on by default, which would train something the answers do not ask for
     router_aux_loss_coef: float | None = field(default=0.0, metadata={"help": "load-balancing loss of a MoE"})
-    report_to: str = field(default="none", metadata={"help": "wandb, tensorboard, trackio or none"})
+    report_to: str = field(default="none", metadata={"help": "none, or wandb, tensorboard, trackio with commas"})
     save_strategy: str = field(default="epoch", metadata={"help": "when checkpoints are written"})
     resume_from_checkpoint: str | None = field(
         default=None, metadata={"help": "a checkpoint, or none to start afresh (default: the last complete one)"}
@@ -95,16 +113,14 @@ class TrainArguments(SFTConfig):
     ddp_timeout: int = field(default=7200, metadata={"help": "seconds that a process waits for the others"})
 
     def __post_init__(self):
+        refuse_flags(self)
         processes = int(os.environ.get(TO_LAUNCH, 1))
         if not self.use_cpu:
             problem = driver_problem(torch.version.cuda, nvidia_driver())
             if problem:
                 raise ValueError(problem)
             choose_gpus(processes)
-        if self.chat_template_path:
-            raise ValueError("--chat_template_path: the student keeps its own template, with which it will be served")
-        if self.report_to != "none" and not find_spec(self.report_to):
-            raise ValueError(f"--report_to {self.report_to}: not installed; pip install {self.report_to}")
+        self.report_to = reporters(self.report_to)
         if self.lr_scheduler_type in KNOW_LOWEST_RATE and self.lr_scheduler_kwargs is None:
             self.lr_scheduler_kwargs = {"min_lr_rate": 0.1}
         super().__post_init__()
@@ -116,10 +132,26 @@ class OneLineParser(TrlParser):
     """TrlParser whose errors are one line, an unknown flag before anything else."""
 
     def parse(self):
-        unknown = [flag for flag in self.parse_known_args()[1] if flag.startswith("-") and flag != "--config"]
+        """Both sets of arguments, from the command line and the file of --config; raises ValueError."""
+        config, arguments = take_config(sys.argv[1:])
+        unknown = [flag for flag in self.parse_known_args(arguments)[1] if flag.startswith("-")]
         if unknown:
             self.error(f"unknown flag {unknown[0]}")
-        return self.parse_args_and_config()
+        if config is not None:
+            settings = read_config(config)
+            os.environ.update(environment_of(settings))
+            remaining = self.set_defaults_with_config(**settings)
+            if remaining:
+                self.error(f"{config}: unknown flag {remaining[0].removeprefix('--')}")
+        return self.parse_args_into_dataclasses(arguments)
 
     def error(self, message):
         raise ValueError(f"{message} (see --help)")
+
+
+def environment_of(settings: dict) -> dict[str, str]:
+    """What the key env of a config sets, as in TRL's own; it is taken out of `settings`. Raises ValueError."""
+    variables = settings.pop("env", None) or {}
+    if not isinstance(variables, dict):
+        raise ValueError("--config: env must name variables of the environment with their values")
+    return {name: str(value) for name, value in variables.items()}

@@ -10,7 +10,8 @@ from transformers.models.gpt_oss import GptOssConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from lora import lora_config
-from student_ops import ATTENTION, EXPERTS, attend_within_rows, keep_lora_beside_experts, use_fewer_kernels
+from side_by_side import put_side_by_side
+from student_ops import ATTENTION, EXPERTS, keep_lora_beside_experts, use_fewer_kernels
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 SIZES = {
@@ -149,7 +150,6 @@ def test_experts_of_another_layout_stay_with_peft():
     before = model.config._experts_implementation
     assert keep_lora_beside_experts(model) == 0
     assert model.config._experts_implementation == before
-    assert attend_within_rows(model.get_base_model()) is False  # its layers have sliding windows
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -162,7 +162,7 @@ def test_rows_side_by_side_see_only_themselves(device, config):
     with torch.no_grad():
         expected = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"]).logits
         expected = expected[padded["attention_mask"].bool()]
-        assert attend_within_rows(model)
+        assert put_side_by_side(model) == ""
         assert model.config._attn_implementation == ATTENTION
         torch.testing.assert_close(model(**side_by_side).logits[0], expected, **close)
         alone = model(input_ids=side_by_side["input_ids"][:, :30]).logits[0]  # one row, as a batch of one has
@@ -174,25 +174,7 @@ def test_rows_side_by_side_have_the_gradients_of_rows_apart(device):
     lengths, dtype = [30, 1, 17, 9], torch.float32 if device == "cpu" else torch.bfloat16
     model = with_lora(Qwen3Config(**SIZES, **DENSE), device, dtype)
     loss, gradients = loss_and_gradients(model, batch_of(lengths, device, padding_free=False))
-    assert attend_within_rows(model.get_base_model())
+    assert put_side_by_side(model.get_base_model()) == ""
     found, ours = loss_and_gradients(model, batch_of(lengths, device))
     assert found == pytest.approx(loss, rel=1e-5 if device == "cpu" else 1e-2)
     assert far(ours, gradients) < (1e-4 if device == "cpu" else 0.2)
-
-
-def test_attention_other_than_plain_is_left_alone():
-    window = Qwen2Config(
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=300,
-        use_sliding_window=True,
-        sliding_window=8,
-        max_window_layers=1,
-    )
-    model = model_of(window)
-    assert attend_within_rows(model) is False
-    assert model.config._attn_implementation == "sdpa"
-    eager = model_of(Qwen3Config(**SIZES, intermediate_size=96, attn_implementation="eager"))
-    assert attend_within_rows(eager) is False
