@@ -31,10 +31,13 @@ from engine import Stream, begin_child, engine_arguments, one_line, start_engine
 from forced import Forced
 from journal import InputsChanged, Journal, check_apart, check_writable, scan_inputs
 from locks import OutputLock
+from model_tokenizer import check_prompt, check_thinking, load_tokenizer
 from replicas import ReplicasFailed, connect, label_on_replicas
+from revisions import resolve
 from streams import lasting_streams
-from task import THINK_END, NoAnswer, Task, check_model, load_task
-from tokens import prompt_ids
+from task import NoAnswer, Task, check_model, load_task
+from templates import TemplateProblem
+from tokens import prompt_ids, think_end_id
 
 log = logging.getLogger("create_data")
 ROOT = Path(__file__).resolve().parent
@@ -142,7 +145,7 @@ def label_rows(args, engine, task: Task, rows):
     """
     tokenizer, longest = engine.get_tokenizer(), engine.model_config.max_model_len
     thinks, constraint = args.reasoning_parser != "none", task.constraint()
-    think_end = tokenizer.convert_tokens_to_ids(THINK_END) if thinks else None
+    think_end = think_end_id(tokenizer) if thinks else None
     stream, decided = Stream(engine), deque()
 
     def request(job, tries=0):
@@ -170,11 +173,11 @@ def label_rows(args, engine, task: Task, rows):
             if not batch:
                 yield None
             # side by side this takes half as long as between two requests, where the processor's caches are cold
-            prompts = [prompt_ids(tokenizer, task.messages(messages)) for _, messages in batch]
-            for (index, _), ids in zip(batch, prompts, strict=True):
+            prompts = [ids_or_reason(tokenizer, task.messages(messages), longest) for _, messages in batch]
+            for (index, _), (ids, reason) in zip(batch, prompts, strict=True):
                 job = {"index": index, "ids": ids, "attempts": [], "answers": []}
-                job |= {"open": args.num_samples, "reason": "input_too_long"}
-                if len(ids) >= longest:
+                job |= {"open": args.num_samples, "reason": reason}
+                if reason:
                     decide(job)
                 else:
                     yield from [request(job)] * args.num_samples
@@ -188,7 +191,7 @@ def label_rows(args, engine, task: Task, rows):
         attempt = {"response": completion.text, "finish_reason": completion.finish_reason, "answer": answer}
         attempt |= {"reason": reason, "sampling": sampling, "prompt_tokens": len(job["ids"])}
         attempt |= {"cached_tokens": output.num_cached_tokens or 0, "output_tokens": len(completion.token_ids)}
-        if thinks:
+        if think_end is not None:
             ids = list(completion.token_ids)
             attempt["thinking_tokens"] = len(ids) - 1 - ids[::-1].index(think_end) if think_end in ids else len(ids)
             # a label after such a thought was forced; vLLM counts the newline after <think> in the prompt too
@@ -205,6 +208,15 @@ def label_rows(args, engine, task: Task, rows):
         while decided:
             yield decided.popleft()
     yield from decided
+
+
+def ids_or_reason(tokenizer, messages: list[dict], longest: int) -> tuple[list[int], str | None]:
+    """A chat's token ids, and why it cannot be asked, if so; `longest` is the model's context in tokens."""
+    try:
+        ids = prompt_ids(tokenizer, messages, strict=True)
+    except TemplateProblem as error:
+        return [], error.reason
+    return ids, "input_too_long" if len(ids) >= longest else None
 
 
 def record_rows(args, decided, inputs, missing, journal: Journal):
@@ -242,18 +254,13 @@ def vote(answers: list[str], num_samples: int, min_agreement: float) -> tuple[st
 def check_teacher(args, engine_flags: list[str], task: Task):
     """vLLM's arguments for the teacher; refuses a flag, tokenizer or task that cannot work before anything loads."""
     import xgrammar
-    from transformers import AutoTokenizer
 
-    settings = {"tensor_parallel_size": args.tensor_parallel_size, "revision": args.revision}
-    if args.reasoning_parser != "none":
+    settings = {"tensor_parallel_size": args.tensor_parallel_size, "revision": resolve(args.model_name, args.revision)}
+    tokenizer = load_tokenizer(args.model_name, settings["revision"])
+    thinks = args.reasoning_parser != "none"
+    if check_thinking(args.model_name, tokenizer, thinks, args.structured_outputs):
         settings["reasoning_parser"] = args.reasoning_parser
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(args.model_name, revision=args.revision)
-        except (ValueError, OSError) as error:
-            reason = str(error).strip().splitlines()[0].rstrip(": ")
-            raise ValueError(f"{args.model_name}: no tokenizer that transformers can load ({reason})") from error
-        if THINK_END not in tokenizer.get_vocab():
-            raise ValueError(f"{args.model_name}: has no {THINK_END}; if it does not think add --reasoning_parser none")
+    check_prompt(args.model_name, tokenizer, task, log)
     if args.structured_outputs != "never" and task.labels:
         try:
             xgrammar.Grammar.from_regex(task.constraint())
@@ -318,6 +325,8 @@ def main() -> int:
             return 2
 
         details = {"versions": versions(), "engine_flags": engine_flags}
+        if asked:
+            details["commit"] = engine_args.revision  # of the model on the hub
         start = time.perf_counter()
         if asked:
             from vllm.v1.engine.exceptions import EngineDeadError

@@ -17,7 +17,9 @@ from pathlib import Path
 
 from engine_log import EngineLog, print_to_engine_log, root_cause
 from journal import end_with_parent
+from revisions import check_loaded
 from system import driver_problem, nvidia_driver
+from tokens import decode
 
 log = logging.getLogger("engine")
 WINDOW = 512  # requests handed to the engine at a time, at least; memory stays constant
@@ -67,10 +69,12 @@ def engine_arguments(model_name: str, engine_flags: list[str] = (), **settings):
     # vLLM's own flag can only switch them off, which they should be: each token costs the front end four times as much
     parser.add_argument("--log-stats", action="store_true", help="vLLM's statistics, shown by VLLM_LOGGING_LEVEL=INFO")
     flags = parser.parse_args([*engine_flags, "--model", model_name])
+    for name, value in settings.items():  # before EngineArgs, which looks for the model as soon as it is made
+        setattr(flags, name, value)
+    if flags.tokenizer_mode == "auto":
+        flags.tokenizer_mode = "hf"  # the class that step 2 loads, also where Mistral's own format lies beside it
     engine_args = EngineArgs.from_cli_args(flags)
     engine_args.disable_log_stats = not flags.log_stats
-    for name, value in settings.items():
-        setattr(engine_args, name, value)
     if engine_args.max_model_len is None:
         engine_args.max_model_len = -1  # vLLM's "auto": the model's context, or as much of it as fits the memory
     problem = driver_problem(torch.version.cuda, nvidia_driver())
@@ -145,6 +149,11 @@ def start_engine(engine_args):
         raise
     engine_log.pass_on_everything()
     engine.log_of_processes = engine_log
+    try:
+        check_loaded(engine_args.model, engine_args.revision, engine.model_config.hf_config)
+    except ValueError as error:
+        stop_engine(engine)
+        raise EngineFailed(str(error)) from error
     if hasattr(engine.engine_core, "outputs_queue"):  # not when VLLM_ENABLE_V1_MULTIPROCESSING=0 keeps it in here
         threading.Thread(target=report_death, args=[engine.engine_core], daemon=True).start()
     return engine
@@ -325,4 +334,4 @@ class Stream:
         """Fill in a completion's text, at once when it is finished; vLLM would do it token by token meanwhile."""
         stopped = completion.finish_reason == "stop"  # the last token is then the end of turn, which is no text
         ids = completion.token_ids[: len(completion.token_ids) - stopped]
-        completion.text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        completion.text = decode(self.tokenizer, ids)

@@ -50,8 +50,9 @@ class Task:
         """The answer in a response whose thinking starts in the prompt; raises NoAnswer.
 
         Only what follows the last </think> counts: reasoning quotes rules and labels, so nothing is read from it.
-        A model that does not think (`thinks` false) answers with the whole response.
+        A model that does not think (`thinks` false) answers with the whole response. If it writes </think> it does.
         """
+        thinks = thinks or THINK_END in response
         thinking, closing_tag, content = response.rpartition(THINK_END) if thinks else ("", THINK_END, response)
         if finish_reason in ("length", "repetition"):
             raise NoAnswer("no_answer" if closing_tag else "unfinished_thinking", f"cut for {finish_reason}")

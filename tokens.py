@@ -71,6 +71,42 @@ def end_of_turn(tokenizer, prompt: list[dict], mark: str) -> str:
     return endings[0].rstrip() or tokenizer.eos_token
 
 
+# Thoughts
+
+
+def think_end_id(tokenizer) -> int | None:
+    """The token </think>; None where a tokenizer makes several tokens of it."""
+    return tokenizer.get_vocab().get(THINK_END)
+
+
+def decode(tokenizer, ids: list[int]) -> str:
+    """The text of generated tokens without special ones, but with <think> and </think>, which may be special too."""
+    kept = special_thought_tokens(tokenizer)
+    pieces = [[]]  # token ids, or a thought's begin or end as text
+    for token in ids:
+        if token in kept:
+            pieces += [kept[token], []]
+        else:
+            pieces[-1].append(token)
+    text = ""
+    for piece in pieces:
+        if isinstance(piece, str):
+            text += piece
+        elif piece:
+            text += tokenizer.decode(piece, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text
+
+
+@lru_cache(maxsize=8)
+def special_thought_tokens(tokenizer) -> dict[int, str]:
+    """Of <think> and </think> those that a tokenizer calls special, and would leave out of a text."""
+    found = {}
+    for number, token in tokenizer.added_tokens_decoder.items():
+        if token.special and str(token) in (THINK_START, THINK_END):
+            found[number] = str(token)
+    return found
+
+
 # Text that spells special tokens
 
 
@@ -146,13 +182,14 @@ class Renamed:
 
 @lru_cache(maxsize=8)
 def renamed(tokenizer, template: str) -> Renamed:
-    """The copy for a tokenizer; raises ValueError for one in pure Python, which cannot be copied so."""
+    """The copy for a tokenizer; raises TemplateProblem for one in pure Python, which cannot be copied so."""
     from tokenizers import Tokenizer
 
     tokens = kept_as_text(tokenizer, template)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise ValueError("holds a special token's spelling, which a tokenizer in pure Python cannot keep as text")
+        does = "leaves a special token's spelling to a tokenizer in pure Python, which cannot keep it as text"
+        raise TemplateProblem(GARBLED, does)
     secret = secrets.token_hex(8)  # else a message could spell the names instead
     names = {token: f"[{secret} {number}]" for number, token in enumerate(tokens)}
     description = json.loads(backend.to_str())

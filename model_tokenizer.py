@@ -1,0 +1,67 @@
+"""A model's tokenizer and chat template, loaded and tried before anything larger is. No torch, no vLLM."""
+
+import logging
+
+from task import Task
+from templates import TemplateProblem, depends_on_date, render
+from tokens import THINK_END, THINK_START, prompt_ids, think_end_id
+
+PROBE = "A probe of the chat template."
+
+
+def load_tokenizer(model: str, commit: str | None = None):
+    """The tokenizer of a model on the hub at `commit`, or of a directory; raises ValueError.
+
+    Where Mistral's own format lies beside the usual one, it is the usual one, as in the engines that we start.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=commit or "main", mistral_format=False)
+    except Exception as error:  # a broken file has many ways to fail
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(": ")
+        raise ValueError(f"{model}: no tokenizer that transformers can load ({reason})") from error
+    if not tokenizer.chat_template:
+        raise ValueError(f"{model}: the tokenizer has no chat template; use an instruct model")
+    return tokenizer
+
+
+def check_prompt(model: str, tokenizer, task: Task, log: logging.Logger) -> None:
+    """Raise ValueError unless a chat under the task's prompt shows prompt and input; warn if it shows the day too."""
+    messages = task.messages(PROBE)
+    try:
+        prompt_ids(tokenizer, messages, strict=True)
+    except TemplateProblem as error:
+        remedy = "the task's prompt is its system message, so use a model whose template shows it"
+        raise ValueError(f"{model}: its chat template {error}; {remedy}") from error
+    warn_of_date(model, tokenizer, messages, log)
+
+
+def warn_of_date(model: str, tokenizer, messages: list[dict], log: logging.Logger) -> bool:
+    """Say so if the template writes the day; whether it does."""
+    dated = depends_on_date(tokenizer, messages)
+    if dated:
+        log.warning("%s: its chat template writes the date, so the same chat has other tokens on another day", model)
+    return dated
+
+
+def check_thinking(model: str, tokenizer, thinks: bool, structured_outputs: str) -> bool:
+    """Whether vLLM can follow the thoughts of a teacher, which takes a </think> of one token.
+
+    `thinks` says that --reasoning_parser names one. Raises ValueError where a thought would be taken for an answer, or
+    guarded as if it were one.
+    """
+    template = str(tokenizer.chat_template)
+    if not thinks:
+        opens = render(tokenizer, [{"role": "user", "content": PROBE}]).rstrip().endswith(THINK_START)
+        if opens and structured_outputs != "always":
+            raise ValueError(f"{model}: its template opens a thought; --reasoning_parser must name the parser for it")
+        return False
+    if think_end_id(tokenizer) is not None:
+        return True
+    if THINK_START not in template and THINK_END not in template:
+        raise ValueError(f"{model}: has no {THINK_END}; if it does not think add --reasoning_parser none")
+    if structured_outputs != "never":
+        several = f"its {THINK_END} is several tokens, where no guard can follow"
+        raise ValueError(f"{model}: {several}; add --structured_outputs never")
+    return False

@@ -1,0 +1,31 @@
+"""Which commit of a model on the hub is loaded. It is asked for once, and then every load takes that one."""
+
+from pathlib import Path
+
+
+def resolve(model: str, revision: str | None = None, flag: str = "--revision") -> str | None:
+    """The commit that `revision` (a branch, tag or commit; None: main) of a model on the hub is; None for a directory.
+
+    Without a network, or with HF_HUB_OFFLINE=1, it is what the cache holds. Raises ValueError, which names `flag`, for
+    the revision of a directory, and if there is no such commit.
+    """
+    from huggingface_hub import HfApi, constants
+
+    if Path(model).expanduser().is_dir():
+        if revision:
+            raise ValueError(f"{flag} {revision}: {model} is a directory; only a model on the hub has revisions")
+        return None
+    try:
+        found = HfApi().resolve_revision(model, revision=revision, local_files_only=constants.HF_HUB_OFFLINE)
+    except Exception as error:  # those of the hub, of the network and of names have no common class
+        reason = " ".join(str(error).split())
+        asked = f"{flag} {revision}" if revision else "main"
+        raise ValueError(f"{model}: {asked} is neither on the hub nor in its cache ({reason})") from error
+    return found.resolved
+
+
+def check_loaded(model: str, commit: str | None, config) -> None:
+    """Raise ValueError unless `config`, a loaded model's, is of the commit that was asked for."""
+    loaded = getattr(config, "_commit_hash", None)
+    if commit and loaded and loaded != commit:
+        raise ValueError(f"{model}: commit {loaded} was loaded, not {commit}; clear its folder in the hub's cache")

@@ -1,0 +1,186 @@
+"""What is refused before a model is loaded: templates, thoughts, revisions. And that the revision asked for is used."""
+
+import json
+import shutil
+
+import pytest
+
+from conftest import ROOT, STUDENT, TEACHER, fails, last_json, python, read_jsonl, trace
+from hub_cache import commit_of, make_hub_cache
+from model_tokenizer import check_thinking, load_tokenizer
+from revisions import check_loaded, resolve
+from test_tokens import CHATML, make_tokenizer, template
+from tokens import decode
+
+ALTERNATING = (
+    "{% for m in messages | rejectattr('role', 'equalto', 'system') %}{% if (m.role == 'user') == (loop.index0 % 2) %}"
+    "{{ raise_exception('user and assistant must take turns') }}{% endif %}{% endfor %}"
+)
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system messages here') }}{% endif %}"
+DROPS = template(messages="messages | rejectattr('role', 'equalto', 'system')")
+NOT_THINKING = CHATML.replace("<think>\\n", "")
+
+
+def save_model(folder, chat_template, forget=()):
+    """A directory that looks like a model's up to its weights, without some tokens."""
+    tokenizer = make_tokenizer("byte level")
+    tokenizer.chat_template = chat_template
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer.json"
+    description = json.loads(path.read_text())
+    description["added_tokens"] = [t for t in description["added_tokens"] if t["content"] not in forget]
+    path.write_text(json.dumps(description))
+    (folder / "config.json").write_text('{"model_type": "qwen3_moe"}')
+    return folder
+
+
+THOUGHTS = ("<think>", "</think>")
+NONE = ("--reasoning_parser", "none")
+BAD_TEACHERS = {
+    "drops the prompt": ({"chat_template": DROPS}, (), "its chat template drops the system message"),
+    "drops it, no thoughts": (
+        {"chat_template": DROPS.replace("<think>\\n", "")},
+        NONE,
+        "its chat template drops the system message",
+    ),
+    "refuses the prompt": ({"chat_template": NO_SYSTEM + CHATML}, (), "refuses the chat (no system messages here)"),
+    "no template": ({"chat_template": None}, (), "the tokenizer has no chat template"),
+    "no template, no thoughts": ({"chat_template": None}, NONE, "the tokenizer has no chat template"),
+    "</think> of several tokens": (
+        {"chat_template": CHATML, "forget": THOUGHTS},
+        (),
+        "its </think> is several tokens, where no guard can follow; add --structured_outputs never",
+    ),
+    "no </think>": (
+        {"chat_template": NOT_THINKING, "forget": THOUGHTS},
+        (),
+        "has no </think>; if it does not think add --reasoning_parser none",
+    ),
+    "opens a thought": ({"chat_template": CHATML}, NONE, "its template opens a thought; --reasoning_parser must name"),
+    "revision of a directory": (
+        {"chat_template": CHATML},
+        ("--revision", "v2"),
+        "is a directory; only a model on the hub has revisions",
+    ),
+}
+
+
+@pytest.mark.parametrize(("model", "flags", "named"), BAD_TEACHERS.values(), ids=BAD_TEACHERS)
+def test_a_teacher_that_cannot_be_asked_is_refused(model, flags, named, tmp_path):
+    """In one line, before a model is loaded; and a thought never becomes an answer by following the line's advice."""
+    folder = save_model(tmp_path / "model", **model)
+    source, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    source.write_text("hola\n")
+    said = fails("create_data.py", "--model_name", folder, "--input_file", source, "--output_file", output, *flags)
+    assert named in said and str(folder) in said
+    if "several tokens" in named:
+        assert "none" not in said
+    assert not output.exists()
+
+
+def test_several_tokens_can_be_read_without_a_guard(tmp_path):
+    tokenizer = load_tokenizer(str(save_model(tmp_path / "several", CHATML, THOUGHTS)))
+    assert check_thinking("m", tokenizer, True, "never") is False  # vLLM's parser could not follow
+    assert check_thinking("m", load_tokenizer(str(save_model(tmp_path / "one", CHATML))), True, "retry") is True
+
+
+def test_a_special_end_of_thought_stays_in_the_text():
+    """skip_special_tokens would leave it out, and with it the place where the answer begins."""
+    tokenizer = make_tokenizer("byte level")
+    ids = tokenizer("<think>A</think>text<|im_end|>", add_special_tokens=False)["input_ids"]
+    assert decode(tokenizer, ids) == "<think>A</think>text"
+    tokenizer.add_special_tokens({"additional_special_tokens": list(THOUGHTS)})
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "Atext"
+    special = byte_level_with_special_thoughts()
+    ids = special("<think>A</think>text<|im_end|>", add_special_tokens=False)["input_ids"]
+    assert decode(special, ids) == "<think>A</think>text"
+
+
+def byte_level_with_special_thoughts():
+    tokenizer = make_tokenizer("byte level")
+    tokenizer.add_special_tokens({"additional_special_tokens": list(THOUGHTS)})
+    return tokenizer
+
+
+# revisions
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """A model in the hub's cache with the revisions main and v2, which have other templates."""
+    revisions = {
+        "main": save_model(tmp_path / "one", CHATML),
+        "v2": save_model(tmp_path / "two", NO_SYSTEM + CHATML),
+    }
+    environment = make_hub_cache(tmp_path / "hub", "team/model", revisions)
+    for name in ("HF_HUB_CACHE", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, environment[name])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", environment["HF_HUB_CACHE"])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return environment
+
+
+def test_a_revision_is_a_commit(cached, tmp_path):
+    assert resolve("team/model") == resolve("team/model", "main") == commit_of("main")
+    assert resolve("team/model", "v2") == resolve("team/model", commit_of("v2")) == commit_of("v2")
+    assert resolve(str(tmp_path)) is None
+    with pytest.raises(ValueError, match="^team/model: --student_revision v3 is neither on the hub nor in its cache"):
+        resolve("team/model", "v3", "--student_revision")
+    with pytest.raises(ValueError, match="--revision v2: .* is a directory"):
+        resolve(str(tmp_path), "v2")
+
+
+def test_the_tokenizer_is_of_the_revision(cached):
+    assert load_tokenizer("team/model", resolve("team/model")).chat_template == CHATML
+    assert load_tokenizer("team/model", resolve("team/model", "v2")).chat_template == NO_SYSTEM + CHATML
+
+
+def test_another_commit_than_asked_for_is_refused():
+    class Config:
+        _commit_hash = commit_of("main")
+
+    check_loaded("team/model", commit_of("main"), Config)
+    check_loaded("/a/directory", None, Config)
+    with pytest.raises(ValueError, match=f"^team/model: commit {commit_of('main')} was loaded, not {commit_of('v2')}"):
+        check_loaded("team/model", commit_of("v2"), Config)
+
+
+def test_step_1_tries_the_template_of_the_revision(cached, tmp_path):
+    source, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    source.write_text("hola\n")
+    flags = ["--model_name", "team/model", "--input_file", source, "--output_file", output]
+    said = python("create_data.py", *flags, "--revision", "v2", env=cached, code=2).stderr
+    assert "no system messages here" in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_step_1_asks_the_revision_and_rejects_rows_that_do_not_fit(pair, tmp_path):
+    """The revision v2 of a cached model: its template wants turns, and its tokenizer calls </think> special."""
+    shutil.copytree(TEACHER, tmp_path / "v2")
+    chat_template = tmp_path / "v2" / "chat_template.jinja"
+    chat_template.write_text(ALTERNATING + chat_template.read_text())
+    tokenizer = tmp_path / "v2" / "tokenizer.json"
+    description = json.loads(tokenizer.read_text())
+    for token in description["added_tokens"]:
+        token["special"] = True
+    tokenizer.write_text(json.dumps(description))
+    environment = make_hub_cache(tmp_path / "hub", "team/teacher", {"main": STUDENT, "v2": tmp_path / "v2"})
+
+    gold = read_jsonl(ROOT / "example-data" / "multilingual_gold.jsonl")[:12]
+    rows = [row["messages"][:1] for row in gold]
+    rows[5:5] = [[{"role": "user", "content": text} for text in ("first part", "second part")]]
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    flags = ["--model_name", "team/teacher", "--revision", "v2", "--input_file", source, "--output_file", output]
+    flags += ["--max_tokens", 256, "--min_success_rate", 0.9]
+    summary = last_json(python("create_data.py", *flags, env=environment))
+    assert (summary["rows"], summary["accepted"], summary["rejected"]) == (13, 12, 1)
+    [rejected] = read_jsonl(tmp_path / "out.jsonl.rejected.jsonl")
+    assert (rejected["index"], rejected["reason"]) == (5, "refused_by_template")
+    answers = [row["messages"][-1]["content"] for row in read_jsonl(output)]
+    assert sum(a == g["messages"][-1]["content"] for a, g in zip(answers, gold, strict=True)) >= 10
+    first_attempts = [record["attempts"][0] for record in trace(output) if record["attempts"]]
+    assert all("</think>" in attempt["response"] for attempt in first_attempts)
+    assert all(0 < attempt["thinking_tokens"] < attempt["output_tokens"] for attempt in first_attempts)
+    manifest = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())
+    assert (manifest["revision"], manifest["commit"]) == ("v2", commit_of("v2"))
