@@ -27,7 +27,16 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from engine import Stream, begin_child, engine_arguments, one_line, start_engine, stop_engine, why_ended
+from engine import (
+    Stream,
+    begin_child,
+    engine_arguments,
+    one_line,
+    parse_engine_flags,
+    start_engine,
+    stop_engine,
+    why_ended,
+)
 from forced import Forced
 from journal import InputsChanged, Journal, check_apart, check_writable, scan_inputs
 from locks import OutputLock
@@ -255,6 +264,7 @@ def check_teacher(args, engine_flags: list[str], task: Task):
     """vLLM's arguments for the teacher; refuses a flag, tokenizer or task that cannot work before anything loads."""
     import xgrammar
 
+    parse_engine_flags(args.model_name, engine_flags)  # refuses an unknown one before the hub is asked
     settings = {"tensor_parallel_size": args.tensor_parallel_size, "revision": resolve(args.model_name, args.revision)}
     tokenizer = load_tokenizer(args.model_name, settings["revision"])
     thinks = args.reasoning_parser != "none"

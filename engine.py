@@ -1,5 +1,6 @@
 """vLLM's engine as steps 1 and 3 use it: its arguments, its start and end, and a stream of requests through it."""
 
+import argparse
 import atexit
 import contextlib
 import gc
@@ -46,8 +47,8 @@ class EngineFailed(ValueError):
         return f"{CANNOT_START}: {self.reason}{further}"
 
 
-def engine_arguments(model_name: str, engine_flags: list[str] = (), **settings):
-    """vLLM's EngineArgs from its own command-line flags and --log_stats; an unknown one ends with exit code 2."""
+def parse_engine_flags(model_name: str, engine_flags: list[str]) -> argparse.Namespace:
+    """vLLM's own command-line flags and --log_stats; an unknown one ends with exit code 2, without a look for the model."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for the result
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; only read on a machine without a GPU
@@ -56,9 +57,7 @@ def engine_arguments(model_name: str, engine_flags: list[str] = (), **settings):
     os.environ.setdefault("VLLM_REGEX_COMPILATION_TIMEOUT_S", "0")
     quiet_resource_tracker()
     logging.getLogger("vllm.triton_utils").setLevel(logging.ERROR)  # a CPU has none, which is no news
-    import torch
     from vllm import EngineArgs
-    from vllm.platforms import current_platform
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     class OneLineParser(FlexibleArgumentParser):
@@ -68,7 +67,16 @@ def engine_arguments(model_name: str, engine_flags: list[str] = (), **settings):
     parser = EngineArgs.add_cli_args(OneLineParser())
     # vLLM's own flag can only switch them off, which they should be: each token costs the front end four times as much
     parser.add_argument("--log-stats", action="store_true", help="vLLM's statistics, shown by VLLM_LOGGING_LEVEL=INFO")
-    flags = parser.parse_args([*engine_flags, "--model", model_name])
+    return parser.parse_args([*engine_flags, "--model", model_name])
+
+
+def engine_arguments(model_name: str, engine_flags: list[str] = (), **settings):
+    """vLLM's EngineArgs from its own flags, `settings` and what suits the machine."""
+    flags = parse_engine_flags(model_name, engine_flags)
+    import torch
+    from vllm import EngineArgs
+    from vllm.platforms import current_platform
+
     for name, value in settings.items():  # before EngineArgs, which looks for the model as soon as it is made
         setattr(flags, name, value)
     if flags.tokenizer_mode == "auto":

@@ -28,6 +28,15 @@ VOCABULARY = 4096
 END = 1  # the token that ends a turn
 
 
+class Numbers:
+    """A tokenizer whose text of a token is its number."""
+
+    added_tokens_decoder = {}
+
+    def decode(self, ids: list[int], **_) -> str:
+        return " ".join(map(str, ids))
+
+
 class ScriptedEngine:
     """vLLM's front end with the tokens of each request given: what LLMEngine does in this process, without a model.
 
@@ -44,7 +53,7 @@ class ScriptedEngine:
         self.steps = 0
 
     def get_tokenizer(self):
-        return SimpleNamespace(decode=lambda ids, **kwargs: " ".join(map(str, ids)))
+        return Numbers()
 
     def add_request(self, name, prompt, params, lora_request=None):
         script = self.scripts[len(self.asked)]
