@@ -48,7 +48,7 @@ class EngineFailed(ValueError):
 
 
 def parse_engine_flags(model_name: str, engine_flags: list[str]) -> argparse.Namespace:
-    """vLLM's own command-line flags and --log_stats; an unknown one ends with exit code 2, without a look for the model."""
+    """vLLM's own command-line flags and --log_stats; an unknown one ends with exit code 2."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for the result
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; only read on a machine without a GPU
