@@ -41,11 +41,11 @@ def labelling(output, *flags):
 
 @pytest.fixture
 def without_weights(tmp_path):
-    """A working directory in which the teacher has a name and no weights: whatever would ask it fails."""
+    """A working directory in which the models have names and no weights: whatever would load one fails."""
     folder = tmp_path / "work"
-    teacher = folder / TEACHER
-    teacher.mkdir(parents=True)
-    (teacher / "config.json").write_text("{}")
+    for name in (TEACHER, STUDENT):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "config.json").write_text("{}")
     return folder
 
 
@@ -112,20 +112,24 @@ def test_a_journal_is_not_continued_under_another_value(without_weights, tmp_pat
 def test_a_header_without_a_key_has_the_value_of_its_time(key, tmp_path):
     """It goes on under the old value alone; so does one that has a key which the run of today lacks."""
     inputs = scan_inputs(OLD / "inputs.txt")
-    output = tmp_path / "labels.jsonl"
-    journal = tmp_path / "labels.jsonl.trace.jsonl"
-    first, *lines = (OLD / "half" / journal.name).read_text(encoding="utf-8").splitlines(keepends=True)
-    with_key = json.loads(first)["run"] | {key: OLD_HEADER[key]}
+    journal = OLD / "half" / "labels.jsonl.trace.jsonl"
+    _, *lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
+    with_key = {**header(journal), key: OLD_HEADER[key]}
     without = {name: value for name, value in with_key.items() if name != key}
-    for written, now in ((without, with_key), (with_key, without)):
-        journal.write_text(json.dumps({"run": written}) + "\n" + "".join(lines), encoding="utf-8")
-        opened = Journal(output, now, inputs)
-        opened.open()
-        assert (opened.places >= 0).sum() == len(decided(journal))
-    journal.write_text(json.dumps({"run": without}) + "\n" + "".join(lines), encoding="utf-8")
+
+    def opened(folder, written, now):
+        folder.mkdir()
+        first = json.dumps({"run": written}) + "\n"
+        (folder / journal.name).write_text(first + "".join(lines), encoding="utf-8")
+        found = Journal(folder / "labels.jsonl", now, inputs)
+        found.open()
+        return found
+
+    assert (opened(tmp_path / "old", without, with_key).places >= 0).sum() == len(decided(journal))
+    assert (opened(tmp_path / "new", with_key, without).places >= 0).sum() == len(decided(journal))
     before = json.dumps(OLD_HEADER[key])
     with pytest.raises(ValueError, match=f'trace.jsonl: made with {key} {before}, now "another"'):
-        Journal(output, without | {key: "another"}, inputs).open()
+        opened(tmp_path / "other", without, without | {key: "another"})
 
 
 def test_a_run_json_without_a_key_has_the_value_of_its_time(tmp_path):
@@ -189,7 +193,8 @@ def test_a_finished_adapter_is_kept(tmp_path):
         assert (folder / path.relative_to(OLD / "adapter")).read_bytes() == path.read_bytes()
 
 
-def test_a_finished_adapter_can_be_pushed():
+def test_a_finished_adapter_can_be_pushed(without_weights, monkeypatch):
+    monkeypatch.chdir(without_weights)
     repository = Repository(None, "ana/adapter", "https://example.org/ana/adapter", None)
     tokenizer = AutoTokenizer.from_pretrained(OLD / "adapter")
     operations = {found.path_in_repo: found for found in commit_files(repository, OLD / "adapter", tokenizer)}
