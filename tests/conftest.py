@@ -1,5 +1,6 @@
 """What several test files share: running a script as a user does, and the stages of the tiny pair, each made once."""
 
+import atexit
 import importlib.util
 import json
 import multiprocessing
@@ -51,7 +52,11 @@ def as_script(path, flags, environment, folder):
         os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT), number)
     sys.argv = [path, *flags]
     sys.path.insert(0, os.path.dirname(path))
-    runpy.run_path(path, run_name="__main__")
+    atexit._clear()  # of what was preloaded
+    try:
+        runpy.run_path(path, run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # as a process does that is no fork
 
 
 def fails(script, *flags):

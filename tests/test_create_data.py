@@ -94,6 +94,10 @@ def test_killed_at_any_moment_and_resumed(pair, source, tmp_path):
         wait_for_rows(output, len(kept) + rng.randrange(1, 200), process)
         children = descendants(process)
         assert len(children) >= 2 * apart and process.poll() is None and not output.exists()
+        if part == 0:  # the same command at the same time takes nothing from it
+            for more in ([], ["--overwrite"]):
+                assert "another run is writing it" in fails("create_data.py", *command[2:], *more)
+            assert process.poll() is None
         process.kill()
         process.wait()
         assert_gone(children)
@@ -232,7 +236,8 @@ def test_retries_votes_and_odd_inputs(pair, tmp_path):
     source.write_bytes(b"\xef\xbb\xbf" + "\r\n\r\n".join(lines).encode() + b"\r\n")
     flags = ["--model_name", TEACHER, "--input_file", source, "--output_file", output, "--max_tokens", 36]
     flags += ["--thinking_token_budget", 12, "--num_samples", 3, "--min_agreement", 0.6, "--min_success_rate", 0]
-    summary = last_json(python("create_data.py", *flags, "--max-model-len", 8192))
+    result = python("create_data.py", *flags, "--max-model-len", 8192)
+    summary = last_json(result)
     assert (summary["rows"], summary["asked"]) == (6, 5)
     records = {r["index"]: r for r in trace(output)}
     assert sorted(records) == [0, 1, 3, 4, 5]  # the second of two equal inputs is not asked
@@ -254,7 +259,16 @@ def test_retries_votes_and_odd_inputs(pair, tmp_path):
         expected = votes.most_common(1)[0][0] if max(votes.values()) > 1 else None
         assert records[index]["answer"] == expected
         assert records[index]["reason"] == (None if expected else "low_agreement")
+    warnings = [line for line in result.stderr.splitlines() if " answers " in line]
     manifest = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())
+    answered = [a for record in records.values() for a in record["attempts"] if a["answer"]]
+    forced = {"answers": len(answered), "guarded_answers": len(answered), "cut_thoughts": len(answered)}
+    assert {
+        **forced,
+        "guarded_share": 1,
+        "cut_share": 1,
+    }.items() <= manifest.items() and forced.items() <= summary.items()
+    assert len(warnings) == 2 and "guarded 100.0%, cut 100.0%" in result.stderr
     assert manifest["blank_lines"] == 5 and manifest["unique_rows"] == 5
     assert manifest["accepted"] + manifest["rejected"] == 6 and manifest["engine_flags"] == ["--max-model-len", "8192"]
     rejected = read_jsonl(tmp_path / "out.jsonl.rejected.jsonl")

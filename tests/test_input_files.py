@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from input_files import is_table
+from input_files import first_sha256, is_table, unchanged_sha256
 from journal import InputsChanged, check_apart, check_writable, read_answers, read_inputs, scan_inputs
 from task import load_task, read_chat, read_lines
 
@@ -191,6 +191,18 @@ def test_a_file_that_grows_is_said_and_its_first_inputs_stand(tmp_path, caplog, 
     path.write_text("a\nb\nc\n")
     assert [messages[0]["content"] for _, messages in inputs.read()] == ["a", "b"]
     assert ("in.txt: holds more inputs than when this run began" in caplog.text) == said
+
+
+def test_a_train_file_that_changes_while_it_is_read_is_refused(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text(LINES)
+    before = first_sha256(path)
+    assert unchanged_sha256(path) == before
+    path.write_text(LINES * 2)
+    with pytest.raises(ValueError, match="train.jsonl: has changed while it was read; start again"):
+        unchanged_sha256(path)
+    path.write_text(LINES)
+    assert unchanged_sha256(path) == before
 
 
 def test_an_output_that_is_a_dangling_link_is_refused(tmp_path):

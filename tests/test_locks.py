@@ -117,6 +117,23 @@ def test_a_file_system_without_locks_is_said_with_a_remedy(tmp_path, monkeypatch
         OutputLock(tmp_path / "new" / "out.jsonl").__enter__()
 
 
+def test_a_second_training_is_refused_before_anything_loads(tmp_path):
+    """Its student has a config that says nothing, so that loading it would fail in another way."""
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "train.jsonl").write_text("no JSON\n")
+    output_dir = tmp_path / "adapter"
+    flags = ["--model_name", tmp_path, "--train_file", tmp_path / "train.jsonl", "--output_dir", output_dir]
+    flags += ["--use_cpu", "true"]
+    output_dir.mkdir()
+    with lock(output_dir / "training.lock"):
+        for more in ([], ["--overwrite", "true"], ["--check_only", "true"]):
+            assert f"training.lock: {BUSY}" in fails("train_sft_trl.py", *flags, *more)
+    (output_dir / "training.lock").unlink()
+    output_dir.rmdir()
+    assert BUSY not in fails("train_sft_trl.py", *flags)
+    assert not output_dir.exists()
+
+
 def test_to_overwrite_keeps_the_lock_and_the_files_of_others(tmp_path):
     (tmp_path / "in.txt").write_text("a\nb\n")
     output = tmp_path / "out.jsonl"
