@@ -27,7 +27,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoConfig, AutoTokenizer, IntervalStrategy, set_seed
+from transformers import AutoConfig, IntervalStrategy, set_seed
 from transformers.integrations import is_fsdp_enabled
 from transformers.training_args import ParallelMode
 from trl import SFTConfig, TrlParser
@@ -35,6 +35,9 @@ from trl import SFTConfig, TrlParser
 from hub import PushError, Repository, open_repository, push
 from journal import end_with_parent
 from lora_trainer import LoraTrainer
+from model_tokenizer import PROBE, load_tokenizer, warn_of_date
+from probes import probe_tokens
+from revisions import check_loaded, resolve
 from student_loading import (
     TO_LAUNCH,
     allocate_trained,
@@ -48,6 +51,7 @@ from student_loading import (
 from student_ops import attend_within_rows
 from system import driver_problem, nvidia_driver
 from task import check_model, read_chat
+from templates import TemplateProblem
 from tokens import encode
 from training_run import CompleteCheckpoint, is_finished, prepare_output, steps_of, write_report
 
@@ -63,6 +67,10 @@ class ScriptArguments:
     """What is ours; everything else is SFTConfig's."""
 
     model_name: str = field(default="Qwen/Qwen3-30B-A3B-Instruct-2507", metadata={"help": "the student"})
+    revision: str | None = field(default=None, metadata={"help": "of the student on the hub: branch, tag or commit"})
+    # found out, not asked for: which commit that is (None: a directory), and the student's tokens of a few texts
+    commit: str | None = field(default=None, init=False)
+    probe_tokens: dict | None = field(default=None, init=False)
     train_file: str = field(
         default="./data/prompt_distillation_lang.jsonl", metadata={"help": "chat JSONL from create_data.py"}
     )
@@ -173,7 +181,10 @@ def load_rows(path: str, tokenizer, max_length: int | None) -> list[dict]:
     for number, messages in read_chat(path, last_role="assistant"):
         if len(messages) < 2:
             raise ValueError(f"{path}:{number}: an answer without a question; expected a user and an assistant message")
-        row = encode(tokenizer, messages)
+        try:
+            row = encode(tokenizer, messages)
+        except TemplateProblem as error:
+            raise ValueError(f"{path}:{number}: the chat template {error}; drop the row or change it") from error
         if max_length and len(row["input_ids"]) > max_length:
             raise ValueError(f"{path}:{number}: {len(row['input_ids'])} tokens; raise --max_length or drop the row")
         rows.append(row)
@@ -262,7 +273,9 @@ def make_trainer(
         dtype = torch.bfloat16 if args.bf16 else torch.float32
         fsdp = parse_flag_from_env("ACCELERATE_USE_FSDP") or bool(args.fsdp)
         broadcast = is_fsdp_enabled()  # and fsdp_cpu_ram_efficient_loading
-        model = load_student(script.model_name, dtype, args.device, args.process_index, fsdp, broadcast)
+        where = (args.device, args.process_index, fsdp, broadcast)
+        model = load_student(script.model_name, dtype, *where, script.commit)
+        check_loaded(script.model_name, script.commit, model.config)
     model.config.use_cache = False
     if args.padding_free:
         attend_within_rows(model)
@@ -346,14 +359,16 @@ def main() -> int:
     warnings.filterwarnings("ignore", message=".*_pattern keys did not match")
     try:
         script, args = OneLineParser((ScriptArguments, TrainArguments)).parse()
-        config = AutoConfig.from_pretrained(script.model_name)
-        tokenizer = AutoTokenizer.from_pretrained(script.model_name)
-        if not tokenizer.chat_template:
-            raise ValueError(f"{script.model_name}: the tokenizer has no chat template; use an instruct model")
+        script.commit = resolve(script.model_name, script.revision)
+        config = AutoConfig.from_pretrained(script.model_name, revision=script.commit or "main")
+        tokenizer = load_tokenizer(script.model_name, script.commit)
+        script.probe_tokens = probe_tokens(tokenizer)
+        warn_of_date(script.model_name, tokenizer, [{"role": "user", "content": PROBE}])
         rows = load_rows(script.train_file, tokenizer, args.max_length)
         eval_rows = load_rows(script.eval_file, tokenizer, args.max_length) if script.eval_file else None
         empty, ranks = empty_model(config), (script.lora_rank, script.lora_alpha, script.lora_expert_rank)
         lora = lora_config(empty, *ranks, script.lora_target, script.lora_dropout)
+        lora.revision = script.revision
         fsdp = fsdp_settings()
         if fsdp:
             check_fsdp(fsdp, args.save_only_model, args.load_best_model_at_end)

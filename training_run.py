@@ -31,6 +31,8 @@ COMPARED = (
     "weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm label_smoothing_factor neftune_noise_alpha "
     "loss_type router_aux_loss_coef dataloader_drop_last"
 )
+# What a run.json that lacks the key was made with, where there was no choice.
+ALWAYS_SO = {"revision": None}
 CARD = """---
 {metadata}
 ---
@@ -43,7 +45,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained({adapter})
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{student}", dtype="auto"), {adapter})
+student = AutoModelForCausalLM.from_pretrained({base}, dtype="auto")
+model = PeftModel.from_pretrained(student, {adapter})
 ```
 
 The user's message is the input alone. Training data: sha256 `{train_sha256}`, {rows} rows.
@@ -117,7 +120,7 @@ def refuse_another_run(output_dir: Path, run: dict) -> None:
     """Raise ValueError if the output directory was begun with something else than `run`."""
     old = json.loads((output_dir / "run.json").read_text())
     for key, value in run.items():
-        before = old.get(key, value)  # not there: begun before this was compared
+        before = old.get(key, ALWAYS_SO.get(key, value))  # not there: begun before this was compared
         if before != value:
             raise ValueError(f"{output_dir}: begun with {key} {before}, now {value}; --overwrite starts afresh")
 
@@ -179,12 +182,18 @@ def model_card(run: dict, results: dict, adapter: str, revision: str | None = No
     return CARD.format(
         metadata=metadata.to_yaml(),
         student=run["model_name"],
-        adapter=f'"{adapter}", revision="{revision}"' if revision else f'"{adapter}"',
+        base=at_revision(run["model_name"], run.get("revision")),
+        adapter=at_revision(adapter, revision),
         train_sha256=run["train_sha256"],
         rows=results["rows"],
         run=json.dumps(run, indent=2),
         results=json.dumps(results, indent=2),
     )
+
+
+def at_revision(name: str, revision: str | None) -> str:
+    """The arguments of from_pretrained that load a model at a revision."""
+    return f'"{name}", revision="{revision}"' if revision else f'"{name}"'
 
 
 def write_report(output_dir: Path, history: list[dict], summary: dict) -> None:
