@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine import engine_arguments, one_line
+from revisions import resolve
 
 log = logging.getLogger("evaluate")
 LORA = "LoRA in vLLM"
@@ -28,7 +29,12 @@ class Serving:
 
 
 def plan_serving(
-    choice: str, adapter: str, student_model: str, engine_flags: list[str], tensor_parallel_size: int
+    choice: str,
+    adapter: str,
+    student_model: str,
+    engine_flags: list[str],
+    tensor_parallel_size: int,
+    commit: str | None = None,
 ) -> list[Serving]:
     """The ways to serve the adapter under --serve_adapter `choice`, in the order in which they are tried.
 
@@ -40,7 +46,7 @@ def plan_serving(
     from vllm.platforms import current_platform
 
     try:
-        base = AutoConfig.from_pretrained(student_model)
+        base = AutoConfig.from_pretrained(student_model, revision=commit or "main")
     except (OSError, ValueError) as error:
         raise ValueError(f"{student_model}: no config that transformers can load ({one_line(error)})") from None
     config = json.loads((Path(adapter) / "adapter_config.json").read_text("utf-8"))
@@ -58,7 +64,8 @@ def plan_serving(
     lora = Serving(LORA, lora_settings)
     if choice == "lora":
         return [lora]
-    served_in = engine_arguments(student_model, engine_flags, tensor_parallel_size=tensor_parallel_size).dtype
+    settings = {"tensor_parallel_size": tensor_parallel_size, "revision": commit}
+    served_in = engine_arguments(student_model, engine_flags, **settings).dtype
     copy_dtype = "float32" if served_in == "float32" else "bfloat16"
     merged = Serving(MERGED, {}, copy_dtype, weight_bytes(base, copy_dtype))
     student_has_experts = getattr(base.get_text_config(), "num_experts_per_tok", None)
@@ -105,7 +112,13 @@ def gib(size: int) -> str:
     return f"{size / 2**30:.1f} GiB"
 
 
-def compare_with_peft(student_model: str, adapter: str, rows: list[tuple[list[int], list[int]]], dtype: str) -> dict:
+def compare_with_peft(
+    student_model: str,
+    adapter: str,
+    rows: list[tuple[list[int], list[int]]],
+    dtype: str,
+    revision: str | None = None,
+) -> dict:
     """How far the served tokens of (prompt, tokens) rows are from PEFT's greedy ones, in log-probability (nats).
 
     Each token is judged by PEFT's own distribution after the tokens before it: 0 where it is PEFT's choice.
@@ -114,8 +127,10 @@ def compare_with_peft(student_model: str, adapter: str, rows: list[tuple[list[in
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    place = {"device_map": "auto"} if torch.cuda.is_available() else {}
-    base = AutoModelForCausalLM.from_pretrained(student_model, dtype=getattr(torch, dtype), **place)
+    how = {"revision": resolve(student_model, revision) or "main", "dtype": getattr(torch, dtype)}
+    if torch.cuda.is_available():
+        how["device_map"] = "auto"
+    base = AutoModelForCausalLM.from_pretrained(student_model, **how)
     model = PeftModel.from_pretrained(base, adapter).eval()
     gaps = []
     with torch.inference_mode():

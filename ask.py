@@ -16,13 +16,14 @@ from pathlib import Path
 
 from adapter import LORA, MERGED, Serving, check_room, compare_with_peft, disagreement
 from apart import Apart
-from create_data import ROOT
+from create_data import ROOT, ids_or_reason
 from engine import EngineFailed, Stream, engine_arguments, start_engine, stop_engine, why_ended
 from merge_adapter import merge
+from probes import check_probes
 from report import TITLES
+from revisions import resolve
 from scored import Scored
 from task import NoAnswer, Task
-from tokens import prompt_ids
 
 log = logging.getLogger("evaluate")
 WARM_UP = 3  # requests before the clock starts; the first ones pay for the prefix cache and lazy set-up
@@ -40,6 +41,7 @@ class System:
     max_tokens: int
     latency_rows: int  # asked one at a time
     check_rows: int  # whose tokens are kept for the comparison with PEFT
+    revision: str | None = None  # of a model on the hub
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def check_student(process: Apart, student: System, asking: Asking, result: dict)
     if not student.check_rows:
         return None
     log.info("comparing %d rows with PEFT", student.check_rows)
-    compared = (student.model, asking.adapter, result["tokens"], result["dtype"])
+    compared = (student.model, asking.adapter, result["tokens"], result["dtype"], student.revision)
     check = run_apart(process, "the comparison with PEFT", compare_with_peft, *compared)
     problem = disagreement(check)
     if problem:
@@ -179,21 +181,25 @@ def run_model(systems: list[System], serving: Serving | None, asking: Asking) ->
     from vllm.platforms import current_platform
 
     model = systems[0].model
-    settings = {"tensor_parallel_size": asking.tensor_parallel_size}
+    commit = resolve(model, systems[0].revision)
+    settings = {"tensor_parallel_size": asking.tensor_parallel_size, "revision": commit}
     lora = None
     if serving and serving.served_as == LORA:
         settings.update(serving.engine_settings)
         is_3d = serving.engine_settings["enable_mixed_moe_lora_format"]
         lora = LoRARequest("student", 1, asking.adapter, is_3d_lora_weight=is_3d)
     if serving and serving.served_as == MERGED:
-        merge(asking.adapter, asking.merged, serving.copy_dtype, model)
+        merge(asking.adapter, asking.merged, serving.copy_dtype, model, commit)
         model = asking.merged
+        settings["revision"] = None
     engine = start_engine(engine_arguments(model, asking.engine_flags, **settings))
     from vllm.v1.engine.exceptions import EngineDeadError
 
     try:
         if model == asking.merged:
             shutil.rmtree(asking.merged)  # vLLM has read it
+        if serving:
+            check_probes(asking.adapter, engine.get_tokenizer())
         device = None if current_platform.is_cpu() else current_platform.get_device_name()
         measured = {
             "served_as": serving.served_as if serving else None,
@@ -221,10 +227,14 @@ def ask_system(system: System, engine, lora, task: Task, chats: list[list[dict]]
     Returns answers (None: unreadable), responses, tokens per request, rows/s in a batch and seconds per request.
     """
     tokenizer, longest = engine.get_tokenizer(), engine.model_config.max_model_len
-    prompts = [prompt_ids(tokenizer, task.messages(chat) if system.prompted else chat) for chat in chats]
-    rows = [i for i, ids in enumerate(prompts) if len(ids) < longest]  # a longer one is unreadable to this system
+    prompts, rows = [], []  # what the template refuses, or is longer than the context, is unreadable to this system
+    for i, chat in enumerate(chats):
+        ids, reason = ids_or_reason(tokenizer, task.messages(chat) if system.prompted else chat, longest)
+        prompts.append(ids)
+        if not reason:
+            rows.append(i)
     if not rows:
-        raise ValueError(f"every row is longer than the model's context of {longest} tokens")
+        raise ValueError(f"every row is longer than the model's context of {longest} tokens, or not for its template")
     stream = Stream(engine)
 
     def request(i):

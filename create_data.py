@@ -270,7 +270,7 @@ def check_teacher(args, engine_flags: list[str], task: Task):
     thinks = args.reasoning_parser != "none"
     if check_thinking(args.model_name, tokenizer, thinks, args.structured_outputs):
         settings["reasoning_parser"] = args.reasoning_parser
-    check_prompt(args.model_name, tokenizer, task, log)
+    check_prompt(args.model_name, tokenizer, task)
     if args.structured_outputs != "never" and task.labels:
         try:
             xgrammar.Grammar.from_regex(task.constraint())

@@ -18,13 +18,15 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from adapter import check_plan, plan_serving
+from adapter import LORA, check_plan, plan_serving
 from apart import Apart
 from ask import Asking, System, SystemFailed, commit, cpu_name, score_systems
 from create_data import ROOT, Parser, versions
 from engine import begin_child, engine_arguments, one_line
 from journal import check_writable, input_hash, read_answers, read_finished, read_inputs
+from model_tokenizer import check_student_tokens, try_templates
 from report import TITLES, markdown, sentences, tables, write_report
+from revisions import resolve
 from scored import Scored, Unfinished, common_key, key_of
 from scores import measure, quality
 from streams import lasting_streams
@@ -44,9 +46,12 @@ def parse_args(argv=None):
     # who is asked
     parser.add("systems", default=",".join(TITLES), help="which of them, with commas")
     parser.add("teacher_model", default="Qwen/Qwen3-30B-A3B-Thinking-2507", help="the teacher")
+    parser.add("teacher_revision", help="of the teacher on the hub: a branch, tag or commit")
     parser.add("teacher_answers", default="", help="instead of asking it: what create_data.py wrote for these rows")
     parser.add("reasoning_parser", default="qwen3", help="none: the teacher does not think")
     parser.add("student_model", default="Qwen/Qwen3-30B-A3B-Instruct-2507", help="the student's base")
+    parser.add("student_revision", help="of the student's base (default: what the adapter was trained on)")
+    parser.add("revision", help="of all models on the hub, unless the two above say otherwise")
     parser.add("adapter", default="./models/prompt_distillation_trl", help="what train_sft_trl.py wrote")
     parser.add("serve_adapter", default="auto", choices=["auto", "lora", "merged"], help="by vLLM, or a merged copy")
     # how it is asked
@@ -147,6 +152,7 @@ def describe(name: str, args, rows: int) -> System:
     return System(
         name=name,
         model=args.teacher_model if is_teacher else args.student_model,
+        revision=args.teacher_revision if is_teacher else args.student_revision,
         prompted=prompted,
         thinks=is_teacher and args.reasoning_parser != "none",
         temperature=args.temperature if is_teacher else 0.0,
@@ -179,8 +185,31 @@ def check_models(args, engine_flags: list[str]) -> None:
         if Path(base).name != Path(args.student_model).name:
             raise ValueError(f"{args.adapter}: adapter of {base}, not of --student_model {args.student_model}")
     check_writable(args.report_dir / "report.md")
-    if engine_flags:
-        engine_arguments(args.student_model, engine_flags)  # refuses a bad flag now, not in a child process
+    choose_revisions(args)
+    if engine_flags:  # a bad one is refused now, not in a child process
+        asked = describe(args.systems[-1], args, rows=0)
+        engine_arguments(asked.model, engine_flags, revision=resolve(asked.model, asked.revision))
+
+
+def choose_revisions(args) -> None:
+    """Fill in the revisions of teacher and student; raises ValueError for one that there is not."""
+    recorded = None
+    trained_on = None
+    if "student" in args.systems:
+        recorded = json.loads((Path(args.adapter) / "adapter_config.json").read_text()).get("revision")
+        run = Path(args.adapter) / "run.json"
+        trained_on = json.loads(run.read_text()).get("commit") if run.is_file() else None
+    if not Path(args.teacher_model).expanduser().is_dir():
+        args.teacher_revision = args.teacher_revision or args.revision
+    if not Path(args.student_model).expanduser().is_dir():
+        args.student_revision = args.student_revision or args.revision or recorded
+    if "teacher" in args.systems and not args.teacher_answers:
+        resolve(args.teacher_model, args.teacher_revision, "--teacher_revision")
+    if args.systems != ["teacher"]:
+        commit = resolve(args.student_model, args.student_revision, "--student_revision")
+        if commit and trained_on and commit != trained_on:
+            remedy = f"--student_revision {trained_on} loads that"
+            log.warning("%s: trained on another commit of %s; %s", args.adapter, args.student_model, remedy)
 
 
 def origin(args, task: Task, results: dict) -> dict:
@@ -193,7 +222,8 @@ def origin(args, task: Task, results: dict) -> dict:
         "versions": versions(),
         "task_hash": task.hash,
     }
-    names = ("teacher_model", "student_model", "adapter", "test_file", "temperature", "max_tokens")
+    names = ["teacher_model", "teacher_revision", "student_model", "student_revision", "adapter", "test_file"]
+    names += ["temperature", "max_tokens"]
     return {**found, **{name: getattr(args, name) for name in names}}
 
 
@@ -266,13 +296,22 @@ def main() -> int:
             ways = []
             if "student" in args.systems:  # the first system runs in the process that has made this plan
                 student = (args.serve_adapter, args.adapter, args.student_model)
-                ways = process.call(plan_serving, *student, engine_flags, args.tensor_parallel_size)
+                commit = resolve(args.student_model, args.student_revision)
+                ways = process.call(plan_serving, *student, engine_flags, args.tensor_parallel_size, commit)
                 check_plan(ways, unfinished.folder)
+                if ways[0].served_as == LORA:  # a merged copy has the adapter's own tokenizer
+                    process.call(check_student_tokens, args.adapter, args.student_model, commit)
+            systems = [describe(name, args, len(chats)) for name in args.systems if name not in results]
+            left_out, dated = process.call(try_templates, systems, task)
+            for name, reason in left_out.items():
+                log.warning("%s is left out: %s", TITLES[name], reason)
+            systems = [system for system in systems if system.name not in left_out]
+            if not systems and not results:
+                raise ValueError("no system is left to be asked")
         except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
             print(f"evaluate.py: {one_line(error)}", file=sys.stderr)
             return 2
 
-        systems = [describe(name, args, len(chats)) for name in args.systems if name not in results]
         engine = (engine_flags, args.tensor_parallel_size)
         common = common_key(task, chats, *engine, cpu_name())
         keys = {system.name: key_of(system, common, args.adapter, args.serve_adapter) for system in systems}
@@ -288,6 +327,7 @@ def main() -> int:
 
         metrics = measure(results, gold, kinds, bool(task.labels), args) | origin(args, task, results)
         metrics.update(how_measured(results, check, taken_over))
+        metrics.update(left_out=left_out, dated_templates=dated)
         write_report(args.report_dir, metrics, predictions(chats, gold, results))
         unfinished.remove_scored()
 

@@ -9,14 +9,22 @@ import sys
 from pathlib import Path
 
 
-def merge(adapter: str | Path, output_dir: str | Path, dtype: str = "bfloat16", base: str = "") -> None:
-    """Merge the adapter into its base and save model and tokenizer; fused experts are written expert by expert."""
+def merge(
+    adapter: str | Path, output_dir: str | Path, dtype: str = "bfloat16", base: str = "", revision: str | None = None
+) -> None:
+    """Merge the adapter into its base and save model and tokenizer; fused experts are written expert by expert.
+
+    `base` at `revision` takes the place of what the adapter was trained on.
+    """
     import torch
     from peft import PeftConfig, PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    base = base or PeftConfig.from_pretrained(adapter).base_model_name_or_path
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
+    if not base:
+        trained_on = PeftConfig.from_pretrained(adapter)
+        base = trained_on.base_model_name_or_path
+        revision = trained_on.revision
+    model = AutoModelForCausalLM.from_pretrained(base, revision=revision or "main", dtype=getattr(torch, dtype))
     # merging needs host memory alone; without a device PEFT would start CUDA in this process
     model = PeftModel.from_pretrained(model, adapter, torch_device="cpu").merge_and_unload()
     model.config.use_cache = True

@@ -2,10 +2,13 @@
 
 import logging
 
+from probes import check_probes
+from revisions import resolve
 from task import Task
 from templates import TemplateProblem, depends_on_date, render
 from tokens import THINK_END, THINK_START, prompt_ids, think_end_id
 
+log = logging.getLogger("models")
 PROBE = "A probe of the chat template."
 
 
@@ -26,7 +29,7 @@ def load_tokenizer(model: str, commit: str | None = None):
     return tokenizer
 
 
-def check_prompt(model: str, tokenizer, task: Task, log: logging.Logger) -> None:
+def check_prompt(model: str, tokenizer, task: Task) -> None:
     """Raise ValueError unless a chat under the task's prompt shows prompt and input; warn if it shows the day too."""
     messages = task.messages(PROBE)
     try:
@@ -34,10 +37,43 @@ def check_prompt(model: str, tokenizer, task: Task, log: logging.Logger) -> None
     except TemplateProblem as error:
         remedy = "the task's prompt is its system message, so use a model whose template shows it"
         raise ValueError(f"{model}: its chat template {error}; {remedy}") from error
-    warn_of_date(model, tokenizer, messages, log)
+    warn_of_date(model, tokenizer, messages)
 
 
-def warn_of_date(model: str, tokenizer, messages: list[dict], log: logging.Logger) -> bool:
+def try_templates(systems: list, task: Task) -> tuple[dict[str, str], list[str]]:
+    """Try the chat templates of step 3's systems: what keeps which of them from being asked, and who writes the date.
+
+    Only the base student under the prompt may be left out: a student's template needs no system message otherwise.
+    Raises ValueError for the others.
+    """
+    left_out = {}
+    dated = []
+    for system in systems:
+        tokenizer = load_tokenizer(system.model, resolve(system.model, system.revision))
+        messages = task.messages(PROBE) if system.prompted else [{"role": "user", "content": PROBE}]
+        try:
+            prompt_ids(tokenizer, messages, strict=True)
+        except TemplateProblem as error:
+            does = f"{system.model}: its chat template {error}"
+            if system.name != "base_prompt":
+                raise ValueError(does) from error
+            left_out[system.name] = does
+            continue
+        if system.model not in dated and warn_of_date(system.model, tokenizer, messages):
+            dated.append(system.model)
+    return left_out, dated
+
+
+def check_student_tokens(adapter: str, student_model: str, commit: str | None) -> None:
+    """Raise ValueError if the student's own tokenizer gives other tokens than the adapter was trained on."""
+    try:
+        check_probes(adapter, load_tokenizer(student_model, commit))
+    except ValueError as error:
+        remedy = "--student_revision names the right base, --serve_adapter merged takes the adapter's own tokenizer"
+        raise ValueError(f"{error}; {remedy}") from error
+
+
+def warn_of_date(model: str, tokenizer, messages: list[dict]) -> bool:
     """Say so if the template writes the day; whether it does."""
     dated = depends_on_date(tokenizer, messages)
     if dated:

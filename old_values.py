@@ -17,6 +17,9 @@ OLD_HEADER = {
 
 # Of run.json, where settings of SFTConfig are texts such as "None".
 OLD_RUN = {
+    "revision": None,  # main
+    "commit": NOT_RECORDED,
+    "probe_tokens": NOT_RECORDED,
     "data_seed": NOT_RECORDED,
     "train_sampling_strategy": NOT_RECORDED,
     "lr_scheduler_kwargs": NOT_RECORDED,

@@ -134,6 +134,10 @@ def sentences(metrics: dict) -> list[str]:
             f"On {check['rows']} rows ({check['tokens']} tokens, {check['dtype']}) the served tokens are PEFT's greedy "
             f"ones (largest distance in log-probability {check['largest_gap']:.4f})."
         )
+    for name, reason in metrics.get("left_out", {}).items():
+        found.append(f"Left out: {TITLES[name]} ({reason}).")
+    for model in metrics.get("dated_templates", []):
+        found.append(f"The chat template of {model} writes the date: on another day its tokens are others.")
     for name, measured in metrics.get("taken_over", {}).items():
         found.append(f"Taken over from an earlier run of the same command: {TITLES[name]} ({origin(measured)}).")
     return [*found, *([f"Measured on {origin(metrics)}."] if origin(metrics) else [])]

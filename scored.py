@@ -19,6 +19,7 @@ from create_data import versions
 from journal import Replacing, digest
 from locks import lock
 from report import TITLES
+from revisions import resolve
 
 log = logging.getLogger("evaluate")
 MARK = "made-by-evaluate.txt"
@@ -148,7 +149,7 @@ def key_of(system, common: dict, adapter: str, serve_adapter: str) -> dict:
 
     `system` is evaluate.py's System, `common` what is the same for all systems.
     """
-    key = {**common, **asdict(system), "weights": model_identity(system.model)}
+    key = {**common, **asdict(system), "weights": model_identity(system.model, system.revision)}
     if system.name == "student":
         key["adapter"] = adapter_identity(adapter)
         key["serve_adapter"] = serve_adapter
@@ -162,7 +163,7 @@ def differences(before: dict, now: dict) -> list[str]:
     return [name for name in names if before.get(name) != now.get(name)]
 
 
-def model_identity(model: str) -> str:
+def model_identity(model: str, revision: str | None = None) -> str:
     """What notices changed weights: of a directory its files' names, sizes and times; of a hub name the commit."""
     folder = Path(model)
     if folder.is_dir():
@@ -170,19 +171,16 @@ def model_identity(model: str) -> str:
         # reading 57 GiB would take minutes; new weights have another size or another time of change
         found = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
         return digest(found).hex()
-    return hub_commit(model)
+    return hub_commit(model, revision)
 
 
 @lru_cache
-def hub_commit(model: str) -> str:
+def hub_commit(model: str, revision: str | None) -> str:
     """The commit of a model on the hub, or in its cache without a network; "unknown" if it is in neither."""
-    from huggingface_hub import hf_hub_download
-
     try:
-        config = hf_hub_download(model, "config.json")
-    except (OSError, ValueError):
+        return resolve(model, revision)
+    except ValueError:
         return "unknown"  # vLLM will say why it cannot load it
-    return Path(config).parent.name  # of .../snapshots/COMMIT/config.json
 
 
 def adapter_identity(adapter: str) -> str:

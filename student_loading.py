@@ -116,19 +116,30 @@ def return_freed_memory() -> None:
         mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
-def load_student(model_name: str, dtype: torch.dtype, device: torch.device, rank: int, fsdp: bool, broadcast: bool):
+def load_student(
+    model_name: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    rank: int,
+    fsdp: bool,
+    broadcast: bool,
+    commit: str | None = None,
+):
     """The student as process `rank` (over all nodes) needs it before it is trained on `device`.
 
     `fsdp` says that it will be sharded, and `broadcast` that accelerate takes the weights of all shards from
     rank 0 (fsdp_cpu_ram_efficient_loading). Without `broadcast` each rank of FSDP reads the whole student.
+    `commit` is the one of a model on the hub that is loaded.
     """
     if broadcast:
         return_freed_memory()
+    revision = commit or "main"
     if broadcast and rank > 0:
-        return empty_model(AutoConfig.from_pretrained(model_name), dtype)
+        return empty_model(AutoConfig.from_pretrained(model_name, revision=revision), dtype)
     if fsdp or device.type == "cpu":
-        return AutoModelForCausalLM.from_pretrained(model_name, dtype=dtype)
-    return AutoModelForCausalLM.from_pretrained(model_name, dtype=dtype, device_map={"": device})
+        return AutoModelForCausalLM.from_pretrained(model_name, revision=revision, dtype=dtype)
+    device_map = {"": device}
+    return AutoModelForCausalLM.from_pretrained(model_name, revision=revision, dtype=dtype, device_map=device_map)
 
 
 def allocate_trained(model) -> None:

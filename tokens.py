@@ -22,14 +22,14 @@ THINK_END = "</think>"
 PRIVATE_USE = [range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE)]
 
 
-def prompt_ids(tokenizer, messages: list[dict], strict: bool = False) -> list[int]:
-    """Token ids of a chat up to where the answer starts.
+def prompt_ids(tokenizer, messages: list[dict], strict: bool = False, **variables) -> list[int]:
+    """Token ids of a chat up to where the answer starts; `variables` are the template's.
 
     Raises TemplateProblem if the template refuses the chat and, where `strict`, unless it shows each message once and
     in order.
     """
     masked = mask(tokenizer, messages)
-    text = render(tokenizer, masked.messages)
+    text = render(tokenizer, masked.messages, **variables)
     if strict:
         check_shown(tokenizer, masked.messages, text)
     return ids_of_chat(tokenizer, masked, text)

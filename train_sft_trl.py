@@ -23,7 +23,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from datasets import Dataset
-from transformers import AutoConfig, AutoTokenizer, IntervalStrategy, set_seed
+from transformers import AutoConfig, IntervalStrategy, set_seed
 from transformers.integrations import is_fsdp_enabled
 from transformers.training_args import ParallelMode
 
@@ -32,6 +32,9 @@ from input_files import first_sha256
 from journal import end_with_parent
 from lora import describe, lora_config
 from lora_trainer import LoraTrainer
+from model_tokenizer import PROBE, load_tokenizer, warn_of_date
+from probes import probe_tokens
+from revisions import check_loaded, resolve
 from side_by_side import put_side_by_side
 from streams import lasting_streams
 from student_loading import (
@@ -71,7 +74,9 @@ def make_trainer(
         dtype = torch.bfloat16 if args.bf16 else torch.float32
         fsdp = parse_flag_from_env("ACCELERATE_USE_FSDP") or bool(args.fsdp)
         broadcast = is_fsdp_enabled()  # and fsdp_cpu_ram_efficient_loading
-        model = load_student(script.model_name, dtype, args.device, args.process_index, fsdp, broadcast)
+        where = (args.device, args.process_index, fsdp, broadcast)
+        model = load_student(script.model_name, dtype, *where, script.commit)
+        check_loaded(script.model_name, script.commit, model.config)
     model.config.use_cache = False
     if args.padding_free:
         one_process = load and args.parallel_mode != ParallelMode.DISTRIBUTED
@@ -163,15 +168,17 @@ def main() -> int:
     try:
         script, args = OneLineParser((ScriptArguments, TrainArguments)).parse()
         lock_output(args.output_dir, args.process_index)
-        config = AutoConfig.from_pretrained(script.model_name)
-        tokenizer = AutoTokenizer.from_pretrained(script.model_name)
-        if not tokenizer.chat_template:
-            raise ValueError(f"{script.model_name}: the tokenizer has no chat template; use an instruct model")
+        script.commit = resolve(script.model_name, script.revision)
+        config = AutoConfig.from_pretrained(script.model_name, revision=script.commit or "main")
+        tokenizer = load_tokenizer(script.model_name, script.commit)
+        script.probe_tokens = probe_tokens(tokenizer)
+        warn_of_date(script.model_name, tokenizer, [{"role": "user", "content": PROBE}])
         first_sha256(script.train_file)
         rows = load_rows(script.train_file, tokenizer, args.max_length)
         eval_rows = load_rows(script.eval_file, tokenizer, args.max_length) if script.eval_file else None
         empty, ranks = empty_model(config), (script.lora_rank, script.lora_alpha, script.lora_expert_rank)
         lora = lora_config(empty, *ranks, script.lora_target, script.lora_dropout)
+        lora.revision = script.revision
         fsdp = fsdp_settings()
         if fsdp:
             check_fsdp(fsdp, args.save_only_model, args.load_best_model_at_end)

@@ -24,6 +24,10 @@ class ScriptArguments:
     """What is ours; everything else is SFTConfig's."""
 
     model_name: str = field(default="Qwen/Qwen3-30B-A3B-Instruct-2507", metadata={"help": "the student"})
+    revision: str | None = field(default=None, metadata={"help": "of the student on the hub: branch, tag or commit"})
+    # found out, not asked for: which commit that is (None: a directory), and the student's tokens of a few texts
+    commit: str | None = field(default=None, init=False)
+    probe_tokens: dict | None = field(default=None, init=False)
     train_file: str = field(
         default="./data/prompt_distillation_lang.jsonl", metadata={"help": "chat JSONL from create_data.py"}
     )

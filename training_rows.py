@@ -3,6 +3,7 @@
 import logging
 
 from task import read_chat
+from templates import TemplateProblem
 from tokens import encode
 
 log = logging.getLogger("train_sft_trl")
@@ -14,7 +15,10 @@ def load_rows(path: str, tokenizer, max_length: int | None) -> list[dict]:
     for number, messages in read_chat(path, last_role="assistant"):
         if len(messages) < 2:
             raise ValueError(f"{path}:{number}: an answer without a question; expected a user and an assistant message")
-        row = encode(tokenizer, messages)
+        try:
+            row = encode(tokenizer, messages)
+        except TemplateProblem as error:
+            raise ValueError(f"{path}:{number}: the chat template {error}; drop the row or change it") from error
         if max_length and len(row["input_ids"]) > max_length:
             raise ValueError(f"{path}:{number}: {len(row['input_ids'])} tokens; raise --max_length or drop the row")
         rows.append(row)

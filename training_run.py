@@ -46,7 +46,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained({adapter})
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{student}", dtype="auto"), {adapter})
+student = AutoModelForCausalLM.from_pretrained({base}, dtype="auto")
+model = PeftModel.from_pretrained(student, {adapter})
 ```
 
 The user's message is the input alone. Training data: sha256 `{train_sha256}`, {rows} rows.
@@ -190,12 +191,18 @@ def model_card(run: dict, results: dict, adapter: str, revision: str | None = No
     return CARD.format(
         metadata=metadata.to_yaml(),
         student=run["model_name"],
-        adapter=f'"{adapter}", revision="{revision}"' if revision else f'"{adapter}"',
+        base=at_revision(run["model_name"], run.get("revision")),
+        adapter=at_revision(adapter, revision),
         train_sha256=run["train_sha256"],
         rows=results["rows"],
         run=json.dumps(run, indent=2),
         results=json.dumps(results, indent=2),
     )
+
+
+def at_revision(name: str, revision: str | None) -> str:
+    """The arguments of from_pretrained that load a model at a revision."""
+    return f'"{name}", revision="{revision}"' if revision else f'"{name}"'
 
 
 def write_report(output_dir: Path, history: list[dict], summary: dict) -> None:

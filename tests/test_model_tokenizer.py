@@ -5,10 +5,14 @@ import shutil
 
 import pytest
 
+from ask import System
 from conftest import ROOT, STUDENT, TEACHER, fails, last_json, python, read_jsonl, trace
+from engine import engine_arguments
 from hub_cache import commit_of, make_hub_cache
-from model_tokenizer import check_thinking, load_tokenizer
+from model_tokenizer import check_student_tokens, check_thinking, load_tokenizer, try_templates
+from probes import check_probes, probe_tokens
 from revisions import check_loaded, resolve
+from task import Task
 from test_tokens import CHATML, make_tokenizer, template
 from tokens import decode
 
@@ -100,6 +104,95 @@ def byte_level_with_special_thoughts():
     tokenizer = make_tokenizer("byte level")
     tokenizer.add_special_tokens({"additional_special_tokens": list(THOUGHTS)})
     return tokenizer
+
+
+# step 2
+
+
+def test_step_2_names_the_row_that_a_template_refuses(tmp_path):
+    student = save_model(tmp_path / "student", ALTERNATING + NOT_THINKING)
+    user, other, answer = ({"role": role, "content": "hola"} for role in ("user", "user", "assistant"))
+    rows = [[user, answer], [user, other, answer], [user, answer]]
+    train_file = tmp_path / "train.jsonl"
+    train_file.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    flags = ["--model_name", student, "--train_file", train_file, "--output_dir", tmp_path / "out"]
+    said = fails("train_sft_trl.py", *flags, "--use_cpu", "true", "--bf16", "false")
+    assert f"{train_file}:2: the chat template refuses the chat (user and assistant must take turns)" in said
+    assert "--revision v2" in fails("train_sft_trl.py", *flags, "--use_cpu", "true", "--revision", "v2")
+    assert not (tmp_path / "out").exists()
+
+
+# step 3
+
+
+def system(name, model):
+    prompted = name in ("teacher", "base_prompt")
+    return System(name, str(model), prompted, False, 0.0, 8, 1, 0)
+
+
+def test_a_base_student_that_takes_no_prompt_is_left_out(tmp_path):
+    good = save_model(tmp_path / "good", CHATML)
+    dated = save_model(tmp_path / "dated", "{{ strftime_now('%Y') }}" + CHATML)
+    refusing = save_model(tmp_path / "refusing", NO_SYSTEM + CHATML)
+    dropping = save_model(tmp_path / "dropping", DROPS)
+    task = Task("Name the language.", (), "", "")
+    names = ("teacher", "base_prompt", "base", "student")
+    assert try_templates([system(name, good) for name in names], task) == ({}, [])
+    assert try_templates([system(name, dated) for name in names], task) == ({}, [str(dated)])
+    students = [system("teacher", good), *(system(name, refusing) for name in names[1:])]
+    does = f"{refusing}: its chat template refuses the chat (no system messages here)"
+    assert try_templates(students, task) == ({"base_prompt": does}, [])
+    left_out, _ = try_templates([system("base_prompt", dropping)], task)
+    assert left_out == {"base_prompt": f"{dropping}: its chat template drops the system message"}
+    for bad in (refusing, dropping):
+        with pytest.raises(ValueError, match=f"^{bad}: its chat template"):
+            try_templates([system("teacher", bad)], task)
+
+
+OTHER_TOKENS = {
+    "another template": (NOT_THINKING, (), "plain text"),
+    "a template that trims": (template(content="m.content | trim"), (), "white space"),
+    "without white space": (CHATML, ("\n\n", "\n\n\n", "  ", "    "), "white space"),
+    "without HTML": (CHATML, ("<table>", "</h1>"), "markup"),
+    "without system messages": (NO_SYSTEM + CHATML, (), "a system message"),
+}
+
+
+@pytest.mark.parametrize(("chat_template", "forget", "probe"), OTHER_TOKENS.values(), ids=OTHER_TOKENS)
+def test_other_tokens_than_trained_on_are_noticed(chat_template, forget, probe, tmp_path):
+    adapter = tmp_path / "adapter"
+    trained = load_tokenizer(str(save_model(adapter, CHATML)))
+    student = save_model(tmp_path / "student", chat_template, forget)
+    check_student_tokens(str(adapter), str(student), None)  # an old adapter has no run.json,
+    (adapter / "run.json").write_text("{}")
+    check_student_tokens(str(adapter), str(student), None)  # or one without probes
+    (adapter / "run.json").write_text(json.dumps({"probe_tokens": probe_tokens(trained)}))
+    check_probes(adapter, trained)
+    with pytest.raises(ValueError, match=f"^{adapter}: was trained on other tokens .*{probe}.*--serve_adapter merged"):
+        check_student_tokens(str(adapter), str(student), None)
+
+
+def test_probes_do_not_depend_on_the_day(tmp_path):
+    dated = load_tokenizer(str(save_model(tmp_path / "dated", "{{ strftime_now('%d %H:%M:%S.%f') }}" + CHATML)))
+    assert probe_tokens(dated) == probe_tokens(dated)
+    plain = load_tokenizer(str(save_model(tmp_path / "plain", CHATML)))
+    assert probe_tokens(dated)["plain text"] != probe_tokens(plain)["plain text"]
+
+
+def test_all_steps_load_the_same_tokenizer_class(tmp_path):
+    """Where Mistral's own files lie beside the usual ones, which vLLM and transformers would each read."""
+    from vllm.tokenizers import get_tokenizer
+
+    folder = save_model(tmp_path / "model", CHATML)
+    (folder / "config.json").write_text('{"model_type": "mistral"}')
+    (folder / "consolidated.safetensors").write_bytes(b"")
+    (folder / "tekken.json").write_text("{}")
+    tokenizer = load_tokenizer(str(folder))
+    assert tokenizer.is_fast and tokenizer.chat_template == CHATML
+    mode = engine_arguments(str(folder)).tokenizer_mode
+    in_vllm = get_tokenizer(str(folder), tokenizer_mode=mode)
+    assert probe_tokens(in_vllm) == probe_tokens(tokenizer)
+    assert engine_arguments(str(folder), ["--tokenizer_mode", "mistral"]).tokenizer_mode == "mistral"  # if asked for
 
 
 # revisions
