@@ -25,6 +25,7 @@ from engine import Stream, begin_child, engine_arguments, one_line, start_engine
 from journal import Journal, check_writable, scan_inputs
 from replicas import ReplicasFailed, connect, label_on_replicas
 from task import THINK_END, NoAnswer, Task, check_model, load_task, prompt_ids
+from teacher_check import check_reasoning_parser
 
 log = logging.getLogger("create_data")
 ROOT = Path(__file__).resolve().parent
@@ -249,7 +250,9 @@ def check_teacher(args, engine_flags: list[str], task: Task):
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise ValueError(f"{args.task}: 'answer' cannot guide ({reason}); --structured_outputs never") from error
-    return engine_arguments(args.model_name, engine_flags, **settings)
+    engine_args = engine_arguments(args.model_name, engine_flags, **settings)
+    check_reasoning_parser(args.reasoning_parser, engine_args.reasoning_parser_plugin)
+    return engine_args
 
 
 def main() -> int:
