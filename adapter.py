@@ -8,13 +8,12 @@ from pathlib import Path
 
 from engine import engine_arguments, one_line
 from revisions import resolve
+from ties import TIE
 
 log = logging.getLogger("evaluate")
 LORA = "LoRA in vLLM"
 MERGED = "a merged copy"
 MAX_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values of max_lora_rank that vLLM takes
-# How far below PEFT's best token a served token may be, in nats: two ways of adding up differ by so much in a tie.
-TIE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
 
 
 @dataclass(frozen=True)

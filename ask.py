@@ -20,10 +20,11 @@ from create_data import ROOT, ids_or_reason
 from engine import EngineFailed, Stream, engine_arguments, start_engine, stop_engine, why_ended
 from merge_adapter import merge
 from probes import check_probes
-from report import TITLES
+from report import title_of
 from revisions import resolve
 from scored import Scored
 from task import NoAnswer, Task
+from ties import find_ties
 
 log = logging.getLogger("evaluate")
 WARM_UP = 3  # requests before the clock starts; the first ones pay for the prefix cache and lazy set-up
@@ -112,7 +113,7 @@ def score_systems(
 
 
 def announce(systems: list[System]) -> None:
-    log.info("evaluating: %s", "; ".join(TITLES[system.name] for system in systems))
+    log.info("evaluating: %s", "; ".join(title_of(system.name, system.thinks) for system in systems))
 
 
 def score_student(
@@ -204,7 +205,7 @@ def run_model(systems: list[System], serving: Serving | None, asking: Asking) ->
         measured = {
             "served_as": serving.served_as if serving else None,
             "instead_of": serving.instead_of if serving else "",
-            "dtype": str(engine.model_config.dtype).split(".")[-1],
+            "dtype": dtype_of(engine),
             "machine": f"{asking.tensor_parallel_size} x {device}" if device else cpu_name(),
             "date": datetime.now(UTC).date().isoformat(),
             "commit": commit(),
@@ -267,9 +268,17 @@ def ask_system(system: System, engine, lora, task: Task, chats: list[list[dict]]
         results["responses"][i] = completion.text
         results["output_tokens"][i] = len(completion.token_ids)
         results["cached_tokens"][i] = outputs[i].num_cached_tokens or 0
+    if system.check_rows:
+        tokens = {i: list(outputs[i].outputs[0].token_ids) for i in rows}
+        results["ties"] = find_ties(stream, list(map(request, rows)), tokens, dtype_of(engine))
     checked = [rows[len(rows) * k // system.check_rows] for k in range(system.check_rows)]  # from the whole file
     results["tokens"] = [[prompts[i], list(outputs[i].outputs[0].token_ids)] for i in checked]
     return {**results, "rows_per_second": len(rows) / seconds, "latencies": latencies}
+
+
+def dtype_of(engine) -> str:
+    """The type of an engine's weights, such as bfloat16."""
+    return str(engine.model_config.dtype).split(".")[-1]
 
 
 def commit() -> str:

@@ -45,6 +45,7 @@ from replicas import ReplicasFailed, connect, label_on_replicas
 from revisions import resolve
 from streams import lasting_streams
 from task import NoAnswer, Task, check_model, load_task
+from teacher_check import check_reasoning_parser
 from templates import TemplateProblem
 from tokens import prompt_ids, think_end_id
 
@@ -277,7 +278,9 @@ def check_teacher(args, engine_flags: list[str], task: Task):
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise ValueError(f"{args.task}: 'answer' cannot guide ({reason}); --structured_outputs never") from error
-    return engine_arguments(args.model_name, engine_flags, **settings)
+    engine_args = engine_arguments(args.model_name, engine_flags, **settings)
+    check_reasoning_parser(args.reasoning_parser, engine_args.reasoning_parser_plugin)
+    return engine_args
 
 
 def main() -> int:

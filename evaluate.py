@@ -23,14 +23,16 @@ from apart import Apart
 from ask import Asking, System, SystemFailed, commit, cpu_name, score_systems
 from create_data import ROOT, Parser, versions
 from engine import begin_child, engine_arguments, one_line
-from journal import check_writable, input_hash, read_answers, read_finished, read_inputs
+from journal import check_writable, input_hash, read_finished, read_inputs
 from model_tokenizer import check_student_tokens, try_templates
-from report import TITLES, markdown, sentences, tables, write_report
+from report import TITLES, markdown, not_thinking, sentences, tables, write_report
 from revisions import resolve
 from scored import Scored, Unfinished, common_key, key_of
-from scores import measure, quality
+from scores import in_one_form, measure, quality
 from streams import lasting_streams
 from task import Task, check_model, load_task, read_chat, read_lines
+from teacher_check import check_teacher_model
+from tokens import THINK_END
 
 log = logging.getLogger("evaluate")
 
@@ -102,12 +104,8 @@ def read_rows(args, task: Task) -> tuple[list[list[dict]], list[str], list[str |
         *chat, answer = messages
         if not chat:
             raise ValueError(f"{args.test_file}:{number}: an answer without a question")
-        if task.labels and answer["content"] not in task.labels:
-            raise ValueError(
-                f"{args.test_file}:{number}: gold answer {answer['content']!r} is none of the task's labels"
-            )
         chats.append(chat)
-        gold.append(answer["content"])
+        gold.append(known_answer(task, answer["content"], f"{args.test_file}:{number}: gold answer"))
         kinds.append(json.loads(next(lines)[1]).get("kind"))
         if not isinstance(kinds[-1], str | None):
             raise ValueError(f"{args.test_file}:{number}: 'kind' must be a text such as \"edge\"")
@@ -123,6 +121,19 @@ def read_rows(args, task: Task) -> tuple[list[list[dict]], list[str], list[str |
     return chats, gold, kinds
 
 
+def known_answer(task: Task, text: str, where: str) -> str:
+    """An answer that a file gives, as the task spells it; raises ValueError that begins with `where` if it is no label.
+
+    Case, the form in Unicode and punctuation around a label do not count. Without labels each text is an answer.
+    """
+    if not task.labels:
+        return text
+    label = task.as_label(text)
+    if label is None:
+        raise ValueError(f"{where} {text!r} is none of the task's labels; pass its own task with --task")
+    return label
+
+
 def read_teacher(path: Path, chats: list[list[dict]], task: Task) -> dict:
     """The teacher's results from what create_data.py wrote; tokens and responses if its journal lies beside it.
 
@@ -136,7 +147,13 @@ def read_teacher(path: Path, chats: list[list[dict]], task: Task) -> dict:
         if key not in answers:
             text = chat[-1]["content"][:60]
             raise ValueError(f"{path}: has no answer for {text!r}; label these rows with create_data.py first")
-    results = {"answers": [answers[key] for key in hashes], "responses": [answers[key] or "" for key in hashes]}
+    texts = [answers[key] for key in hashes]  # None: rejected
+    results = {
+        "answers": [None if text is None else known_answer(task, text, f"{path}: answer") for text in texts],
+        "responses": [text or "" for text in texts],
+    }
+    if "reasoning_parser" in manifest:
+        results["thinks"] = manifest["reasoning_parser"] != "none"
     if all(attempts.get(key) for key in hashes):
         results["responses"] = [attempts[key][-1]["response"] for key in hashes]
         for name in ("prompt_tokens", "cached_tokens", "output_tokens"):
@@ -162,13 +179,27 @@ def describe(name: str, args, rows: int) -> System:
     )
 
 
-def label_quality(labels_file: str, gold_file: str, limit: int) -> dict:
+def label_quality(labels_file: str, gold_file: str, limit: int, task: Task) -> dict:
     """The teacher's training labels against gold, matched by input; an input without a label counts as wrong."""
-    labels, gold = read_answers(labels_file), read_answers(gold_file)
+    labels = read_known_answers(labels_file, task)
+    gold = read_known_answers(gold_file, task)
     gold = dict(list(gold.items())[: limit or None])
     if not labels.keys() & gold.keys():
         raise ValueError(f"{labels_file}: has no input of {gold_file}; pass the gold answers of the same inputs")
-    return quality([labels.get(key) for key in gold], list(gold.values()))
+    answers = [labels.get(key) for key in gold]
+    right = list(gold.values())
+    if task.labels:
+        return quality(answers, right)
+    return quality(in_one_form(answers), in_one_form(right), labelled=False)
+
+
+def read_known_answers(path: str, task: Task) -> dict[str, str]:
+    """The answers of a chat JSONL by input_hash() of what precedes them; raises ValueError that names file and line."""
+    found = {}
+    for number, messages in read_chat(path, last_role="assistant"):
+        *chat, answer = messages
+        found[input_hash(chat)] = known_answer(task, answer["content"], f"{path}:{number}: answer")
+    return found
 
 
 def check_models(args, engine_flags: list[str]) -> None:
@@ -238,8 +269,18 @@ def how_measured(results: dict[str, dict], check: dict | None, taken_over: dict[
         "served_as": student.get("served_as"),
         "instead_of": student.get("instead_of") or None,
         "check": check,
+        "ties": student.get("ties"),
         "taken_over": earlier,
     }
+
+
+def thinking(teacher: dict, args, rows: int) -> dict:
+    """Whether the teacher thinks, and how many of its responses to the gold rows lack the end of a thought."""
+    thinks = teacher.get("thinks", args.reasoning_parser != "none")
+    unfinished = None
+    if thinks and not args.teacher_answers:  # the responses of a file may be answers alone
+        unfinished = sum(THINK_END not in response for response in teacher["responses"][:rows])
+    return {"teacher_thinks": thinks, "unfinished_thinking": unfinished}
 
 
 def predictions(chats: list[list[dict]], gold: list[str], results: dict[str, dict]) -> list[dict]:
@@ -249,6 +290,8 @@ def predictions(chats: list[list[dict]], gold: list[str], results: dict[str, dic
         row = {"messages": chat, "gold": gold[i] if i < len(gold) else None}
         for name, result in results.items():
             row[name] = {"answer": result["answers"][i], "response": result["responses"][i]}
+            if i in result.get("ties", {}).get("rows", []):
+                row[name]["tie"] = True
         rows.append(row)
     return rows
 
@@ -283,16 +326,19 @@ def main() -> int:
     start, results = time.perf_counter(), {}
     with contextlib.ExitStack() as at_end:
         try:
-            if args.labels:
-                print(json.dumps(label_quality(args.labels, args.gold, args.limit)))
-                return 0
             task = load_task(args.task)
+            if args.labels:
+                print(json.dumps(label_quality(args.labels, args.gold, args.limit, task), ensure_ascii=False))
+                return 0
             chats, gold, kinds = read_rows(args, task)
             if args.teacher_answers:
                 results["teacher"] = read_teacher(Path(args.teacher_answers), chats, task)
             check_models(args, engine_flags)
             unfinished = at_end.enter_context(Unfinished(args.report_dir))
             process = at_end.enter_context(Apart())
+            if "teacher" in args.systems and not args.teacher_answers:
+                commit = resolve(args.teacher_model, args.teacher_revision)
+                process.call(check_teacher_model, args.teacher_model, commit, args.reasoning_parser, engine_flags)
             ways = []
             if "student" in args.systems:  # the first system runs in the process that has made this plan
                 student = (args.serve_adapter, args.adapter, args.student_model)
@@ -328,6 +374,10 @@ def main() -> int:
         metrics = measure(results, gold, kinds, bool(task.labels), args) | origin(args, task, results)
         metrics.update(how_measured(results, check, taken_over))
         metrics.update(left_out=left_out, dated_templates=dated)
+        if "teacher" in results:
+            metrics.update(thinking(results["teacher"], args, len(gold)))
+        if not_thinking(metrics):
+            log.warning("evaluate.py: %s", not_thinking(metrics))
         write_report(args.report_dir, metrics, predictions(chats, gold, results))
         unfinished.remove_scored()
 

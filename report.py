@@ -6,13 +6,13 @@ python report.py --metrics models/tiny-distilled/report/metrics.json    # writes
 import argparse
 import base64
 import json
-import logging
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from journal import Replacing
+from plots import draw
+from same_text import comparable
+from ties import ties_sentence
 
 TITLES = {
     "teacher": "teacher, prompt and thinking",
@@ -20,6 +20,8 @@ TITLES = {
     "base": "base student, no prompt",
     "student": "distilled student",
 }
+WITHOUT_THINKING = "teacher, prompt"
+UNREADABLE = 0.1  # a larger share of the teacher's answers that cannot be read is reported
 MARKS = "<!-- quickstart results -->", "<!-- end of quickstart results -->"
 SHOWN_ROWS = 500  # of the predictions on the page; all are in predictions.jsonl
 PAGE = """<!doctype html>
@@ -59,7 +61,7 @@ predictions.jsonl.</p>
 {% for row in shown %}<tr><td class="text" dir="auto">{{ row.messages[-1].content }}</td>
 <td dir="auto">{{ row.gold if row.gold is not none else "–" }}</td>
 {% for name in systems %}{% set answer = row[name].answer %}
-<td dir="auto"{% if row.gold is not none and answer != row.gold %} class="wrong"{% endif %}>
+<td dir="auto"{% if is_wrong(row, name) %} class="wrong"{% endif %}>
 {{ answer if answer is not none else "unreadable" }}</td>{% endfor %}</tr>
 {% endfor %}</table>
 </body>
@@ -71,6 +73,21 @@ def show(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
+def title_of(name: str, teacher_thinks: bool = True) -> str:
+    """What a system is called in messages and in the report."""
+    return WITHOUT_THINKING if name == "teacher" and not teacher_thinks else TITLES[name]
+
+
+def titles_of(metrics: dict) -> dict[str, str]:
+    """What the systems are called in the report of `metrics`; old figures are those of a teacher that thinks."""
+    return {name: title_of(name, metrics.get("teacher_thinks", True)) for name in TITLES}
+
+
+def rate(value: float | None) -> str:
+    """Rows a second: whole ones, and of few rows two digits."""
+    return show(value, ".0f" if value is None or value >= 10 else ".2g")
+
+
 def accuracy(m: dict) -> str:
     low, high = m["accuracy_interval"]
     return f"{m['accuracy']:.1%} ({m['correct']} of {m['rows']}; {low:.1%} to {high:.1%})"
@@ -79,6 +96,7 @@ def accuracy(m: dict) -> str:
 def tables(metrics: dict) -> list[tuple[str, list[str], list[list[str]]]]:
     """Every table as (title, header, rows of cells)."""
     systems, found = metrics["systems"], []
+    titles = titles_of(metrics)
     labelled = all("macro_f1" in m for m in systems.values())
     header = ["system", "accuracy on gold (rows; 95 % interval)", *(["macro-F1"] if labelled else [])]
     header += [*([] if labelled else ["exact match", "token-F1"]), "agrees with teacher", "unreadable"]
@@ -86,23 +104,23 @@ def tables(metrics: dict) -> list[tuple[str, list[str], list[list[str]]]]:
     header += ["seconds per request (median, p95)", "speed-up", "rows/s in a batch"]
     rows = []
     for name, m in systems.items():
-        row = [TITLES[name], accuracy(m)]
+        row = [titles[name], accuracy(m)]
         row += [f"{m['macro_f1']:.3f}"] if labelled else [f"{m['exact_match']:.1%}", f"{m['token_f1']:.3f}"]
         row += [show(m.get("agreement"), ".1%"), str(m["unreadable"])]
         parts = f" ({show(m['prompt_tokens'], '.1f')} + {show(m['output_tokens'], '.1f')})"
         row += [show(m["tokens"], ".1f") + parts, show(m["cached_tokens"], ".1f"), show(m.get("token_ratio"), ".1f")]
         row += [f"{show(m['latency_s'], '.4f')}, {show(m['latency_p95_s'], '.4f')}", show(m.get("speedup"), ".1f")]
-        rows.append([*row, show(m["rows_per_second"], ".0f")])
+        rows.append([*row, rate(m["rows_per_second"])])
     found.append((f"Systems on {metrics['rows']} held-out rows", header, rows))
     if any(m.get("cost_per_million") for m in systems.values()):
-        rows = [[TITLES[name], show(m.get("cost_per_million"), ",.2f")] for name, m in systems.items()]
+        rows = [[titles[name], show(m.get("cost_per_million"), ",.2f")] for name, m in systems.items()]
         found.append(("Cost of a million requests, in the currency of the prices given", ["system", "cost"], rows))
     if metrics["kinds"]:
-        rows = [[TITLES[n], *(accuracy(of[n]) for of in metrics["kinds"].values())] for n in systems]
+        rows = [[titles[n], *(accuracy(of[n]) for of in metrics["kinds"].values())] for n in systems]
         found.append(("By kind of row", ["system", *metrics["kinds"]], rows))
     if metrics["without_gold"]:
         rows = [
-            [TITLES[name], str(m["rows"]), show(m.get("agreement"), ".1%"), str(m["unreadable"])]
+            [titles[name], str(m["rows"]), show(m.get("agreement"), ".1%"), str(m["unreadable"])]
             for name, m in metrics["without_gold"].items()
         ]
         found.append(("Inputs without gold", ["system", "rows", "agrees with teacher", "unreadable"], rows))
@@ -120,6 +138,7 @@ def tables(metrics: dict) -> list[tuple[str, list[str], list[list[str]]]]:
 def sentences(metrics: dict) -> list[str]:
     """What the tables do not say."""
     found, test, check = [], metrics["mcnemar"], metrics.get("check")
+    titles = titles_of(metrics)
     if test:
         found.append(
             f"Right where the other is wrong: student {test['only_student']} rows, teacher {test['only_teacher']} "
@@ -135,12 +154,45 @@ def sentences(metrics: dict) -> list[str]:
             f"ones (largest distance in log-probability {check['largest_gap']:.4f})."
         )
     for name, reason in metrics.get("left_out", {}).items():
-        found.append(f"Left out: {TITLES[name]} ({reason}).")
+        found.append(f"Left out: {titles[name]} ({reason}).")
     for model in metrics.get("dated_templates", []):
         found.append(f"The chat template of {model} writes the date: on another day its tokens are others.")
+    further = [ties_sentence(metrics.get("ties")), not_thinking(metrics), labels_not_shown(metrics)]
+    found += [sentence for sentence in further if sentence]
     for name, measured in metrics.get("taken_over", {}).items():
-        found.append(f"Taken over from an earlier run of the same command: {TITLES[name]} ({origin(measured)}).")
+        found.append(f"Taken over from an earlier run of the same command: {titles[name]} ({origin(measured)}).")
     return [*found, *([f"Measured on {origin(metrics)}."] if origin(metrics) else [])]
+
+
+def not_thinking(metrics: dict) -> str:
+    """That many of the teacher's answers cannot be read, and what may help; empty if they can."""
+    teacher = metrics.get("systems", {}).get("teacher")
+    if not teacher or teacher["unreadable"] <= UNREADABLE * teacher["rows"]:
+        return ""
+    unfinished = metrics.get("unfinished_thinking")
+    text = f"The teacher's answer cannot be read on {teacher['unreadable']} of {teacher['rows']} rows"
+    if unfinished:
+        text += (
+            f", on {unfinished} because its thinking does not end: raise --max_tokens, or pass --reasoning_parser none "
+            "for a teacher that does not think"
+        )
+    return text + "."
+
+
+def labels_not_shown(metrics: dict) -> str:
+    """What the confusion matrices of a task with many labels do not show; empty if they show all labels."""
+    parts = []
+    for name, found in metrics.get("confusion", {}).items():
+        rest = found.get("left_out")
+        if rest:
+            parts.append(f"{name} {rest['wrong']} of {rest['rows']} rows")
+    if not parts:
+        return ""
+    shown = len(found["labels"])
+    return (
+        f"Confusion matrices and bars show {shown} of {rest['labels'] + shown} labels, those that are confused most; "
+        f"wrong with the others: {', '.join(parts)}."
+    )
 
 
 def origin(measured: dict) -> str:
@@ -153,70 +205,6 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in line) + " |" for line in lines)
 
 
-def draw(metrics: dict, folder: Path) -> list[tuple[str, Path]]:
-    """Write the PNGs; returns (title, path) of each."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # of these fonts some are usually missing
-    matplotlib.rcParams["font.family"] = ["DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans"]
-    from matplotlib import pyplot
-
-    systems, matrices, paths = metrics["systems"], metrics["confusion"], []
-    above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3, "frameon": False}
-
-    def save(title, name):
-        pyplot.savefig(folder / name, dpi=110, bbox_inches="tight")
-        pyplot.close()
-        paths.append((title, folder / name))
-
-    if matrices:
-        labels = next(iter(matrices.values()))["labels"]
-        side = max(4, 0.42 * len(labels))
-        _, axes = pyplot.subplots(1, len(matrices), figsize=(side * len(matrices) + 1, side), squeeze=False)
-        for axis, (name, found) in zip(axes[0], matrices.items(), strict=True):
-            matrix = np.array(found["matrix"])
-            axis.imshow(matrix, cmap="Blues")
-            for i, j in np.argwhere(matrix):
-                colour = "white" if matrix[i, j] > matrix.max() / 2 else "black"
-                axis.text(j, i, matrix[i, j], ha="center", va="center", color=colour, fontsize=8)
-            axis.set_xticks(range(len(labels) + 1), [*labels, "other"], rotation=90)
-            axis.set_yticks(range(len(labels)), labels)
-            axis.set(title=TITLES[name], xlabel="answer", ylabel="gold")
-        save("Confusion matrices", "confusion.png")
-        _, axis = pyplot.subplots(figsize=(max(6, 0.6 * len(labels)), 3.5))
-        for i, name in enumerate(matrices):
-            recall = [m["recall"] for m in systems[name]["per_label"].values()]
-            axis.bar(np.arange(len(labels)) + 0.4 * i, recall, 0.38, label=TITLES[name])
-        axis.set_xticks(np.arange(len(labels)) + 0.2 * (len(matrices) - 1), labels)
-        axis.set(ylabel="accuracy", ylim=(0, 1.02))
-        axis.legend(**above)
-        save("Accuracy per label", "per_label.png")
-    timed = {name: m["latencies_s"] for name, m in systems.items() if m["latencies_s"]}
-    if timed:
-        _, axis = pyplot.subplots(figsize=(7, 3.5))
-        for name, latencies in timed.items():
-            axis.ecdf(latencies, label=TITLES[name])
-        axis.set(xlabel="seconds per request, one at a time", ylabel="share of requests", xscale="log")
-        axis.legend(**above)
-        save("Latency", "latency.png")
-    counted = {name: m for name, m in systems.items() if m["tokens"] is not None}
-    if counted:
-        _, axis = pyplot.subplots(figsize=(7, 0.6 + 0.6 * len(counted)))
-        names, left = [TITLES[name] for name in counted], np.zeros(len(counted))
-        for key, label in (("cached_tokens", "prompt, cached"), ("computed", "prompt"), ("output_tokens", "output")):
-            of = [m["prompt_tokens"] - m["cached_tokens"] if key == "computed" else m[key] for m in counted.values()]
-            axis.barh(names, of, left=left, label=label)
-            left += of
-        for i, total in enumerate(left):
-            axis.text(total, i, f" {total:.0f}", va="center")
-        axis.set(xlabel="tokens per request, mean", xlim=(0, 1.15 * max(left)))
-        axis.invert_yaxis()
-        axis.legend(**above)
-        save("Tokens per request", "tokens.png")
-    return paths
-
-
 def write_report(folder: Path, metrics: dict, predictions: list[dict]) -> None:
     """report/: metrics.json, predictions.jsonl, report.md, the PNGs, and report.html, which needs no other file."""
     import jinja2
@@ -226,7 +214,7 @@ def write_report(folder: Path, metrics: dict, predictions: list[dict]) -> None:
         file.write(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
     with Replacing(folder / "predictions.jsonl") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions)
-    images = draw(metrics, folder)
+    images = draw(metrics, titles_of(metrics), folder)
     with Replacing(folder / "report.md") as file:
         file.write("# Is the student as good as the teacher, and what did it save?\n\n")
         file.write("\n\n".join(sentences(metrics)) + "\n")
@@ -236,7 +224,7 @@ def write_report(folder: Path, metrics: dict, predictions: list[dict]) -> None:
             file.write(f"\n## {title}\n\n![{title}]({path.name})\n")
     systems = list(metrics["systems"])
     judged = [name for name in ("teacher", "student") if name in systems]
-    wrong = [any(row[name]["answer"] != row["gold"] for name in judged) for row in predictions]
+    wrong = [any(is_wrong(row, name) for name in judged) for row in predictions]
     shown = sorted(range(len(predictions)), key=lambda i: (predictions[i]["gold"] is None, not wrong[i]))[:SHOWN_ROWS]
     page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
     with Replacing(folder / "report.html") as file:
@@ -248,9 +236,18 @@ def write_report(folder: Path, metrics: dict, predictions: list[dict]) -> None:
                 shown=[predictions[i] for i in shown],
                 total=len(predictions),
                 systems=systems,
-                titles=TITLES,
+                titles=titles_of(metrics),
+                is_wrong=is_wrong,
             )
         )
+
+
+def is_wrong(row: dict, name: str) -> bool:
+    """Whether a system's answer is another one than gold; False without gold."""
+    answer = row[name]["answer"]
+    if row["gold"] is None:
+        return False
+    return answer is None or comparable(answer) != comparable(row["gold"])
 
 
 def write_between(path: Path, marks: tuple[str, str], text: str) -> None:

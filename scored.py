@@ -18,7 +18,7 @@ from pathlib import Path
 from create_data import versions
 from journal import Replacing, digest
 from locks import lock
-from report import TITLES
+from report import TITLES, title_of
 from revisions import resolve
 
 log = logging.getLogger("evaluate")
@@ -52,10 +52,10 @@ class Scored:
                 continue
             differing = differences(record["key"], self.keys[name])
             if differing:
-                log.info("%s: scored before with another %s; scored again", TITLES[name], ", ".join(differing))
+                log.info("%s: scored before with another %s; scored again", self.title(name), ", ".join(differing))
                 continue
             found[name] = record["result"]
-            log.info("%s: taken over from the run of %s", TITLES[name], record["result"]["date"])
+            log.info("%s: taken over from the run of %s", self.title(name), record["result"]["date"])
         return found
 
     def read(self, name: str) -> dict | None:
@@ -78,8 +78,12 @@ class Scored:
         names = [name for name, record in records.items() if record and record["key"] == self.keys[name]]
         if not names:
             return ""
-        kept = ", ".join(TITLES[name] for name in names)
+        kept = ", ".join(self.title(name) for name in names)
         return f"; what was scored is kept ({kept}), the same command goes on from there"
+
+    def title(self, name: str) -> str:
+        """How a message names a system."""
+        return title_of(name, self.keys[name].get("thinks", True))
 
     def path(self, name: str) -> Path:
         return self.folder / f"{name}.json"

@@ -1,8 +1,13 @@
 """Step 3's figures: how good answers are, what they cost, and how two systems compare. No model, no vLLM."""
 
 import statistics
+from collections import Counter
 
 import numpy as np
+
+from same_text import comparable
+
+SHOWN_LABELS = 40  # in a confusion matrix, whose cost grows with their square
 
 
 def quality(answers: list[str | None], gold: list[str], labelled: bool = True) -> dict:
@@ -36,6 +41,11 @@ def quality(answers: list[str | None], gold: list[str], labelled: bool = True) -
         for label, *values in zip(labels, *per_label, strict=True)
     }
     return found
+
+
+def in_one_form(texts: list[str | None]) -> list[str | None]:
+    """Free texts in the form in which they are compared, see same_text.py; None (unreadable) stays."""
+    return [None if text is None else comparable(text) for text in texts]
 
 
 def agreement(answers: list[str | None], teacher: list[str | None]) -> float | None:
@@ -72,13 +82,42 @@ def mcnemar(one: list, other: list, gold: list[str]) -> dict:
     return {"only_student": only_one, "only_teacher": only_other, "p_value": float(p_value)}
 
 
-def confusion(answers: list[str | None], gold: list[str]) -> dict:
-    """Rows by gold label (matrix rows) and answer (columns), with a last column for other and unreadable answers."""
-    labels = sorted(set(gold))
+def most_confused(answers: list[list[str | None]], gold: list[str]) -> list[str]:
+    """The labels that confusion matrices show: all, or the SHOWN_LABELS that most wrong rows of all systems concern.
+
+    A wrong row concerns its gold label and the label that was answered. `answers` are those of each system.
+    """
+    rows = Counter(gold)
+    concerned = Counter()
+    for of_system in answers:
+        for answer, label in zip(of_system, gold, strict=True):
+            if answer != label:
+                concerned[label] += 1
+                if answer in rows:
+                    concerned[answer] += 1
+    ranked = sorted(rows, key=lambda label: (-concerned[label], -rows[label], label))
+    return sorted(ranked[:SHOWN_LABELS])
+
+
+def confusion(answers: list[str | None], gold: list[str], labels: list[str]) -> dict:
+    """Rows by gold label (matrix rows) and answer (columns), with a last column for other and unreadable answers.
+
+    Only `labels` are shown; how many others there are, and how many of their rows are wrong, is "left_out".
+    """
+    places = {label: place for place, label in enumerate(labels)}
     matrix = np.zeros((len(labels), len(labels) + 1), int)
+    others = Counter()
+    wrong = 0
     for answer, label in zip(answers, gold, strict=True):
-        matrix[labels.index(label), labels.index(answer) if answer in labels else -1] += 1
-    return {"labels": labels, "matrix": matrix.tolist()}
+        if label in places:
+            matrix[places[label], places.get(answer, -1)] += 1
+        else:
+            others[label] += 1
+            wrong += answer != label
+    found = {"labels": labels, "matrix": matrix.tolist()}
+    if others:
+        found["left_out"] = {"labels": len(others), "rows": others.total(), "wrong": wrong}
+    return found
 
 
 def measure(results: dict, gold: list[str], kinds: list[str | None], labelled: bool, args) -> dict:
@@ -87,6 +126,9 @@ def measure(results: dict, gold: list[str], kinds: list[str | None], labelled: b
     `results` holds for each system answers (None: unreadable) and, where measured, tokens per request, seconds per
     request (latencies) and rows_per_second.
     """
+    if not labelled:
+        gold = in_one_form(gold)
+        results = {name: {**result, "answers": in_one_form(result["answers"])} for name, result in results.items()}
     rows, teacher = len(gold), results.get("teacher")
     metrics = {"rows": rows, "systems": {}, "kinds": {}, "without_gold": {}, "confusion": {}, "mcnemar": None}
     for name, result in results.items():
@@ -105,8 +147,10 @@ def measure(results: dict, gold: list[str], kinds: list[str | None], labelled: b
             for key, of in (("speedup", "latency_s"), ("token_ratio", "tokens")):  # how many times the teacher's
                 ours, theirs = found[of], metrics["systems"]["teacher"][of]
                 found[key] = theirs / ours if ours and theirs else None
-        if labelled and name in ("teacher", "student"):
-            metrics["confusion"][name] = confusion(answers[:rows], gold)
+    judged = {name: results[name]["answers"][:rows] for name in ("teacher", "student") if labelled and name in results}
+    labels = most_confused(list(judged.values()), gold)
+    for name, answers in judged.items():
+        metrics["confusion"][name] = confusion(answers, gold, labels)
     if teacher and "student" in results:
         metrics["mcnemar"] = mcnemar(results["student"]["answers"][:rows], teacher["answers"][:rows], gold)
     return metrics

@@ -69,6 +69,10 @@ class Task:
         """Each label by the form in which labels are compared."""
         return {folded(label): label for label in self.labels}
 
+    def as_label(self, text: str) -> str | None:
+        """The label that a text is, in whatever case and form of Unicode; None if it is none."""
+        return self.label_of.get(folded(text))
+
     def read_content(self, content: str) -> str:
         """The answer in text without thinking; raises NoAnswer. With several answers they must all agree."""
         # thinking is followed by empty lines, which an expression that starts with ^ does not expect
@@ -77,7 +81,7 @@ class Task:
             if not any(found):
                 raise NoAnswer("no_answer")
             return found[-1]
-        answers = {self.label_of.get(folded(text)) for text in found}
+        answers = {self.as_label(text) for text in found}
         if len(answers) == 1 and None not in answers:
             return answers.pop()
         if not any(bare(text) for text in found):

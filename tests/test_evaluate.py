@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from conftest import ROOT, fails, last_json, python
-from evaluate import read_teacher
+from conftest import ROOT, fails, last_json, python, qwen_tokenizer
+from evaluate import label_quality, read_rows, read_teacher
 from report import MARKS, markdown, tables, write_report
 from scores import mcnemar, measure, quality
 from task import load_task
@@ -100,6 +100,30 @@ def test_labels_are_scored_against_gold(tmp_path):
     assert "has no input of" in fails("evaluate.py", "--labels", labels, "--gold", heldout)
 
 
+def test_labels_are_scored_under_their_task(tmp_path):
+    """Its labels in any case and form of Unicode; texts, where it has none."""
+    labelled, free = tmp_path / "labelled.yaml", tmp_path / "free.yaml"
+    labelled.write_text("prompt: p\nlabels: [café, thé]", encoding="utf-8")
+    free.write_text("prompt: p")
+    labels = write(tmp_path / "labels.jsonl", chat("a", "café"), chat("b", "thé"))
+    gold = write(tmp_path / "gold.jsonl", chat("a", "CAFE\u0301"), chat("b", "cafe\u0301"))
+    found = label_quality(labels, gold, 0, load_task(labelled))
+    assert (found["rows"], found["correct"], list(found["per_label"])) == (2, 1, ["café"])
+    found = label_quality(labels, gold, 0, load_task(free))
+    assert (found["correct"], found["exact_match"]) == (0, 0.5) and "per_label" not in found
+    line = fails("evaluate.py", "--labels", labels, "--gold", gold)
+    assert "labels.jsonl:1: answer 'café' is none of the task's labels; pass its own task with --task" in line
+
+
+def test_gold_is_read_in_any_case_and_form(tmp_path):
+    (tmp_path / "task.yaml").write_text("prompt: p\nlabels: [café, Thé]", encoding="utf-8")
+    rows = [chat("a", "Cafe\u0301"), chat("cafe\u0301 \u200b", "THÉ.")]
+    args = SimpleNamespace(test_file=write(tmp_path / "gold.jsonl", *rows), limit=0, inputs_without_gold="")
+    chats, gold, _ = read_rows(args, load_task(tmp_path / "task.yaml"))
+    assert gold == ["café", "Thé"]
+    assert chats[1][0]["content"] == "cafe\u0301 \u200b"  # inputs stay as they are
+
+
 def write(path, *rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -147,6 +171,16 @@ BAD_EVALUATION = {
         ["--systems", "student", "--teacher_answers", "x"],
         "--systems leaves the teacher out",
     ),
+    "unknown reasoning parser": (
+        [HOLA],
+        ["--systems", "teacher", "--teacher_model", "TEACHER", "--reasoning_parser", "qwen9"],
+        "--reasoning_parser qwen9: vLLM has none of this name; it knows",
+    ),
+    "teacher without a chat template": (
+        [HOLA],
+        ["--systems", "teacher", "--teacher_model", "TEACHER", "--reasoning_parser", "none"],
+        "its tokenizer has no chat template",
+    ),
     "inputs without gold missing": ([HOLA], ["--inputs_without_gold", "/nowhere.txt"], "/nowhere.txt"),
     "unknown system": ([HOLA], ["--systems", "teacher,pupil"], "'pupil' is none of"),
     "no latency": ([HOLA], ["--latency_rows", "0"], "--latency_rows 0: must be at least 1"),
@@ -168,7 +202,11 @@ def test_bad_input_is_refused_before_a_model_is_loaded(rows, flags, named, tmp_p
     (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
     defaults = ["--test_file", write(tmp_path / "test.jsonl", *rows), "--adapter", adapter]
     defaults += ["--teacher_model", "some/teacher", "--student_model", "some/base"]
-    flags = [ROOT / "example-data" / "multilingual_gold.jsonl" if flag == "GOLD" else flag for flag in flags]
+    named_files = {"GOLD": ROOT / "example-data" / "multilingual_gold.jsonl", "TEACHER": tmp_path / "teacher"}
+    if "TEACHER" in flags:
+        qwen_tokenizer().save_pretrained(tmp_path / "teacher")
+        (tmp_path / "teacher" / "config.json").write_text('{"model_type": "qwen3"}')
+    flags = [named_files.get(flag, flag) for flag in flags]
     assert named in fails("evaluate.py", *defaults, *flags)
     assert [p.name for p in adapter.iterdir()] == ["adapter_config.json"]
 

@@ -1,0 +1,155 @@
+"""What the report shows: many labels, long ones, ones that matplotlib would read, slow systems. No model."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from conftest import ROOT
+from plots import SETTINGS, figures_of, shortened
+from report import is_wrong, sentences, tables, titles_of, write_report
+from scores import SHOWN_LABELS, measure
+from ties import NAMED, is_tie, ties_sentence
+
+PRICES = SimpleNamespace(price_input=0.0, price_cached=0.0, price_output=0.0)
+
+
+def figures(gold, teacher, student, **further):
+    results = {"teacher": {"answers": teacher, **further}, "student": {"answers": student, **further}}
+    return measure(results, gold, [None] * len(gold), True, PRICES)
+
+
+def test_a_dollar_and_a_label_named_other_are_shown_as_they_are(tmp_path):
+    gold = ["$10_$50", "$50_$100", "other", "other"]
+    metrics = figures(gold, ["$10_$50", None, "other", "x"], gold)
+    write_report(tmp_path, metrics, [])
+    with_settings = dict(figures_by_title(metrics))
+    teacher = with_settings["Confusion matrices"].axes[0]
+    answers = [label.get_text() for label in teacher.get_xticklabels()]
+    assert answers == ["$10_$50", "$50_$100", "other", "(none of these)"]
+    assert metrics["confusion"]["teacher"]["matrix"] == [[1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 1]]
+
+
+def figures_by_title(metrics):
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    with matplotlib.rc_context(SETTINGS):
+        for title, _, figure in figures_of(metrics, titles_of(metrics)):
+            FigureCanvasAgg(figure).draw()
+            yield title, figure
+
+
+def boxes(axis):
+    """Where the labels of an axis's two sides are drawn, in pixels."""
+    return [label.get_window_extent() for label in (*axis.get_xticklabels(), *axis.get_yticklabels())]
+
+
+@pytest.mark.parametrize("count", [2, 13, 40])
+def test_no_label_is_drawn_over_another_or_over_the_other_matrix(count):
+    gold = [f"a long label of a catalogue with the number {i} and more words than fit" for i in range(count)]
+    found = dict(figures_by_title(figures(gold, gold[1:] + gold[:1], gold)))
+    left, right = found["Confusion matrices"].axes
+    everywhere = [*boxes(left), *boxes(right)]
+    for place, one in enumerate(everywhere):
+        assert not any(one.overlaps(other) for other in everywhere[place + 1 :])
+        assert not one.overlaps(left.get_window_extent()) and not one.overlaps(right.get_window_extent())
+    bars = boxes(found["Accuracy per label"].axes[0])
+    assert not any(one.overlaps(other) for place, one in enumerate(bars) for other in bars[place + 1 :])
+
+
+def test_shortened_labels_stay_apart():
+    long = "a" * 50
+    found = shortened([long, long + "a", "a\nb", "short"])
+    assert found[2:] == ["a b", "short"] and len(set(found)) == 4 and max(map(len, found)) < 50
+
+
+def test_only_the_most_confused_of_many_labels_are_in_the_matrix():
+    gold = [f"label {i}" for i in range(100)] * 2
+    teacher = list(gold)
+    teacher[7] = "label 93"  # these two, and none of the others
+    student = list(gold)
+    student[60:75] = [None] * 15
+    metrics = figures(gold, teacher, student)
+    shown = metrics["confusion"]["teacher"]["labels"]
+    assert len(shown) == SHOWN_LABELS and {"label 7", "label 93", "label 60", "label 74"} <= set(shown)
+    assert shown == metrics["confusion"]["student"]["labels"]
+    matrix = metrics["confusion"]["teacher"]["matrix"]
+    assert matrix[shown.index("label 7")][shown.index("label 93")] == 1 and sum(map(sum, matrix)) == 80
+    assert metrics["confusion"]["student"]["left_out"] == {"labels": 60, "rows": 120, "wrong": 0}
+    text = "show 40 of 100 labels, those that are confused most; wrong with the others: teacher 0 of 120 rows"
+    assert any(text in sentence for sentence in sentences(metrics))
+    labels = next(rows for title, _, rows in tables(metrics) if title == "Labels")
+    assert len(labels) == 100  # the table has them all
+
+
+# a report of so many labels, as evaluate.py writes it; its peak of memory in MiB
+MANY = """
+import re, sys
+from pathlib import Path
+from types import SimpleNamespace
+from report import write_report
+from scores import measure
+gold = [f"category number {i} of the catalogue" for i in range(int(sys.argv[2]))] * 2
+prices = SimpleNamespace(price_input=0, price_cached=0, price_output=0)
+results = {"teacher": {"answers": gold[1:] + gold[:1]}, "student": {"answers": [*gold[:-1], None]}}
+write_report(Path(sys.argv[1]), measure(results, gold, [None] * len(gold), True, prices), [])
+print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024)
+"""
+
+
+def test_many_labels_take_little_memory(tmp_path):
+    """A matrix of all of them took 7.8 GiB with 400 labels."""
+    command = [sys.executable, "-c", MANY, str(tmp_path), "600"]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert int(result.stdout) < 1024
+
+
+def test_slow_systems_and_teachers_without_thinking_are_named_as_they_are():
+    metrics = figures(["a"], ["a"], ["a"], rows_per_second=0.48)
+    _, header, rows = tables(metrics)[0]
+    assert dict(zip(header, rows[0], strict=True))["rows/s in a batch"] == "0.48"
+    assert rows[0][0] == "teacher, prompt and thinking"  # figures of before the key
+    _, _, rows = tables(metrics | {"teacher_thinks": False})[0]
+    assert rows[0][0] == "teacher, prompt"
+    rates = [tables(figures(["a"], ["a"], ["a"], rows_per_second=value))[0][2][0][-1] for value in (9.96, 10.4, 1533)]
+    assert rates == ["10", "10", "1533"]
+
+
+def test_a_teacher_whose_answers_cannot_be_read_is_reported():
+    metrics = figures(["a"] * 10, [None] * 2 + ["a"] * 8, ["a"] * 10)
+    assert "The teacher's answer cannot be read on 2 of 10 rows." in sentences(metrics)
+    found = sentences(metrics | {"unfinished_thinking": 2})
+    assert any(
+        "on 2 because its thinking does not end: " in text and "--reasoning_parser none" in text for text in found
+    )
+    assert not any("cannot be read" in text for text in sentences(figures(["a"] * 10, [None] + ["a"] * 9, ["a"] * 10)))
+
+
+def test_free_answers_are_equal_in_any_form_of_unicode():
+    gold = ["cafe\u0301", "「体育」", "Done."]
+    results = {"teacher": {"answers": ["café", "体育。", "Done"]}, "student": {"answers": ["café", "x", "Done."]}}
+    metrics = measure(results, gold, [None] * 3, False, PRICES)
+    teacher, student = metrics["systems"]["teacher"], metrics["systems"]["student"]
+    assert (teacher["correct"], student["correct"]) == (2, 2)
+    assert student["agreement"] == pytest.approx(1 / 3) and metrics["mcnemar"]["only_teacher"] == 1
+    row = {"gold": gold[0], "student": {"answer": "café"}, "base": {"answer": "cafe"}, "teacher": {"answer": None}}
+    assert [is_wrong(row, name) for name in ("student", "base", "teacher")] == [False, True, True]
+    assert not is_wrong(row | {"gold": None}, "base")
+
+
+def places(*pairs):
+    """vLLM's log-probabilities of two tokens at each place of an answer."""
+    return [{1: SimpleNamespace(logprob=best), 2: SimpleNamespace(logprob=second)} for best, second in pairs]
+
+
+def test_ties_are_found_and_named():
+    assert is_tie(places((-0.01, -5.0), (-0.7, -0.7)), within=1e-3)
+    assert is_tie(places((-0.6, -0.9)), within=0.5) and not is_tie(places((-0.6, -0.9)), within=0.1)
+    ties = {"rows": [2, 16], "of": 40, "within": 0.5, "dtype": "bfloat16"}
+    assert ties_sentence(ties).startswith("On 2 of 40 rows ") and ties_sentence(ties).endswith("(rows 3, 17).")
+    assert ties_sentence(ties | {"rows": list(range(NAMED + 5))}).endswith(f" {NAMED} and 5 more).")
+    assert ties_sentence(None) == ties_sentence(ties | {"rows": []}) == ""
