@@ -182,15 +182,15 @@ def run_model(systems: list[System], serving: Serving | None, asking: Asking) ->
     from vllm.platforms import current_platform
 
     model = systems[0].model
-    commit = resolve(model, systems[0].revision)
-    settings = {"tensor_parallel_size": asking.tensor_parallel_size, "revision": commit}
+    of_base = resolve(model, systems[0].revision)  # its commit, if it is on the hub
+    settings = {"tensor_parallel_size": asking.tensor_parallel_size, "revision": of_base}
     lora = None
     if serving and serving.served_as == LORA:
         settings.update(serving.engine_settings)
         is_3d = serving.engine_settings["enable_mixed_moe_lora_format"]
         lora = LoRARequest("student", 1, asking.adapter, is_3d_lora_weight=is_3d)
     if serving and serving.served_as == MERGED:
-        merge(asking.adapter, asking.merged, serving.copy_dtype, model, commit)
+        merge(asking.adapter, asking.merged, serving.copy_dtype, model, of_base)
         model = asking.merged
         settings["revision"] = None
     engine = start_engine(engine_arguments(model, asking.engine_flags, **settings))
@@ -228,7 +228,8 @@ def ask_system(system: System, engine, lora, task: Task, chats: list[list[dict]]
     Returns answers (None: unreadable), responses, tokens per request, rows/s in a batch and seconds per request.
     """
     tokenizer, longest = engine.get_tokenizer(), engine.model_config.max_model_len
-    prompts, rows = [], []  # what the template refuses, or is longer than the context, is unreadable to this system
+    prompts = []
+    rows = []  # what the template refuses, or is longer than the context, is unreadable to this system
     for i, chat in enumerate(chats):
         ids, reason = ids_or_reason(tokenizer, task.messages(chat) if system.prompted else chat, longest)
         prompts.append(ids)

@@ -324,6 +324,7 @@ def main() -> int:
                 if asked < len(inputs):
                     log.info("%d inputs, %d to ask; the others are finished, repeated or not ours", len(inputs), asked)
                 engine_args = check_teacher(args, engine_flags, task)
+                args.revision = engine_args.revision  # replicas too load this commit, should the branch move
                 if args.num_replicas:
                     if engine_args.pipeline_parallel_size > 1:
                         raise ValueError(

@@ -219,7 +219,7 @@ def check_models(args, engine_flags: list[str]) -> None:
     choose_revisions(args)
     if engine_flags:  # a bad one is refused now, not in a child process
         asked = describe(args.systems[-1], args, rows=0)
-        engine_arguments(asked.model, engine_flags, revision=resolve(asked.model, asked.revision))
+        engine_arguments(asked.model, engine_flags, revision=asked.revision)
 
 
 def choose_revisions(args) -> None:
@@ -348,7 +348,7 @@ def main() -> int:
                 if ways[0].served_as == LORA:  # a merged copy has the adapter's own tokenizer
                     process.call(check_student_tokens, args.adapter, args.student_model, commit)
             systems = [describe(name, args, len(chats)) for name in args.systems if name not in results]
-            left_out, dated = process.call(try_templates, systems, task)
+            left_out, dated = process.call(try_templates, systems, task) if systems else ({}, [])
             for name, reason in left_out.items():
                 log.warning("%s is left out: %s", TITLES[name], reason)
             systems = [system for system in systems if system.name not in left_out]

@@ -16,8 +16,12 @@ class TemplateProblem(ValueError):
     """
 
     def __init__(self, reason: str, does: str):
-        super().__init__(does)
+        super().__init__(reason, does)  # as it is sent from one process to another
         self.reason = reason
+        self.does = does
+
+    def __str__(self):
+        return self.does
 
 
 def render(tokenizer, messages: list[dict], add_generation_prompt: bool = True, **variables) -> str:
