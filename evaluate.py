@@ -7,6 +7,10 @@ distilled student without prompt. Every flag of vLLM's engine is accepted too. W
 report.md and report.html, metrics.json, predictions.jsonl (every row, every system) and plots.
 """
 
+import stop_early  # noqa: F401 - before all others, whose reading takes a while
+
+# isort: split
+
 import argparse
 import contextlib
 import json
@@ -238,6 +242,7 @@ def how_measured(results: dict[str, dict], check: dict | None, taken_over: dict[
         "instead_of": student.get("instead_of") or None,
         "check": check,
         "ties": student.get("ties"),
+        "server_settings": student.get("server_settings"),
         "taken_over": earlier,
     }
 
