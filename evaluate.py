@@ -259,12 +259,13 @@ def thinking(teacher: dict, args, rows: int) -> dict:
 def predictions(chats: list[list[dict]], gold: list[str], results: dict[str, dict]) -> list[dict]:
     """The lines of predictions.jsonl; inputs without gold come last."""
     rows = []
+    tied = {name: set(result.get("ties", {}).get("rows", [])) for name, result in results.items()}
     for i, chat in enumerate(chats):
         row = {"messages": chat, "gold": gold[i] if i < len(gold) else None}
         for name, result in results.items():
             row[name] = {"answer": result["answers"][i], "response": result["responses"][i]}
-            if i in result.get("ties", {}).get("rows", []):
-                row[name]["tie"] = True
+            if i in tied[name]:
+                row[name]["tie"] = True  # see ties.py
         rows.append(row)
     return rows
 
