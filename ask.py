@@ -23,8 +23,9 @@ from probes import check_probes
 from report import title_of
 from revisions import resolve
 from scored import Scored
+from server_settings import applied_by_server
 from task import NoAnswer, Task
-from ties import find_ties
+from ties import TIE, find_ties
 
 log = logging.getLogger("evaluate")
 WARM_UP = 3  # requests before the clock starts; the first ones pay for the prefix cache and lazy set-up
@@ -206,6 +207,8 @@ def run_model(systems: list[System], serving: Serving | None, asking: Asking) ->
             "served_as": serving.served_as if serving else None,
             "instead_of": serving.instead_of if serving else "",
             "dtype": dtype_of(engine),
+            # a merged copy has settings under which servers answer as it does here
+            "server_settings": applied_by_server(engine.model_config) if lora else {},
             "machine": f"{asking.tensor_parallel_size} x {device}" if device else cpu_name(),
             "date": datetime.now(UTC).date().isoformat(),
             "commit": commit(),
@@ -271,7 +274,9 @@ def ask_system(system: System, engine, lora, task: Task, chats: list[list[dict]]
         results["cached_tokens"][i] = outputs[i].num_cached_tokens or 0
     if system.check_rows:
         tokens = {i: list(outputs[i].outputs[0].token_ids) for i in rows}
-        results["ties"] = find_ties(stream, list(map(request, rows)), tokens, dtype_of(engine))
+        # in a free text nearly every row has a place where two words are about as good
+        within = TIE[dtype_of(engine)] if task.labels else 0.0
+        results["ties"] = find_ties(stream, list(map(request, rows)), tokens, dtype_of(engine), within)
     checked = [rows[len(rows) * k // system.check_rows] for k in range(system.check_rows)]  # from the whole file
     results["tokens"] = [[prompts[i], list(outputs[i].outputs[0].token_ids)] for i in checked]
     return {**results, "rows_per_second": len(rows) / seconds, "latencies": latencies}

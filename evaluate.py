@@ -7,6 +7,10 @@ distilled student without prompt. Every flag of vLLM's engine is accepted too. W
 report.md and report.html, metrics.json, predictions.jsonl (every row, every system) and plots.
 """
 
+import stop_early  # noqa: F401 - before all others, whose reading takes a while
+
+# isort: split
+
 import argparse
 import contextlib
 import json
@@ -270,6 +274,7 @@ def how_measured(results: dict[str, dict], check: dict | None, taken_over: dict[
         "instead_of": student.get("instead_of") or None,
         "check": check,
         "ties": student.get("ties"),
+        "server_settings": student.get("server_settings"),
         "taken_over": earlier,
     }
 
@@ -286,12 +291,13 @@ def thinking(teacher: dict, args, rows: int) -> dict:
 def predictions(chats: list[list[dict]], gold: list[str], results: dict[str, dict]) -> list[dict]:
     """The lines of predictions.jsonl; inputs without gold come last."""
     rows = []
+    tied = {name: set(result.get("ties", {}).get("rows", [])) for name, result in results.items()}
     for i, chat in enumerate(chats):
         row = {"messages": chat, "gold": gold[i] if i < len(gold) else None}
         for name, result in results.items():
             row[name] = {"answer": result["answers"][i], "response": result["responses"][i]}
-            if i in result.get("ties", {}).get("rows", []):
-                row[name]["tie"] = True
+            if i in tied[name]:
+                row[name]["tie"] = True  # see ties.py
         rows.append(row)
     return rows
 

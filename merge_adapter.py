@@ -8,6 +8,8 @@ import json
 import sys
 from pathlib import Path
 
+from server_settings import greedy_settings
+
 
 def merge(
     adapter: str | Path, output_dir: str | Path, dtype: str = "bfloat16", base: str = "", revision: str | None = None
@@ -28,6 +30,7 @@ def merge(
     # merging needs host memory alone; without a device PEFT would start CUDA in this process
     model = PeftModel.from_pretrained(model, adapter, torch_device="cpu").merge_and_unload()
     model.config.use_cache = True
+    model.generation_config = greedy_settings(model.generation_config)
     model.save_pretrained(output_dir)
     AutoTokenizer.from_pretrained(adapter).save_pretrained(output_dir)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from journal import Replacing
 from plots import draw
 from same_text import comparable
+from server_settings import server_sentence
 from ties import ties_sentence
 
 TITLES = {
@@ -157,7 +158,8 @@ def sentences(metrics: dict) -> list[str]:
         found.append(f"Left out: {titles[name]} ({reason}).")
     for model in metrics.get("dated_templates", []):
         found.append(f"The chat template of {model} writes the date: on another day its tokens are others.")
-    further = [ties_sentence(metrics.get("ties")), not_thinking(metrics), labels_not_shown(metrics)]
+    further = [ties_sentence(metrics.get("ties")), server_sentence(metrics.get("server_settings"))]
+    further += [not_thinking(metrics), labels_not_shown(metrics)]
     found += [sentence for sentence in further if sentence]
     for name, measured in metrics.get("taken_over", {}).items():
         found.append(f"Taken over from an earlier run of the same command: {titles[name]} ({origin(measured)}).")
@@ -173,8 +175,8 @@ def not_thinking(metrics: dict) -> str:
     text = f"The teacher's answer cannot be read on {teacher['unreadable']} of {teacher['rows']} rows"
     if unfinished:
         text += (
-            f", on {unfinished} because its thinking does not end: raise --max_tokens, or pass --reasoning_parser none "
-            "for a teacher that does not think"
+            f", on {unfinished} rows because its thinking does not end: raise --max_tokens, or pass --reasoning_parser "
+            "none for a teacher that does not think"
         )
     return text + "."
 

@@ -20,7 +20,9 @@ from same_text import bare, folded
 from tokens import THINK_END
 from yaml_file import read_yaml, whole_characters
 
-REMEDY = "a group such as (.+) finds a whole line"
+# what helps where an expression does not read back what the guard writes
+WIDER_GROUP = "a group such as (.+) finds a whole line"
+NO_ANCHORS = r"leave out \A and \Z, which the guard spells as letters"
 
 
 class NoAnswer(ValueError):
@@ -172,7 +174,8 @@ def unreadable_label(task: Task) -> str:
         if not any(reading.label == label for reading in readings):
             wrong = readings
         if wrong:
-            return f"in {wrong[0].written!r} it finds {wrong[0].found!r} and not the label {label!r}; {REMEDY}"
+            remedy = NO_ANCHORS if re.search(r"\\[AZz]", task.answer) else WIDER_GROUP
+            return f"in {wrong[0].written!r} it finds {wrong[0].found!r} and not the label {label!r}; {remedy}"
     return ""
 
 

@@ -26,12 +26,12 @@ def is_tie(logprobs: list[dict], within: float) -> bool:
     return False
 
 
-def find_ties(stream, requests: list[tuple], answers: dict[int, list[int]], dtype: str) -> dict:
+def find_ties(stream, requests: list[tuple], answers: dict[int, list[int]], dtype: str, within: float) -> dict:
     """Ask the rows of `requests`, Stream.add()'s arguments, once more; which of them hold a tie, as Ties in a dict.
 
-    `answers` are the tokens that they got the first time: a row that now gets others is one too.
+    `answers` are the tokens that they got the first time: a row that now gets others is one too. `within` is how close
+    two tokens must be, in nats.
     """
-    within = TIE[dtype]
     again = []
     for row, ids, sampling, *lora in requests:
         again.append((row, ids, {**sampling, "logprobs": 2}, *lora))

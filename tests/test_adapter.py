@@ -4,6 +4,7 @@ A dense student with random weights, which is made here in seconds: no test need
 """
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -70,7 +71,13 @@ def student(tmp_path_factory):
         initializer_range=0.1,
     )
     torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder / "base")
+    model = LlamaForCausalLM(config)
+    head = model.lm_head.weight.data
+    head[1::2] = head[: len(head) - 1 : 2]  # each token ties with its neighbour
+    model.save_pretrained(folder / "base")
+    # a temperature without sampling: transformers reads it and would not save it
+    invalid = {"eos_token_id": tokenizer.eos_token_id, "do_sample": False, "temperature": 0.9, "top_p": 0.6}
+    (folder / "base" / "generation_config.json").write_text(json.dumps(invalid))
     tokenizer.save_pretrained(folder / "base")
     write_adapter(folder, "dora", target_modules=LINEAR, use_dora=True)
     write_adapter(folder, "head", target_modules=[*LINEAR, "lm_head"])
@@ -138,6 +145,7 @@ def test_same_command_goes_on_where_a_system_failed(student, refused):
     assert metrics["served_as"] == "a merged copy" and metrics["instead_of"].startswith(problem)
     assert metrics["check"]["rows"] == 3 and metrics["check"]["differ"] == 0
     assert list(metrics["taken_over"]) == ["base"]
+    assert metrics["ties"]["rows"] == [] and "two best tokens" not in finished.stdout
     for text in (finished.stdout, (report / "report.md").read_text()):
         assert "served as a merged copy for every figure of the distilled student" in text
         assert "Taken over from an earlier run of the same command: base student, no prompt (" in text
@@ -151,9 +159,18 @@ def test_an_adapter_that_vllm_refuses_is_evaluated_as_a_merged_copy(student, ref
     problem = "LoRA in vLLM failed with ValueError: vLLM does not yet support DoRA"
     lines = [line for line in stderr.read_text().splitlines() if line.startswith("evaluate.py: ")]
     assert lines == [f"evaluate.py: {problem}; going on with a merged copy"]
-    metrics = json.loads((student / "dora" / "report" / "metrics.json").read_text())
+    report = student / "dora" / "report"
+    metrics = json.loads((report / "metrics.json").read_text())
     assert (metrics["served_as"], metrics["instead_of"]) == ("a merged copy", problem)
     assert metrics["check"]["differ"] == 0
+    assert (metrics["ties"]["rows"], metrics["ties"]["within"]) == (
+        [0, 1, 2],
+        1e-3,
+    )  # its output layer has each row twice
+    assert (
+        "On 3 of 3 rows the distilled student's two best tokens are within 0.001" in (report / "report.md").read_text()
+    )
+    assert all(row["student"]["tie"] for row in read_jsonl(report / "predictions.jsonl"))
 
 
 @pytest.mark.slow
@@ -173,9 +190,13 @@ def test_a_stopped_run_leaves_neither_copy_nor_process(student, tmp_path, number
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.02)
     children = descendants(process)
-    process.send_signal(number)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # a terminal sends it to the script's processes too
+    else:
+        process.send_signal(number)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == code
+    assert "Traceback" not in stderr
     assert stderr.splitlines()[-1] == (
         "evaluate.py: stopped; what was scored is kept, the same command goes on from there"
     )
@@ -193,4 +214,7 @@ def test_merging_never_starts_cuda(student, tmp_path, monkeypatch):
     base = load_file(student / "base" / "model.safetensors")
     merged = load_file(tmp_path / "merged" / "model.safetensors")
     assert merged.keys() == base.keys()
+    settings = json.loads((tmp_path / "merged" / "generation_config.json").read_text())
+    assert (settings["top_k"], settings["temperature"], settings["top_p"]) == (1, 1.0, 1.0)  # the best token always
+    assert settings["eos_token_id"] == byte_tokenizer().eos_token_id
     assert not torch.equal(merged["model.layers.0.mlp.up_proj.weight"], base["model.layers.0.mlp.up_proj.weight"])

@@ -3,6 +3,9 @@
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +15,7 @@ from evaluate import label_quality, read_rows, read_teacher
 from report import MARKS, markdown, tables, write_report
 from scores import mcnemar, measure, quality
 from task import load_task
+from teacher_check import check_reasoning_parser
 
 CHROMIUM = shutil.which("chromium")
 TASK = ROOT / "example-data" / "language_classification.yaml"
@@ -171,11 +175,6 @@ BAD_EVALUATION = {
         ["--systems", "student", "--teacher_answers", "x"],
         "--systems leaves the teacher out",
     ),
-    "unknown reasoning parser": (
-        [HOLA],
-        ["--systems", "teacher", "--teacher_model", "TEACHER", "--reasoning_parser", "qwen9"],
-        "--reasoning_parser qwen9: vLLM has none of this name; it knows",
-    ),
     "teacher without a chat template": (
         [HOLA],
         ["--systems", "teacher", "--teacher_model", "TEACHER", "--reasoning_parser", "none"],
@@ -205,10 +204,31 @@ def test_bad_input_is_refused_before_a_model_is_loaded(rows, flags, named, tmp_p
     named_files = {"GOLD": ROOT / "example-data" / "multilingual_gold.jsonl", "TEACHER": tmp_path / "teacher"}
     if "TEACHER" in flags:
         qwen_tokenizer().save_pretrained(tmp_path / "teacher")
-        (tmp_path / "teacher" / "config.json").write_text('{"model_type": "qwen3"}')
+        (tmp_path / "teacher" / "config.json").write_text('{"model_type": "qwen3", "transformers_version": "5.0.0"}')
     flags = [named_files.get(flag, flag) for flag in flags]
     assert named in fails("evaluate.py", *defaults, *flags)
     assert [p.name for p in adapter.iterdir()] == ["adapter_config.json"]
+
+
+def test_an_unknown_reasoning_parser_is_refused_with_the_known_ones():
+    check_reasoning_parser("none")
+    check_reasoning_parser("qwen3")
+    message = "^--reasoning_parser qwen9: vLLM has none of this name; it knows .*deepseek_r1, .*qwen3, .*, and none is"
+    with pytest.raises(ValueError, match=message):
+        check_reasoning_parser("qwen9")
+
+
+def test_ctrl_c_at_once_ends_without_a_traceback():
+    """While the script's modules are still read, which Python tells one by one."""
+    command = [sys.executable, "-X", "importtime", str(ROOT / "evaluate.py")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.strip().endswith("stop_early"):
+            process.send_signal(signal.SIGINT)
+            break
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "Traceback" not in stderr
+    assert " journal" not in stderr  # it did not go on to read all of them
 
 
 TEXTS = {

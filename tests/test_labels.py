@@ -21,7 +21,11 @@ TASKS = {
         ["C", "C++", "C#", "en", "en-US"],
         "in 'Answer: C++' it finds 'C' and not the label 'C++'",
     ),
-    "anchors that the guard spells": (r"\AAnswer: (\S+)\Z", ["en", "fr"], "in 'AAnswer: enZ' it finds 'nothing'"),
+    "anchors that the guard spells": (
+        r"\AAnswer: (\S+)\Z",
+        ["en", "fr"],
+        "it finds 'nothing' and not the label 'en'; leave out \\A and",
+    ),
     "an end that the guard spells": (r"Answer: (.+)\Z", ["en", "fr"], "in 'Answer: enZ' it finds 'enZ'"),
     "a group of other labels": (r"Answer: (en|fr)", ["en", "fr", "de"], "in 'Answer: de' it finds 'nothing'"),
     "one letter of two": (r"Answer: (\w)", ["en", "e"], "in 'Answer: en' it finds 'e' and not the label 'en'"),

@@ -20,6 +20,8 @@ from conftest import ROOT, STUDENT, TEACHER, assert_gone, descendants, fails, la
 from tokens import prompt_ids
 
 ROWS = 40
+# what the generation_config.json of many models holds
+PENALTY = {"do_sample": True, "repetition_penalty": 1.3, "temperature": 0.7, "top_k": 20, "top_p": 0.8}
 
 # One process for each vLLM engine: it answers with the token ids that greedy decoding gives
 ASK_VLLM = """
@@ -71,9 +73,9 @@ def server(log, model, *flags):
         assert_gone(processes, 30)
 
 
-def ask(client, name, rows):
+def ask(client, name, rows, **sampling):
     """What the server answers to the inputs of the report's rows."""
-    asked = {"model": name, "temperature": 0, "max_tokens": 64}
+    asked = {"model": name, "max_tokens": 64, **sampling}
     answers = (client.chat.completions.create(messages=row["messages"], **asked) for row in rows)
     return [answer.choices[0].message.content for answer in answers]
 
@@ -150,7 +152,9 @@ def test_server_with_the_merged_student_answers_as_evaluated(distilled, evaluate
     python("merge_adapter.py", "--adapter", distilled[0], "--output_dir", tmp_path / "merged")
     rows = read_jsonl(evaluated[0] / "predictions.jsonl")[: 5 * ROWS : 5]
     with server(tmp_path / "log", tmp_path / "merged", "--served-model-name", "student") as client:
-        answers = ask(client, "student", rows)
+        answers = ask(client, "student", rows, temperature=0)
+        unasked = ask(client, "student", rows)  # as its generation_config.json has it
+    assert sum(answer == other for answer, other in zip(answers, unasked, strict=True)) >= ROWS - 1
     equal = sum(answer == row["student"]["response"] for answer, row in zip(answers, rows, strict=True))
     assert equal >= ROWS - 1  # in bfloat16 a batch may add up a tie differently
 
@@ -177,6 +181,8 @@ def dense(labelled, tmp_path_factory):
     base, adapter = folder / "base", folder / "adapter"
     Qwen2ForCausalLM(config).save_pretrained(base)
     tokenizer.save_pretrained(base)
+    settings = json.loads((base / "generation_config.json").read_text())
+    (base / "generation_config.json").write_text(json.dumps(settings | PENALTY))
     flags = [base, adapter, labelled[0], "--config", ROOT / "configs" / "tiny.yaml", "--max_steps", 120]
     result = run("bash", ROOT / "train_trl.sh", *flags, "--lora_rank", 16, "--logging_steps", 1)
     assert re.search(r"LoRA on .*2 gate_proj \(rank 16\).*2 down_proj", result.stderr)
@@ -205,9 +211,12 @@ def test_dense_student_is_evaluated_and_served_as_it_is(dense, tmp_path):
     expected = [row["student"]["response"] for row in rows]
     assert len(set(expected)) > 1
     lora = ["--enable-lora", "--max-lora-rank", "16", "--lora-modules", f"student={adapter}", "--dtype", "float32"]
-    with server(tmp_path / "log", base, *lora) as client:
-        assert ask(client, "student", rows) == expected
-        assert ask(client, str(base), rows) != expected
+    # what the report says of the base's own settings
+    assert metrics["server_settings"] == {key: PENALTY[key] for key in PENALTY if key != "do_sample"}
+    assert "a server apply repetition_penalty 1.3, " in (adapter / "report" / "report.md").read_text()
+    with server(tmp_path / "log", base, *lora, "--generation-config", "vllm") as client:
+        assert ask(client, "student", rows, temperature=0) == expected
+        assert ask(client, str(base), rows, temperature=0) != expected
 
 
 @pytest.mark.slow
