@@ -7,9 +7,8 @@ distilled student without prompt. Every flag of vLLM's engine is accepted too. W
 report.md and report.html, metrics.json, predictions.jsonl (every row, every system) and plots.
 """
 
-import stop_early  # noqa: F401 - before all others, whose reading takes a while
-
-# isort: split
+if __name__ == "__main__":
+    import early_stop  # noqa: F401
 
 import argparse
 import contextlib
@@ -26,7 +25,7 @@ from adapter import LORA, check_plan, plan_serving
 from apart import Apart
 from ask import Asking, System, SystemFailed, commit, cpu_name, score_systems
 from create_data import ROOT, Parser, versions
-from engine import begin_child, engine_arguments, one_line
+from engine import begin_child, engine_arguments, one_line, parse_engine_flags
 from journal import check_writable, input_hash, read_finished, read_inputs
 from model_tokenizer import check_student_tokens, try_templates
 from report import TITLES, markdown, not_thinking, sentences, tables, write_report
@@ -220,6 +219,8 @@ def check_models(args, engine_flags: list[str]) -> None:
         if Path(base).name != Path(args.student_model).name:
             raise ValueError(f"{args.adapter}: adapter of {base}, not of --student_model {args.student_model}")
     check_writable(args.report_dir / "report.md")
+    if engine_flags:
+        parse_engine_flags(args.student_model, engine_flags)  # refuses an unknown one before the hub is asked
     choose_revisions(args)
     if engine_flags:  # a bad one is refused now, not in a child process
         asked = describe(args.systems[-1], args, rows=0)
@@ -334,7 +335,7 @@ def main() -> int:
         try:
             task = load_task(args.task)
             if args.labels:
-                print(json.dumps(label_quality(args.labels, args.gold, args.limit, task), ensure_ascii=False))
+                print(json.dumps(label_quality(args.labels, args.gold, args.limit, task)))
                 return 0
             chats, gold, kinds = read_rows(args, task)
             if args.teacher_answers:

@@ -178,7 +178,7 @@ BAD_EVALUATION = {
     "teacher without a chat template": (
         [HOLA],
         ["--systems", "teacher", "--teacher_model", "TEACHER", "--reasoning_parser", "none"],
-        "its tokenizer has no chat template",
+        "the tokenizer has no chat template",
     ),
     "inputs without gold missing": ([HOLA], ["--inputs_without_gold", "/nowhere.txt"], "/nowhere.txt"),
     "unknown system": ([HOLA], ["--systems", "teacher,pupil"], "'pupil' is none of"),
@@ -223,7 +223,7 @@ def test_ctrl_c_at_once_ends_without_a_traceback():
     command = [sys.executable, "-X", "importtime", str(ROOT / "evaluate.py")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
-        if line.strip().endswith("stop_early"):
+        if line.strip().endswith("early_stop"):
             process.send_signal(signal.SIGINT)
             break
     stderr = process.communicate(timeout=60)[1]

@@ -143,7 +143,7 @@ def gold(tmp_path):
 
 def test_step_3_on_a_terminal_that_knows_ascii_alone(gold):
     folder, command = gold
-    labels = ["--labels", folder / "gold.jsonl", "--gold", folder / "gold.jsonl"]
+    labels = ["--labels", folder / "gold.jsonl", "--gold", folder / "gold.jsonl", "--task", folder / "task.yaml"]
     assert set(last_json(run(*command, *labels, env={**os.environ, **ASCII}))["per_label"]) == set(LABELS)
 
 
