@@ -370,7 +370,7 @@ def main() -> int:
 def write_results(args, journal: Journal, task: Task, summary: dict, details: dict) -> int:
     """Write the outputs and print the last line, `summary` with the counts; a shard writes no outputs."""
     if args.num_shards > 1:
-        warn_if_forced(journal.forced, args)
+        journal.forced.warn(args.structured_outputs)
         print(json.dumps({"shard": args.shard, **summary, **journal.forced.counts()}))
         return 0
     journal.replay()
@@ -380,7 +380,7 @@ def write_results(args, journal: Journal, task: Task, summary: dict, details: di
         return 1
     manifest = journal.write_outputs(bool(task.labels), task_file=args.task, input_file=args.input_file, **details)
     forced = Forced(*(manifest[key] for key in Forced().counts()))
-    warn_if_forced(forced, args)
+    forced.warn(args.structured_outputs)
     for key in ("rows", "accepted", "rejected", "success_rate", *forced.counts(), *forced.shares()):
         summary[key] = manifest[key]
     print(json.dumps({"output_file": args.output_file, **summary}))
@@ -389,11 +389,6 @@ def write_results(args, journal: Journal, task: Task, summary: dict, details: di
         log.error("only %.1f %% of the rows got a label; see %s.rejected.jsonl", share, args.output_file)
         return 1
     return 0
-
-
-def warn_if_forced(forced: Forced, args) -> None:
-    for text in forced.warnings(args.structured_outputs):
-        log.warning("create_data.py: %s", text)
 
 
 def versions() -> dict[str, str]:

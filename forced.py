@@ -4,8 +4,10 @@ A guarded attempt can only end in a label, whatever the teacher thought, and a t
 end. Both are counted over all answers that were read, so that counts of shards and of continued runs add up.
 """
 
+import logging
 from dataclasses import dataclass
 
+log = logging.getLogger("create_data")
 MANY = 0.1  # share of all answers above which it is a warning
 
 
@@ -56,6 +58,11 @@ class Forced:
                 "--thinking_token_budget if it is set"
             )
         return found
+
+    def warn(self, mode: str) -> None:
+        """Log the warnings, if there are any."""
+        for text in self.warnings(mode):
+            log.warning("create_data.py: %s", text)
 
     def _share(self, count: int) -> float:
         return round(count / self.answers, 4) if self.answers else 0.0
