@@ -225,27 +225,32 @@ def check_models(args, engine_flags: list[str]) -> None:
     if engine_flags:  # a bad one is refused now, not in a child process
         asked = describe(args.systems[-1], args, rows=0)
         engine_arguments(asked.model, engine_flags, revision=asked.revision)
+    check_revisions(args)
 
 
 def choose_revisions(args) -> None:
-    """Fill in the revisions of teacher and student; raises ValueError for one that there is not."""
+    """Fill in the revisions of models on the hub: --revision is both's, and an adapter knows its base's."""
     recorded = None
-    trained_on = None
     if "student" in args.systems:
         recorded = json.loads((Path(args.adapter) / "adapter_config.json").read_text()).get("revision")
-        run = Path(args.adapter) / "run.json"
-        trained_on = json.loads(run.read_text()).get("commit") if run.is_file() else None
     if not Path(args.teacher_model).expanduser().is_dir():
         args.teacher_revision = args.teacher_revision or args.revision
     if not Path(args.student_model).expanduser().is_dir():
         args.student_revision = args.student_revision or args.revision or recorded
+
+
+def check_revisions(args) -> None:
+    """Refuse a revision that there is not; warn if the adapter was trained on another commit of the student."""
     if "teacher" in args.systems and not args.teacher_answers:
         resolve(args.teacher_model, args.teacher_revision, "--teacher_revision")
-    if args.systems != ["teacher"]:
-        commit = resolve(args.student_model, args.student_revision, "--student_revision")
-        if commit and trained_on and commit != trained_on:
-            remedy = f"--student_revision {trained_on} loads that"
-            log.warning("%s: trained on another commit of %s; %s", args.adapter, args.student_model, remedy)
+    if args.systems == ["teacher"]:
+        return
+    commit = resolve(args.student_model, args.student_revision, "--student_revision")
+    run = Path(args.adapter) / "run.json"
+    trained_on = json.loads(run.read_text()).get("commit") if "student" in args.systems and run.is_file() else None
+    if commit and trained_on and commit != trained_on:
+        remedy = f"--student_revision {trained_on} loads that"
+        log.warning("%s: trained on another commit of %s; %s", args.adapter, args.student_model, remedy)
 
 
 def origin(args, task: Task, results: dict) -> dict:
