@@ -16,9 +16,10 @@ from pathlib import Path
 
 from adapter import LORA, MERGED, Serving, check_room, compare_with_peft, disagreement
 from apart import Apart
-from create_data import ROOT, ids_or_reason
+from create_data import ROOT
 from engine import EngineFailed, Stream, engine_arguments, start_engine, stop_engine, why_ended
 from merge_adapter import merge
+from model_tokenizer import ids_or_reason
 from probes import check_probes
 from report import title_of
 from revisions import resolve

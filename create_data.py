@@ -30,9 +30,7 @@ from pathlib import Path
 from engine import (
     Stream,
     begin_child,
-    engine_arguments,
     one_line,
-    parse_engine_flags,
     start_engine,
     stop_engine,
     why_ended,
@@ -40,14 +38,12 @@ from engine import (
 from forced import Forced
 from journal import InputsChanged, Journal, check_apart, check_writable, scan_inputs
 from locks import OutputLock
-from model_tokenizer import check_prompt, check_thinking, load_tokenizer
+from model_tokenizer import ids_or_reason
 from replicas import ReplicasFailed, connect, label_on_replicas
-from revisions import resolve
 from streams import lasting_streams
 from task import NoAnswer, Task, check_model, load_task
-from teacher_check import check_reasoning_parser
-from templates import TemplateProblem
-from tokens import prompt_ids, think_end_id
+from teacher_check import check_teacher
+from tokens import think_end_id
 
 log = logging.getLogger("create_data")
 ROOT = Path(__file__).resolve().parent
@@ -220,15 +216,6 @@ def label_rows(args, engine, task: Task, rows):
     yield from decided
 
 
-def ids_or_reason(tokenizer, messages: list[dict], longest: int) -> tuple[list[int], str | None]:
-    """A chat's token ids, and why it cannot be asked, if so; `longest` is the model's context in tokens."""
-    try:
-        ids = prompt_ids(tokenizer, messages, strict=True)
-    except TemplateProblem as error:
-        return [], error.reason
-    return ids, "input_too_long" if len(ids) >= longest else None
-
-
 def record_rows(args, decided, inputs, missing, journal: Journal):
     """Journal each decided row as it comes, and show how far it is."""
     from tqdm import tqdm
@@ -259,28 +246,6 @@ def vote(answers: list[str], num_samples: int, min_agreement: float) -> tuple[st
     if tie or agreement < min_agreement:
         return None, "low_agreement", agreement
     return ranked[0][0], None, agreement
-
-
-def check_teacher(args, engine_flags: list[str], task: Task):
-    """vLLM's arguments for the teacher; refuses a flag, tokenizer or task that cannot work before anything loads."""
-    import xgrammar
-
-    parse_engine_flags(args.model_name, engine_flags)  # refuses an unknown one before the hub is asked
-    settings = {"tensor_parallel_size": args.tensor_parallel_size, "revision": resolve(args.model_name, args.revision)}
-    tokenizer = load_tokenizer(args.model_name, settings["revision"])
-    thinks = args.reasoning_parser != "none"
-    if check_thinking(args.model_name, tokenizer, thinks, args.structured_outputs):
-        settings["reasoning_parser"] = args.reasoning_parser
-    check_prompt(args.model_name, tokenizer, task)
-    if args.structured_outputs != "never" and task.labels:
-        try:
-            xgrammar.Grammar.from_regex(task.constraint())
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise ValueError(f"{args.task}: 'answer' cannot guide ({reason}); --structured_outputs never") from error
-    engine_args = engine_arguments(args.model_name, engine_flags, **settings)
-    check_reasoning_parser(args.reasoning_parser, engine_args.reasoning_parser_plugin)
-    return engine_args
 
 
 def main() -> int:

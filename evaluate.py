@@ -25,15 +25,16 @@ from adapter import LORA, check_plan, plan_serving
 from apart import Apart
 from ask import Asking, System, SystemFailed, commit, cpu_name, score_systems
 from create_data import ROOT, Parser, versions
-from engine import begin_child, engine_arguments, one_line, parse_engine_flags
-from journal import check_writable, input_hash, read_finished, read_inputs
+from engine import begin_child, engine_arguments, one_line
+from evaluation_rows import label_quality, read_rows, read_teacher
+from journal import check_writable
 from model_tokenizer import check_student_tokens, try_templates
 from report import TITLES, markdown, not_thinking, sentences, tables, write_report
 from revisions import resolve
 from scored import Scored, Unfinished, common_key, key_of
-from scores import in_one_form, measure, quality
+from scores import measure
 from streams import lasting_streams
-from task import Task, check_model, load_task, read_chat, read_lines
+from task import Task, check_model, load_task
 from teacher_check import check_teacher_model
 from tokens import THINK_END
 
@@ -96,75 +97,6 @@ def parse_args(argv=None):
     return args, engine_flags
 
 
-def read_rows(args, task: Task) -> tuple[list[list[dict]], list[str], list[str | None]]:
-    """All chats without their answers, those without gold last; the gold answers; and each gold row's `kind`, if any.
-
-    Raises ValueError that names file and line.
-    """
-    chats, gold, kinds = [], [], []
-    lines = read_lines(args.test_file)
-    for number, messages in read_chat(args.test_file, last_role="assistant"):
-        *chat, answer = messages
-        if not chat:
-            raise ValueError(f"{args.test_file}:{number}: an answer without a question")
-        chats.append(chat)
-        gold.append(known_answer(task, answer["content"], f"{args.test_file}:{number}: gold answer"))
-        kinds.append(json.loads(next(lines)[1]).get("kind"))
-        if not isinstance(kinds[-1], str | None):
-            raise ValueError(f"{args.test_file}:{number}: 'kind' must be a text such as \"edge\"")
-        if len(chats) == args.limit:
-            break
-    if not chats:
-        raise ValueError(f"{args.test_file}: no rows")
-    if args.inputs_without_gold:
-        further = [messages for _, messages in read_inputs(args.inputs_without_gold)]
-        if not further:
-            raise ValueError(f"{args.inputs_without_gold}: no inputs")
-        chats += further[: args.limit or None]
-    return chats, gold, kinds
-
-
-def known_answer(task: Task, text: str, where: str) -> str:
-    """An answer that a file gives, as the task spells it; raises ValueError that begins with `where` if it is no label.
-
-    Case, the form in Unicode and punctuation around a label do not count. Without labels each text is an answer.
-    """
-    if not task.labels:
-        return text
-    label = task.as_label(text)
-    if label is None:
-        raise ValueError(f"{where} {text!r} is none of the task's labels; pass its own task with --task")
-    return label
-
-
-def read_teacher(path: Path, chats: list[list[dict]], task: Task) -> dict:
-    """The teacher's results from what create_data.py wrote; tokens and responses if its journal lies beside it.
-
-    Tokens are those of all attempts at a row. Raises ValueError if it was made under another task or lacks a row.
-    """
-    answers, attempts, manifest = read_finished(path)
-    if manifest.get("task", task.hash) != task.hash:
-        raise ValueError(f"{path}: made under another task ({manifest.get('task_file')}); pass that one with --task")
-    hashes = [input_hash(chat) for chat in chats]
-    for chat, key in zip(chats, hashes, strict=True):
-        if key not in answers:
-            text = chat[-1]["content"][:60]
-            raise ValueError(f"{path}: has no answer for {text!r}; label these rows with create_data.py first")
-    texts = [answers[key] for key in hashes]  # None: rejected
-    results = {
-        "answers": [None if text is None else known_answer(task, text, f"{path}: answer") for text in texts],
-        "responses": [text or "" for text in texts],
-    }
-    if "reasoning_parser" in manifest:
-        results["thinks"] = manifest["reasoning_parser"] != "none"
-    if all(attempts.get(key) for key in hashes):
-        results["responses"] = [attempts[key][-1]["response"] for key in hashes]
-        for name in ("prompt_tokens", "cached_tokens", "output_tokens"):
-            results[name] = [sum(attempt[name] for attempt in attempts[key]) for key in hashes]
-        results["rows_per_second"] = manifest.get("rows_per_second")
-    return results
-
-
 def describe(name: str, args, rows: int) -> System:
     """How a system is asked under the flags, for `rows` rows."""
     is_teacher = name == "teacher"
@@ -182,29 +114,6 @@ def describe(name: str, args, rows: int) -> System:
     )
 
 
-def label_quality(labels_file: str, gold_file: str, limit: int, task: Task) -> dict:
-    """The teacher's training labels against gold, matched by input; an input without a label counts as wrong."""
-    labels = read_known_answers(labels_file, task)
-    gold = read_known_answers(gold_file, task)
-    gold = dict(list(gold.items())[: limit or None])
-    if not labels.keys() & gold.keys():
-        raise ValueError(f"{labels_file}: has no input of {gold_file}; pass the gold answers of the same inputs")
-    answers = [labels.get(key) for key in gold]
-    right = list(gold.values())
-    if task.labels:
-        return quality(answers, right)
-    return quality(in_one_form(answers), in_one_form(right), labelled=False)
-
-
-def read_known_answers(path: str, task: Task) -> dict[str, str]:
-    """The answers of a chat JSONL by input_hash() of what precedes them; raises ValueError that names file and line."""
-    found = {}
-    for number, messages in read_chat(path, last_role="assistant"):
-        *chat, answer = messages
-        found[input_hash(chat)] = known_answer(task, answer["content"], f"{path}:{number}: answer")
-    return found
-
-
 def check_models(args, engine_flags: list[str]) -> None:
     """Refuse models, an adapter or flags that cannot work, before anything is loaded."""
     if "teacher" in args.systems and not args.teacher_answers:
@@ -219,8 +128,6 @@ def check_models(args, engine_flags: list[str]) -> None:
         if Path(base).name != Path(args.student_model).name:
             raise ValueError(f"{args.adapter}: adapter of {base}, not of --student_model {args.student_model}")
     check_writable(args.report_dir / "report.md")
-    if engine_flags:
-        parse_engine_flags(args.student_model, engine_flags)  # refuses an unknown one before the hub is asked
     choose_revisions(args)
     if engine_flags:  # a bad one is refused now, not in a child process
         asked = describe(args.systems[-1], args, rows=0)

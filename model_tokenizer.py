@@ -101,3 +101,12 @@ def check_thinking(model: str, tokenizer, thinks: bool, structured_outputs: str)
         several = f"its {THINK_END} is several tokens, where no guard can follow"
         raise ValueError(f"{model}: {several}; add --structured_outputs never")
     return False
+
+
+def ids_or_reason(tokenizer, messages: list[dict], longest: int) -> tuple[list[int], str | None]:
+    """A chat's token ids, and why it cannot be asked, if so; `longest` is the model's context in tokens."""
+    try:
+        ids = prompt_ids(tokenizer, messages, strict=True)
+    except TemplateProblem as error:
+        return [], error.reason
+    return ids, "input_too_long" if len(ids) >= longest else None

@@ -1,7 +1,9 @@
 """Whether a teacher can be asked as the flags say, found out before its engine starts."""
 
-from engine import engine_arguments
-from model_tokenizer import check_thinking, load_tokenizer
+from engine import engine_arguments, parse_engine_flags
+from model_tokenizer import check_prompt, check_thinking, load_tokenizer
+from revisions import resolve
+from task import Task
 
 
 def check_reasoning_parser(name: str, plugin: str | None = None) -> None:
@@ -31,3 +33,25 @@ def check_teacher_model(model: str, commit: str | None, reasoning_parser: str, e
     plugin = engine_arguments(model, engine_flags, revision=commit).reasoning_parser_plugin
     check_reasoning_parser(reasoning_parser, plugin)
     check_thinking(model, load_tokenizer(model, commit), reasoning_parser != "none", structured_outputs="never")
+
+
+def check_teacher(args, engine_flags: list[str], task: Task):
+    """vLLM's arguments for the teacher; refuses a flag, tokenizer or task that cannot work before anything loads."""
+    import xgrammar
+
+    parse_engine_flags(args.model_name, engine_flags)  # refuses an unknown one before the hub is asked
+    settings = {"tensor_parallel_size": args.tensor_parallel_size, "revision": resolve(args.model_name, args.revision)}
+    tokenizer = load_tokenizer(args.model_name, settings["revision"])
+    thinks = args.reasoning_parser != "none"
+    if check_thinking(args.model_name, tokenizer, thinks, args.structured_outputs):
+        settings["reasoning_parser"] = args.reasoning_parser
+    check_prompt(args.model_name, tokenizer, task)
+    if args.structured_outputs != "never" and task.labels:
+        try:
+            xgrammar.Grammar.from_regex(task.constraint())
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ValueError(f"{args.task}: 'answer' cannot guide ({reason}); --structured_outputs never") from error
+    engine_args = engine_arguments(args.model_name, engine_flags, **settings)
+    check_reasoning_parser(args.reasoning_parser, engine_args.reasoning_parser_plugin)
+    return engine_args

@@ -167,11 +167,12 @@ def evaluated(mine, adapter: str) -> dict:
     import evaluate
     from adapter import plan_serving
     from ask import Asking
+    from evaluation_rows import read_rows
 
     flags = ["--student_model", mine.student, "--adapter", adapter, "--test_file", mine.test_file]
     args, engine_flags = evaluate.parse_args([*flags, "--check_rows", "0", "--systems", "student"])
     task = evaluate.load_task(args.task)
-    chats, _, _ = evaluate.read_rows(args, task)
+    chats, _, _ = read_rows(args, task)
     student = evaluate.describe("student", args, len(chats))
     engine = (engine_flags, args.tensor_parallel_size)
     ways = apart(plan_serving, args.serve_adapter, args.adapter, args.student_model, *engine)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import ROOT, fails, last_json, python, qwen_tokenizer
-from evaluate import label_quality, read_rows, read_teacher
+from evaluation_rows import label_quality, read_rows, read_teacher
 from report import MARKS, markdown, tables, write_report
 from scores import mcnemar, measure, quality
 from task import load_task
