@@ -6,6 +6,9 @@ Every SFTConfig flag is accepted, and --config FILE.yaml sets any of them. The l
 turn, in exactly the context that inference sees. The same command again resumes from the last complete checkpoint.
 """
 
+if __name__ == "__main__":
+    import early_stop  # noqa: F401
+
 import atexit
 import json
 import logging
@@ -27,11 +30,13 @@ from transformers import AutoConfig, AutoTokenizer, IntervalStrategy, set_seed
 from transformers.integrations import is_fsdp_enabled
 from transformers.training_args import ParallelMode
 
+from answer_end import check_answer_end, eos_in_generation_config, set_eos_token, stop_tokens
 from hub import PushError, Repository, open_repository, push
 from journal import end_with_parent
 from lora import describe, lora_config
 from lora_trainer import LoraTrainer
 from side_by_side import put_side_by_side
+from stopping import end_at_signals
 from student_loading import (
     allocate_trained,
     check_fsdp,
@@ -41,8 +46,15 @@ from student_loading import (
     load_student,
 )
 from training_arguments import OneLineParser, ScriptArguments, TrainArguments
-from training_rows import load_rows, warn_about_rows
-from training_run import CompleteCheckpoint, is_finished, prepare_output, steps_of, write_report
+from training_rows import check_fraction, load_rows, warn_about_rows
+from training_run import (
+    CompleteCheckpoint,
+    evaluation_figures,
+    is_finished,
+    prepare_output,
+    steps_of,
+    write_report,
+)
 
 log = logging.getLogger("train_sft_trl")
 
@@ -69,6 +81,8 @@ def make_trainer(
         fsdp = parse_flag_from_env("ACCELERATE_USE_FSDP") or bool(args.fsdp)
         broadcast = is_fsdp_enabled()  # and fsdp_cpu_ram_efficient_loading
         model = load_student(script.model_name, dtype, args.device, args.process_index, fsdp, broadcast)
+        if Path(script.model_name).is_dir():
+            model.name_or_path = os.path.abspath(script.model_name)  # as the adapter's config will say it
     model.config.use_cache = False
     if args.padding_free:
         one_process = load and args.parallel_mode != ParallelMode.DISTRIBUTED
@@ -152,6 +166,7 @@ def leave(code: int) -> int:
 def main() -> int:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with_parent()  # the launcher puts its processes into sessions of their own, where its death leaves them
+    end_at_signals()
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     # PEFT looks for the experts' rank among the modules, where they are not; tests pin the rank they get
@@ -162,7 +177,12 @@ def main() -> int:
         tokenizer = AutoTokenizer.from_pretrained(script.model_name)
         if not tokenizer.chat_template:
             raise ValueError(f"{script.model_name}: the tokenizer has no chat template; use an instruct model")
+        if args.eos_token:
+            set_eos_token(tokenizer, args.eos_token)
         rows = load_rows(script.train_file, tokenizer, args.max_length)
+        check_fraction(script.eval_fraction, len(rows))
+        stops = stop_tokens(eos_in_generation_config(script.model_name, config), tokenizer)
+        check_answer_end(script.model_name, tokenizer, stops, rows[0]["labels"][-1])
         eval_rows = load_rows(script.eval_file, tokenizer, args.max_length) if script.eval_file else None
         empty, ranks = empty_model(config), (script.lora_rank, script.lora_alpha, script.lora_expert_rank)
         lora = lora_config(empty, *ranks, script.lora_target, script.lora_dropout)
@@ -216,9 +236,7 @@ def main() -> int:
     code = 0
     if is_main:
         steps = trainer.state.global_step
-        seconds, last = time.perf_counter() - start, {}
-        for entry in trainer.state.log_history:
-            last.update(entry)
+        seconds = time.perf_counter() - start
         tokens = sum(map(len, train_data["input_ids"])) * trainer.state.epoch
         peak = (
             torch.cuda.max_memory_allocated() if torch.cuda.is_available() else getrusage(RUSAGE_SELF).ru_maxrss * 1024
@@ -230,7 +248,7 @@ def main() -> int:
             "tokens": round(tokens),
             "effective_batch_size": effective,
             "train_loss": round(result.training_loss, 4),
-            **{key: round(last[key], 4) for key in ("eval_loss", "eval_exact_answers") if key in last},
+            **evaluation_figures(trainer.state.log_history if trainer.eval_dataset else []),
             "trainable_parameters": trainable,
             "seconds": round(seconds, 1),
             "tokens_per_second": round(tokens * (1 - resumed / steps) / seconds, 1),
