@@ -60,6 +60,8 @@ def plan_serving(
         "max_lora_rank": max_lora_rank,
         "enable_mixed_moe_lora_format": has_experts,
     }
+    if (Path(adapter) / "tokenizer_config.json").is_file():
+        lora_settings["tokenizer"] = adapter  # whose eos may be another than the base's (--eos_token of step 2)
     lora = Serving(LORA, lora_settings)
     if choice == "lora":
         return [lora]

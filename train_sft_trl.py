@@ -6,6 +6,9 @@ Every SFTConfig flag is accepted, and --config FILE.yaml sets any of them. The l
 turn, in exactly the context that inference sees. The same command again resumes from the last complete checkpoint.
 """
 
+if __name__ == "__main__":
+    import early_stop  # noqa: F401
+
 import atexit
 import json
 import logging
@@ -27,6 +30,7 @@ from transformers import AutoConfig, IntervalStrategy, set_seed
 from transformers.integrations import is_fsdp_enabled
 from transformers.training_args import ParallelMode
 
+from answer_end import check_answer_end, eos_in_generation_config, set_eos_token, stop_tokens
 from hub import PushError, Repository, open_repository, push
 from input_files import first_sha256
 from journal import end_with_parent
@@ -36,6 +40,7 @@ from model_tokenizer import PROBE, load_tokenizer, warn_of_date
 from probes import probe_tokens
 from revisions import check_loaded, resolve
 from side_by_side import put_side_by_side
+from stopping import end_at_signals
 from streams import lasting_streams
 from student_loading import (
     allocate_trained,
@@ -47,8 +52,15 @@ from student_loading import (
 )
 from training_arguments import OneLineParser, ScriptArguments, TrainArguments
 from training_lock import lock_output
-from training_rows import load_rows, warn_about_rows
-from training_run import CompleteCheckpoint, is_finished, prepare_output, steps_of, write_report
+from training_rows import check_fraction, load_rows, warn_about_rows
+from training_run import (
+    CompleteCheckpoint,
+    evaluation_figures,
+    is_finished,
+    prepare_output,
+    steps_of,
+    write_report,
+)
 
 log = logging.getLogger("train_sft_trl")
 
@@ -77,6 +89,8 @@ def make_trainer(
         where = (args.device, args.process_index, fsdp, broadcast)
         model = load_student(script.model_name, dtype, *where, script.commit)
         check_loaded(script.model_name, script.commit, model.config)
+        if Path(script.model_name).is_dir():
+            model.name_or_path = os.path.abspath(script.model_name)  # as the adapter's config will say it
     model.config.use_cache = False
     if args.padding_free:
         one_process = load and args.parallel_mode != ParallelMode.DISTRIBUTED
@@ -160,6 +174,7 @@ def leave(code: int) -> int:
 def main() -> int:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with_parent()  # the launcher puts its processes into sessions of their own, where its death leaves them
+    end_at_signals()
     lasting_streams()
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
@@ -169,12 +184,18 @@ def main() -> int:
         script, args = OneLineParser((ScriptArguments, TrainArguments)).parse()
         lock_output(args.output_dir, args.process_index)
         script.commit = resolve(script.model_name, script.revision)
-        config = AutoConfig.from_pretrained(script.model_name, revision=script.commit or "main")
+        revision = script.commit or "main"
+        config = AutoConfig.from_pretrained(script.model_name, revision=revision)
         tokenizer = load_tokenizer(script.model_name, script.commit)
+        if args.eos_token:
+            set_eos_token(tokenizer, args.eos_token)
         script.probe_tokens = probe_tokens(tokenizer)
         warn_of_date(script.model_name, tokenizer, [{"role": "user", "content": PROBE}])
         first_sha256(script.train_file)
         rows = load_rows(script.train_file, tokenizer, args.max_length)
+        check_fraction(script.eval_fraction, len(rows))
+        stops = stop_tokens(eos_in_generation_config(script.model_name, config, revision), tokenizer)
+        check_answer_end(script.model_name, tokenizer, stops, rows[0]["labels"][-1])
         eval_rows = load_rows(script.eval_file, tokenizer, args.max_length) if script.eval_file else None
         empty, ranks = empty_model(config), (script.lora_rank, script.lora_alpha, script.lora_expert_rank)
         lora = lora_config(empty, *ranks, script.lora_target, script.lora_dropout)
@@ -229,9 +250,7 @@ def main() -> int:
     code = 0
     if is_main:
         steps = trainer.state.global_step
-        seconds, last = time.perf_counter() - start, {}
-        for entry in trainer.state.log_history:
-            last.update(entry)
+        seconds = time.perf_counter() - start
         tokens = sum(map(len, train_data["input_ids"])) * trainer.state.epoch
         peak = (
             torch.cuda.max_memory_allocated() if torch.cuda.is_available() else getrusage(RUSAGE_SELF).ru_maxrss * 1024
@@ -243,7 +262,7 @@ def main() -> int:
             "tokens": round(tokens),
             "effective_batch_size": effective,
             "train_loss": round(result.training_loss, 4),
-            **{key: round(last[key], 4) for key in ("eval_loss", "eval_exact_answers") if key in last},
+            **evaluation_figures(trainer.state.log_history if trainer.eval_dataset else []),
             "trainable_parameters": trainable,
             "seconds": round(seconds, 1),
             "tokens_per_second": round(tokens * (1 - resumed / steps) / seconds, 1),

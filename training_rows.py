@@ -1,6 +1,7 @@
 """The rows of step 2: encoded, and what is odd about them."""
 
 import logging
+from math import floor
 
 from task import read_chat
 from templates import TemplateProblem
@@ -41,3 +42,10 @@ def warn_about_rows(rows: list[dict], eval_rows: list[dict] | None) -> None:
         log.warning("%d inputs of the train file have more than one answer", contradictory)
     if shared := sum(split(row)[0] in answers for row in eval_rows or []):
         log.warning("%d of %d rows of --eval_file are in the train file too", shared, len(eval_rows))
+
+
+def check_fraction(eval_fraction: float, rows: int) -> None:
+    """Raise ValueError if --eval_fraction of so many rows leaves none to train on; it takes at least one."""
+    left = floor((1 - eval_fraction) * rows)
+    if eval_fraction and left < 1:
+        raise ValueError(f"--eval_fraction {eval_fraction}: leaves none of {rows} rows to train on; lower it")

@@ -73,6 +73,9 @@ class CompleteCheckpoint(TrainerCallback):
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            run = Path(args.output_dir) / "run.json"
+            if run.is_file():
+                shutil.copy(run, folder)  # whose checkpoint it is
             with Replacing(folder / "complete.json") as file:
                 json.dump(file_sizes(folder), file)
 
@@ -124,14 +127,28 @@ def recorded_run(script, args) -> dict:
     return run
 
 
-def refuse_another_run(output_dir: Path, run: dict) -> None:
-    """Raise ValueError if the output directory was begun with something else than `run`."""
-    old = json.loads((output_dir / "run.json").read_text())
-    found = first_difference(old, run, OLD_RUN)
-    if found:
-        raise ValueError(
-            f"{output_dir}: begun with {found.key} {found.before}, now {found.now}; --overwrite starts afresh"
-        )
+def refuse_another_run(begun: Path, run: dict) -> None:
+    """Raise ValueError if `begun`, an output directory or a checkpoint, was begun with something else than `run`."""
+    difference = difference_from(begun / "run.json", run)
+    if difference:
+        raise ValueError(f"{begun}: {difference}; --overwrite starts afresh")
+
+
+def difference_from(recorded: Path, run: dict) -> str:
+    """What decides the result and is another in `run` than was recorded; empty if nothing is."""
+    found = first_difference(json.loads(recorded.read_text()), run, OLD_RUN)
+    return f"begun with {found.key} {found.before}, now {found.now}" if found else ""
+
+
+def warn_of_another_run(checkpoint: Path, run: dict) -> None:
+    """Say so if a checkpoint that --resume_from_checkpoint names is another run's than `run`, or no one knows whose."""
+    for recorded in (checkpoint / "run.json", checkpoint.parent / "run.json"):  # older ones hold none
+        if recorded.is_file():
+            difference = difference_from(recorded, run)
+            if difference:
+                log.warning("%s: a checkpoint of another run, %s", checkpoint, difference)
+            return
+    log.warning("%s: a checkpoint of an unknown run, without run.json", checkpoint)
 
 
 def prepare_output(script, args) -> str | None:
@@ -159,8 +176,11 @@ def prepare_output(script, args) -> str | None:
     checkpoint = None if resume in ("last", "none") else resume
     if checkpoint:
         steps_of(checkpoint)  # refuses what is no checkpoint
+        warn_of_another_run(Path(checkpoint), run)
     if resume == "last" and (checkpoint := last_checkpoint(output_dir)):
         refuse_another_run(output_dir, run)
+        if (checkpoint / "run.json").is_file():  # older ones hold none
+            refuse_another_run(checkpoint, run)
     if script.check_only:
         return None
     if checkpoint:
@@ -171,6 +191,16 @@ def prepare_output(script, args) -> str | None:
         with Replacing(begun) as file:
             json.dump(run, file, indent=2)
     return str(checkpoint) if checkpoint else None
+
+
+def evaluation_figures(history: list[dict]) -> dict[str, float]:
+    """The last evaluation's loss and share of exact answers, as far as there are any."""
+    figures = {}
+    for entry in history:
+        for key in ("eval_loss", "eval_exact_answers"):
+            if key in entry:
+                figures[key] = round(entry[key], 4)
+    return figures
 
 
 def public_name(model: str) -> str:
@@ -218,7 +248,8 @@ def write_report(output_dir: Path, history: list[dict], summary: dict) -> None:
         if points:
             axes.plot(*zip(*points, strict=True), style, label=key)
     axes.set(xlabel="optimizer step", ylabel="cross-entropy per answer token", yscale="log")
-    axes.legend()
+    if axes.lines:  # a short run may have logged nothing
+        axes.legend()
     figure.savefig(output_dir / "loss.png", dpi=120, bbox_inches="tight")
     run = json.loads((output_dir / "run.json").read_text())
     with Replacing(output_dir / "README.md") as file:

@@ -109,7 +109,7 @@ BAD_FOR_TRAINER = {
         ["--lr_scheduler_type", "polynomial", "--lr_scheduler_kwargs", '{"end": 1}'],
         "'end'",
     ),
-    "unknown token": (["--eos_token", "nope"], "The specified `eos_token` ('nope') is not found"),
+    "unknown token": (["--eos_token", "nope"], "--eos_token nope: no special token of the student's tokenizer"),
 }
 
 

@@ -446,6 +446,18 @@ def test_missing_model_is_named(tmp_path, monkeypatch, name):
         check_model(name)
 
 
+def test_a_folder_with_an_owners_name_does_not_hide_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Qwen" / "notes").mkdir(parents=True)
+    assert check_model("Qwen/Qwen3-30B-A3B-Instruct-2507")
+    with pytest.raises(ValueError, match="^Qwen/notes: no model here"):
+        check_model("Qwen/notes")
+    (tmp_path / "Qwen" / "downloaded").mkdir()
+    (tmp_path / "Qwen" / "downloaded" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="^Qwen/misspelt: no model here"):
+        check_model("Qwen/misspelt")
+
+
 @pytest.mark.parametrize("name", ["models/tiny", "./models/tiny", "{root}/models/tiny", "~/models/tiny"])
 def test_model_directory_passes_once_it_has_a_config(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)

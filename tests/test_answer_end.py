@@ -1,0 +1,110 @@
+"""A student learns to end its answers where generation stops, or step 2 says why not; and what merging makes of it."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+from adapter import plan_serving
+from answer_end import check_answer_end, set_eos_token, stop_at_eos, stop_tokens
+from conftest import fails, last_json, python
+from merge_adapter import drop_invalid
+from test_adapter import byte_tokenizer
+
+CHAT = '{"messages": [{"role": "user", "content": "hola"}, {"role": "assistant", "content": "es"}]}\n'
+ON_A_CPU = ["--use_cpu", "true", "--bf16", "false"]
+INVALID = {"do_sample": False, "temperature": 0.9, "top_p": 0.6}
+
+
+@pytest.fixture
+def tokenizer():
+    """Its template ends answers with <|im_end|>, and its eos is <|endoftext|>, as in many a base model."""
+    tokenizer = byte_tokenizer()
+    tokenizer.eos_token = "<|endoftext|>"
+    return tokenizer
+
+
+def test_stops_are_those_of_vllm(tokenizer):
+    im_end, end = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    assert stop_tokens(None, tokenizer) == {end}
+    assert stop_tokens(im_end, tokenizer) == {end, im_end}
+    assert stop_tokens([im_end, 7], tokenizer) == {end, im_end, 7}
+
+
+def test_an_answer_that_ends_elsewhere_is_refused(tokenizer):
+    im_end, end, letter = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>", "e"])
+    check_answer_end("student", tokenizer, {end, im_end}, im_end)
+    with pytest.raises(ValueError) as refused:
+        check_answer_end("student", tokenizer, {end}, im_end)
+    said = "student: answers end with '<|im_end|>', but generation stops at '<|endoftext|>' only; "
+    assert str(refused.value) == said + "add --eos_token '<|im_end|>'"
+    with pytest.raises(ValueError, match="its chat template must end answers with a special token"):
+        check_answer_end("student", tokenizer, {end}, letter)
+    with pytest.raises(ValueError, match="stops at no token only"):
+        check_answer_end("student", tokenizer, set(), im_end)
+    with pytest.raises(ValueError, match="--eos_token nope: no special token of the student's tokenizer"):
+        set_eos_token(tokenizer, "nope")
+    set_eos_token(tokenizer, "<|im_end|>")
+    assert tokenizer.eos_token_id == im_end
+
+
+def test_a_merged_model_stops_at_its_tokenizers_eos(tokenizer):
+    end = tokenizer.eos_token_id
+    generation = GenerationConfig(eos_token_id=end)
+    stop_at_eos(generation, tokenizer)
+    assert generation.eos_token_id == end  # as it was
+    set_eos_token(tokenizer, "<|im_end|>")
+    stop_at_eos(generation, tokenizer)
+    assert generation.eos_token_id == sorted([end, tokenizer.eos_token_id])
+
+
+def test_what_cannot_be_saved_is_left_out():
+    generation = GenerationConfig(**INVALID, eos_token_id=2)
+    assert drop_invalid(generation) == ["temperature", "top_p"]
+    generation.validate(strict=True)
+    assert generation.eos_token_id == 2
+    assert drop_invalid(GenerationConfig(do_sample=True, temperature=0.7)) == []
+
+
+def served_with(adapter, base):
+    """The tokenizer with which vLLM serves an adapter in step 3; it is its eos at which vLLM stops."""
+    return plan_serving("lora", str(adapter), str(base), [], 1)[0].engine_settings["tokenizer"]
+
+
+def test_a_student_whose_eos_is_another(tokenizer, tmp_path):
+    """Refused with the remedy, which works; found by a relative path, and merged from another directory."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "models" / "base: one")
+    tokenizer.save_pretrained(tmp_path / "models" / "base: one")
+    (tmp_path / "train.jsonl").write_text(CHAT * 4)
+    files = ["--train_file", tmp_path / "train.jsonl", "--output_dir", tmp_path / "out", *ON_A_CPU]
+    said = fails("train_sft_trl.py", "--model_name", tmp_path / "models" / "base: one", *files)
+    assert "generation stops at '<|endoftext|>' only; add --eos_token '<|im_end|>'" in said
+    assert not (tmp_path / "out").exists()
+
+    settings = {"eos_token_id": tokenizer.eos_token_id, **INVALID}
+    (tmp_path / "models" / "base: one" / "generation_config.json").write_text(json.dumps(settings))
+    flags = ["--model_name", "models/base: one", "--eos_token", "<|im_end|>", *files]
+    assert last_json(python("train_sft_trl.py", *flags, cwd=tmp_path))["steps"] == 1
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").eos_token == "<|im_end|>"
+    assert served_with(tmp_path / "out", tmp_path / "models" / "base: one") == str(tmp_path / "out")
+    merging = ["--adapter", tmp_path / "out", "--output_dir", tmp_path / "merged"]
+    result = python("merge_adapter.py", *merging)
+    assert "left out of generation_config.json as invalid: temperature, top_p" in result.stderr
+    merged = GenerationConfig.from_pretrained(tmp_path / "merged")
+    im_end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert im_end in merged.eos_token_id and AutoTokenizer.from_pretrained(tmp_path / "merged").eos_token_id == im_end
+
+    (tmp_path / "models" / "base: one").rename(tmp_path / "models" / "moved")
+    merging[-1] = tmp_path / "again"
+    said = fails("merge_adapter.py", *merging)
+    assert "base: one: no model here (config.json is missing)" in said and "--base_model says where" in said
