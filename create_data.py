@@ -245,6 +245,8 @@ def check_teacher(args, engine_flags: list[str], task: Task):
     """vLLM's arguments for the teacher; refuses a flag, tokenizer or task that cannot work before anything loads."""
     import xgrammar
 
+    if engine_flags:  # a bad one is refused before the hub is asked
+        engine_arguments(args.model_name, engine_flags, revision=args.revision)
     settings = {"tensor_parallel_size": args.tensor_parallel_size, "revision": resolve(args.model_name, args.revision)}
     tokenizer = load_tokenizer(args.model_name, settings["revision"])
     thinks = args.reasoning_parser != "none"
