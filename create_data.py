@@ -40,6 +40,7 @@ from journal import InputsChanged, Journal, check_apart, check_writable, scan_in
 from locks import OutputLock
 from model_tokenizer import ids_or_reason
 from replicas import ReplicasFailed, connect, label_on_replicas
+from same_text import comparable
 from streams import lasting_streams
 from task import NoAnswer, Task, check_model, load_task
 from teacher_check import check_teacher
@@ -238,14 +239,15 @@ def record_rows(args, decided, inputs, missing, journal: Journal):
 
 def vote(answers: list[str], num_samples: int, min_agreement: float) -> tuple[str | None, str | None, float]:
     """The majority of the samples' answers as (answer, reason, agreement); a tie or too small a share has no answer."""
-    ranked = Counter(answers).most_common(2)
+    ranked = Counter(map(comparable, answers)).most_common(2)
     if not ranked:
         return None, None, 0.0
     agreement = ranked[0][1] / num_samples
     tie = len(ranked) == 2 and ranked[0][1] == ranked[1][1]
     if tie or agreement < min_agreement:
         return None, "low_agreement", agreement
-    return ranked[0][0], None, agreement
+    winner = next(answer for answer in answers if comparable(answer) == ranked[0][0])
+    return winner, None, agreement
 
 
 def main() -> int:

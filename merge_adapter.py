@@ -59,6 +59,8 @@ def main() -> int:
     if Path(args.output_dir).exists():
         print(f"merge_adapter.py: {args.output_dir}: exists already; choose another --output_dir", file=sys.stderr)
         return 2
+    from safetensors import SafetensorError
+
     from task import check_model
 
     try:
@@ -68,7 +70,7 @@ def main() -> int:
         except ValueError as error:
             raise ValueError(f"{error}; --base_model says where the adapter's base is") from None
         merge(args.adapter, args.output_dir, args.dtype, args.base_model)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, SafetensorError) as error:
         print(f"merge_adapter.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     print(json.dumps({"output_dir": args.output_dir}))

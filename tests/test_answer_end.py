@@ -9,7 +9,6 @@ from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForC
 from adapter import plan_serving
 from answer_end import check_answer_end, set_eos_token, stop_at_eos, stop_tokens
 from conftest import fails, last_json, python
-from merge_adapter import drop_invalid
 from test_adapter import byte_tokenizer
 
 CHAT = '{"messages": [{"role": "user", "content": "hola"}, {"role": "assistant", "content": "es"}]}\n'
@@ -59,14 +58,6 @@ def test_a_merged_model_stops_at_its_tokenizers_eos(tokenizer):
     assert generation.eos_token_id == sorted([end, tokenizer.eos_token_id])
 
 
-def test_what_cannot_be_saved_is_left_out():
-    generation = GenerationConfig(**INVALID, eos_token_id=2)
-    assert drop_invalid(generation) == ["temperature", "top_p"]
-    generation.validate(strict=True)
-    assert generation.eos_token_id == 2
-    assert drop_invalid(GenerationConfig(do_sample=True, temperature=0.7)) == []
-
-
 def served_with(adapter, base):
     """The tokenizer with which vLLM serves an adapter in step 3; it is its eos at which vLLM stops."""
     return plan_serving("lora", str(adapter), str(base), [], 1)[0].engine_settings["tokenizer"]
@@ -98,8 +89,7 @@ def test_a_student_whose_eos_is_another(tokenizer, tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "out").eos_token == "<|im_end|>"
     assert served_with(tmp_path / "out", tmp_path / "models" / "base: one") == str(tmp_path / "out")
     merging = ["--adapter", tmp_path / "out", "--output_dir", tmp_path / "merged"]
-    result = python("merge_adapter.py", *merging)
-    assert "left out of generation_config.json as invalid: temperature, top_p" in result.stderr
+    python("merge_adapter.py", *merging)  # although generation_config.json is invalid
     merged = GenerationConfig.from_pretrained(tmp_path / "merged")
     im_end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert im_end in merged.eos_token_id and AutoTokenizer.from_pretrained(tmp_path / "merged").eos_token_id == im_end
