@@ -61,7 +61,7 @@ class ScriptArguments:
             raise ValueError(
                 f"--eval_fraction {self.eval_fraction}: a share below 1, and not together with --eval_file"
             )
-        if not Path(self.train_file).is_file():
+        if not Path(self.train_file).exists():
             raise ValueError(f"{self.train_file}: no such file; run create_data.py first or pass --train_file")
         check_model(self.model_name)
 
