@@ -290,8 +290,10 @@ def main() -> int:
             if asked:
                 if asked < len(inputs):
                     log.info("%d inputs, %d to ask; the others are finished, repeated or not ours", len(inputs), asked)
+                # what was begun goes on with its commit, should the branch have moved since; replicas load it too
+                args.revision = journal.commit or args.revision
                 engine_args = check_teacher(args, engine_flags, task)
-                args.revision = engine_args.revision  # replicas too load this commit, should the branch move
+                args.revision = engine_args.revision
                 if args.num_replicas:
                     if engine_args.pipeline_parallel_size > 1:
                         raise ValueError(
@@ -306,8 +308,7 @@ def main() -> int:
             return 2
 
         details = {"versions": versions(), "engine_flags": engine_flags}
-        if asked:
-            details["commit"] = engine_args.revision  # of the model on the hub
+        details["commit"] = engine_args.revision if asked else journal.commit  # of the model on the hub
         start = time.perf_counter()
         if asked:
             from vllm.v1.engine.exceptions import EngineDeadError

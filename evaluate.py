@@ -94,6 +94,8 @@ def parse_args(argv=None):
     if bool(args.labels) != bool(args.gold):
         parser.error("--labels and --gold go together")
     args.report_dir = Path(args.report_dir or Path(args.adapter) / "report")
+    args.teacher_commit = None  # what check_revisions() finds
+    args.student_commit = None
     return args, engine_flags
 
 
@@ -104,7 +106,7 @@ def describe(name: str, args, rows: int) -> System:
     return System(
         name=name,
         model=args.teacher_model if is_teacher else args.student_model,
-        revision=args.teacher_revision if is_teacher else args.student_revision,
+        revision=args.teacher_commit if is_teacher else args.student_commit,
         prompted=prompted,
         thinks=is_teacher and args.reasoning_parser != "none",
         temperature=args.temperature if is_teacher else 0.0,
@@ -131,7 +133,8 @@ def check_models(args, engine_flags: list[str]) -> None:
     choose_revisions(args)
     if engine_flags:  # a bad one is refused now, not in a child process
         asked = describe(args.systems[-1], args, rows=0)
-        engine_arguments(asked.model, engine_flags, revision=asked.revision)
+        revision = args.teacher_revision if asked.name == "teacher" else args.student_revision
+        engine_arguments(asked.model, engine_flags, revision=revision)
     check_revisions(args)
 
 
@@ -147,12 +150,16 @@ def choose_revisions(args) -> None:
 
 
 def check_revisions(args) -> None:
-    """Refuse a revision that there is not; warn if the adapter was trained on another commit of the student."""
+    """Find the commits of models on the hub, once, so that a branch that moves meanwhile changes nothing.
+
+    Raises ValueError for a revision that there is not. Warns if the adapter was trained on another commit.
+    """
     if "teacher" in args.systems and not args.teacher_answers:
-        resolve(args.teacher_model, args.teacher_revision, "--teacher_revision")
+        args.teacher_commit = resolve(args.teacher_model, args.teacher_revision, "--teacher_revision")
     if args.systems == ["teacher"]:
         return
     commit = resolve(args.student_model, args.student_revision, "--student_revision")
+    args.student_commit = commit
     run = Path(args.adapter) / "run.json"
     trained_on = json.loads(run.read_text()).get("commit") if "student" in args.systems and run.is_file() else None
     if commit and trained_on and commit != trained_on:
@@ -256,12 +263,12 @@ def main() -> int:
             unfinished = at_end.enter_context(Unfinished(args.report_dir))
             process = at_end.enter_context(Apart())
             if "teacher" in args.systems and not args.teacher_answers:
-                commit = resolve(args.teacher_model, args.teacher_revision)
-                process.call(check_teacher_model, args.teacher_model, commit, args.reasoning_parser, engine_flags)
+                teacher = (args.teacher_model, args.teacher_commit)
+                process.call(check_teacher_model, *teacher, args.reasoning_parser, engine_flags)
             ways = []
             if "student" in args.systems:  # the first system runs in the process that has made this plan
                 student = (args.serve_adapter, args.adapter, args.student_model)
-                commit = resolve(args.student_model, args.student_revision)
+                commit = args.student_commit
                 ways = process.call(plan_serving, *student, engine_flags, args.tensor_parallel_size, commit)
                 check_plan(ways, unfinished.folder)
                 if ways[0].served_as == LORA:  # a merged copy has the adapter's own tokenizer

@@ -54,7 +54,8 @@ COLUMN = re.compile(r"\w+(?:[ ./-]\w+){0,3}")  # a short name without space arou
 # One of these words stands in the header of nearly every table of texts.
 COLUMN_WORDS = set(
     "text texts sentence sentences input content message prompt question query utterance review comment title "
-    "label labels answer output response id index lang language category class".split()
+    "tweet post body description subject document headline article summary passage instruction email transcript "
+    "label labels answer output response id index lang language category class target sentiment intent topic".split()
 )
 
 
@@ -97,8 +98,14 @@ def refuse_other_encodings(path: str | Path, head: bytes) -> None:
     for mark, encoding in BYTE_ORDER_MARKS.items():
         if head.startswith(mark):
             raise ValueError(f"{path}:1: not UTF-8 but {encoding}; convert the file to UTF-8")
-    if b"\r" in head.rstrip(b"\r") and b"\n" not in head:
+    if b"\r" in head.rstrip(b"\r") and b"\n" not in head and not has_line_feed(path):
         raise ValueError(f"{path}:1: its lines end with CR alone; convert them to LF, as with tr '\\r' '\\n'")
+
+
+def has_line_feed(path: str | Path) -> bool:
+    """Whether there is one anywhere in the file; its first line may be long."""
+    with open(path, "rb") as file:
+        return any(b"\n" in block for block in iter(lambda: file.read(HEAD), b""))
 
 
 def is_json_lines(path: str | Path) -> bool:
@@ -127,7 +134,7 @@ def check_plain_lines(path: str | Path) -> None:
         raise ValueError(f"{path}: holds JSON lines; name it .jsonl")
     if is_json_document(path):
         raise ValueError(f"{path}: is one JSON document, not a line for each input; {REMEDY}")
-    if is_table(text):
+    if is_table(text, is_whole):
         raise ValueError(f"{path}: is a table with a header; {REMEDY}")
 
 
@@ -167,7 +174,7 @@ def is_json_document(path: str | Path) -> bool:
     return b"\n" in content
 
 
-def is_table(text: str) -> bool:
+def is_table(text: str, is_whole: bool = True) -> bool:
     """Whether the first lines are a table: a header of known names, and as many cells in each row as there."""
     for delimiter in DELIMITERS:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -175,6 +182,8 @@ def is_table(text: str) -> bool:
             rows = [row for row, _ in zip(reader, range(FIRST_LINES), strict=False) if row]
         except csv.Error:
             continue
+        if not is_whole:
+            rows = rows[:-1]  # its last cell may have been cut
         if len(rows) < 3 or len(rows[0]) < 2:
             continue
         same_length = all(len(row) == len(rows[0]) for row in rows)
@@ -185,6 +194,8 @@ def is_table(text: str) -> bool:
 
 def is_header(cells: list[str]) -> bool:
     """Whether these are names of columns, one of them of a text or a label."""
+    if not cells[0]:
+        cells = cells[1:]  # pandas writes the numbers of rows without a name
     if not all(COLUMN.fullmatch(cell) for cell in cells):
         return False
     if len(set(cells)) < len(cells):

@@ -134,6 +134,7 @@ class Journal:
         """Read what is there, under an OutputLock; raises ValueError if the journal is another run's."""
         self.places = np.full(len(self.inputs), -1, np.int64)
         self.forced = Forced()
+        self.commit = None
         if not overwrite:
             self.replay(repair=True)
 
@@ -151,6 +152,7 @@ class Journal:
         self.places = np.full(len(self.inputs), -1, np.int64)
         self.forced = Forced()  # of the answers in our own journal
         self.files, self.seconds = self.paths(), 0.0
+        self.commit = None  # of the teacher on the hub, as the last header names one
         for number, path in enumerate(self.files):
             offset, spent, last, known = 0, 0.0, 0.0, False
             with open(path, "rb") as file:
@@ -158,6 +160,7 @@ class Journal:
                     record = parse(line)
                     if record and "run" in record:
                         self._compare(path, record["run"])
+                        self.commit = record.get("commit") or self.commit
                         known, spent, last = True, spent + last, 0.0
                     elif record and known and self.inputs.hash(record["index"]) == record["hash"]:
                         if path == self.own and self.places[record["index"]] < 0:

@@ -1,6 +1,7 @@
 """A model's tokenizer and chat template, loaded and tried before anything larger is. No torch, no vLLM."""
 
 import logging
+from pathlib import Path
 
 from probes import check_probes
 from revisions import resolve
@@ -12,7 +13,7 @@ log = logging.getLogger("models")
 PROBE = "A probe of the chat template."
 
 
-def load_tokenizer(model: str, commit: str | None = None):
+def load_tokenizer(model: str, commit: str | None = None, trust_remote_code: bool = False):
     """The tokenizer of a model on the hub at `commit`, or of a directory; raises ValueError.
 
     Where Mistral's own format lies beside the usual one, it is the usual one, as in the engines that we start.
@@ -20,7 +21,8 @@ def load_tokenizer(model: str, commit: str | None = None):
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, revision=commit or "main", mistral_format=False)
+        how = {"mistral_format": False, "trust_remote_code": trust_remote_code}
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=commit or "main", **how)
     except Exception as error:  # a broken file has many ways to fail
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(": ")
         raise ValueError(f"{model}: no tokenizer that transformers can load ({reason})") from error
@@ -66,8 +68,11 @@ def try_templates(systems: list, task: Task) -> tuple[dict[str, str], list[str]]
 
 def check_student_tokens(adapter: str, student_model: str, commit: str | None) -> None:
     """Raise ValueError if the student's own tokenizer gives other tokens than the adapter was trained on."""
+    tokenizer = load_tokenizer(student_model, commit)
+    if (Path(adapter) / "tokenizer_config.json").is_file():
+        tokenizer.eos_token = load_tokenizer(adapter).eos_token  # --eos_token of step 2, which step 3 serves it with
     try:
-        check_probes(adapter, load_tokenizer(student_model, commit))
+        check_probes(adapter, tokenizer)
     except ValueError as error:
         remedy = "--student_revision names the right base, --serve_adapter merged takes the adapter's own tokenizer"
         raise ValueError(f"{error}; {remedy}") from error
@@ -89,7 +94,10 @@ def check_thinking(model: str, tokenizer, thinks: bool, structured_outputs: str)
     """
     template = str(tokenizer.chat_template)
     if not thinks:
-        opens = render(tokenizer, [{"role": "user", "content": PROBE}]).rstrip().endswith(THINK_START)
+        try:
+            opens = render(tokenizer, [{"role": "user", "content": PROBE}]).rstrip().endswith(THINK_START)
+        except TemplateProblem:
+            opens = False  # it wants a system message, with which check_prompt() tries it
         if opens and structured_outputs != "always":
             raise ValueError(f"{model}: its template opens a thought; --reasoning_parser must name the parser for it")
         return False

@@ -19,6 +19,7 @@ OLD_HEADER = {
 OLD_RUN = {
     "revision": None,  # main
     "commit": NOT_RECORDED,
+    "eos_token": "None",  # --eos_token did nothing
     "probe_tokens": NOT_RECORDED,
     "data_seed": NOT_RECORDED,
     "train_sampling_strategy": NOT_RECORDED,

@@ -1,5 +1,6 @@
 """Which commit of a model on the hub is loaded. It is asked for once, and then every load takes that one."""
 
+import contextlib
 from pathlib import Path
 
 
@@ -10,14 +11,19 @@ def resolve(model: str, revision: str | None = None, flag: str = "--revision") -
     the revision of a directory, and if there is no such commit.
     """
     from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import RevisionNotFoundError
 
     if Path(model).expanduser().is_dir():
         if revision:
             raise ValueError(f"{flag} {revision}: {model} is a directory; only a model on the hub has revisions")
         return None
+    hub = HfApi()
     try:
-        found = HfApi().resolve_revision(model, revision=revision, local_files_only=constants.HF_HUB_OFFLINE)
+        found = hub.resolve_revision(model, revision=revision, local_files_only=constants.HF_HUB_OFFLINE)
     except Exception as error:  # those of the hub, of the network and of names have no common class
+        if not isinstance(error, RevisionNotFoundError):
+            with contextlib.suppress(Exception):  # a token that has expired, or too many requests: the cache may do
+                return hub.resolve_revision(model, revision=revision, local_files_only=True).resolved
         reason = " ".join(str(error).split())
         asked = f"{flag} {revision}" if revision else "main"
         raise ValueError(f"{model}: {asked} is neither on the hub nor in its cache ({reason})") from error

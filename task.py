@@ -200,15 +200,10 @@ def read_back(task: Task, written: str) -> Reading:
 def check_model(name: str) -> str:
     """Refuse a model path that does not exist; a hub name such as Qwen/Qwen3-30B-A3B-Instruct-2507 passes."""
     parts = Path(name).parts
-    is_path = name.startswith((".", "/", "~")) or len(parts) != 2 or Path(name).exists() or holds_models(parts[0])
+    is_path = name.startswith((".", "/", "~")) or len(parts) != 2 or Path(name).exists() or parts[0] == "models"
     if is_path and not (Path(name).expanduser() / "config.json").is_file():
         raise ValueError(f"{name}: no model here (config.json is missing); pass a model directory or a hub name")
     return name
-
-
-def holds_models(folder: str) -> bool:
-    """Whether a name below `folder` is meant as a path; a folder that only has an owner's name hides no hub name."""
-    return Path(folder).is_dir() and (folder == "models" or any(Path(folder).glob("*/config.json")))
 
 
 def read_chat(path: str | Path, last_role: str) -> Iterator[tuple[int, list[dict]]]:

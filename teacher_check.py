@@ -30,18 +30,26 @@ def check_teacher_model(model: str, commit: str | None, reasoning_parser: str, e
 
     `commit` is the one of a model on the hub. Raises ValueError.
     """
-    plugin = engine_arguments(model, engine_flags, revision=commit).reasoning_parser_plugin
-    check_reasoning_parser(reasoning_parser, plugin)
-    check_thinking(model, load_tokenizer(model, commit), reasoning_parser != "none", structured_outputs="never")
+    engine_args = engine_arguments(model, engine_flags, revision=commit)
+    check_reasoning_parser(reasoning_parser, engine_args.reasoning_parser_plugin)
+    tokenizer = tokenizer_of_engine(model, commit, engine_args)
+    check_thinking(model, tokenizer, reasoning_parser != "none", structured_outputs="never")
+
+
+def tokenizer_of_engine(model: str, commit: str | None, flags):
+    """The tokenizer that an engine under these flags of vLLM's loads; raises ValueError."""
+    if flags.tokenizer and flags.tokenizer != model:
+        return load_tokenizer(flags.tokenizer, flags.tokenizer_revision, flags.trust_remote_code)
+    return load_tokenizer(model, flags.tokenizer_revision or commit, flags.trust_remote_code)
 
 
 def check_teacher(args, engine_flags: list[str], task: Task):
     """vLLM's arguments for the teacher; refuses a flag, tokenizer or task that cannot work before anything loads."""
     import xgrammar
 
-    parse_engine_flags(args.model_name, engine_flags)  # refuses an unknown one before the hub is asked
+    flags = parse_engine_flags(args.model_name, engine_flags)  # refuses an unknown one before the hub is asked
     settings = {"tensor_parallel_size": args.tensor_parallel_size, "revision": resolve(args.model_name, args.revision)}
-    tokenizer = load_tokenizer(args.model_name, settings["revision"])
+    tokenizer = tokenizer_of_engine(args.model_name, settings["revision"], flags)
     thinks = args.reasoning_parser != "none"
     if check_thinking(args.model_name, tokenizer, thinks, args.structured_outputs):
         settings["reasoning_parser"] = args.reasoning_parser

@@ -50,6 +50,9 @@ def ties_sentence(ties: dict | None) -> str:
     named = ", ".join(str(row + 1) for row in ties["rows"][:NAMED])
     further = len(ties["rows"]) - NAMED
     more = f" and {further} more" if further > 0 else ""
+    if not ties["within"]:
+        near = "give other tokens when they are asked again, or have two tokens that are exactly as good"
+        return f"{len(ties['rows'])} of {ties['of']} rows of the distilled student {near} (rows {named}{more})."
     rows = "row" if len(ties["rows"]) == 1 else "rows"
     return (
         f"On {len(ties['rows'])} of {ties['of']} rows the distilled student's two best tokens are within "

@@ -220,9 +220,9 @@ def ids_of(tokenizer, masked: Masked, text: str) -> list[int]:
 
 def ids_of_chat(tokenizer, masked: Masked, text: str) -> list[int]:
     """Token ids of a rendered chat. What precedes the last message is the same in every row, and tokenised once."""
-    if masked.first:
-        return ids_of(tokenizer, masked, text)
     cut = last_cut(tokenizer, text[: max(text.rfind(masked.messages[-1]["content"].strip()), 0)])
+    if any(character in text[:cut] for character in masked.first):
+        cut = 0
     return [*head_ids(tokenizer, text[:cut]), *ids_of(tokenizer, masked, text[cut:])]
 
 

@@ -55,6 +55,7 @@ from training_lock import lock_output
 from training_rows import check_fraction, load_rows, warn_about_rows
 from training_run import (
     CompleteCheckpoint,
+    begun_with_commit,
     evaluation_figures,
     is_finished,
     prepare_output,
@@ -98,6 +99,8 @@ def make_trainer(
         if obstacle and load:
             log.info("batches are padded: %s", obstacle)
         args.padding_free = not obstacle
+    if args.padding_free and args.pad_to_multiple_of:  # what is padded would count as rows of its own
+        raise ValueError("--pad_to_multiple_of: rows side by side have no padding; add --padding_free false")
     if args.padding_free:
         args.max_length = None  # load_rows has refused longer rows; TRL cannot enforce it without padding
     trainer = LoraTrainer(
@@ -177,13 +180,18 @@ def main() -> int:
     end_at_signals()
     lasting_streams()
     logging.basicConfig(format="%(message)s")
-    log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR
+    log.setLevel(level)
+    logging.getLogger("models").setLevel(level)
     # PEFT looks for the experts' rank among the modules, where they are not; tests pin the rank they get
     warnings.filterwarnings("ignore", message=".*_pattern keys did not match")
     try:
         script, args = OneLineParser((ScriptArguments, TrainArguments)).parse()
         lock_output(args.output_dir, args.process_index)
-        script.commit = resolve(script.model_name, script.revision)
+        begun = None
+        if not script.overwrite:  # a run goes on with its commit, should the branch have moved since
+            begun = begun_with_commit(Path(args.output_dir), script.model_name, script.revision)
+        script.commit = resolve(script.model_name, begun or script.revision)
         revision = script.commit or "main"
         config = AutoConfig.from_pretrained(script.model_name, revision=revision)
         tokenizer = load_tokenizer(script.model_name, script.commit)

@@ -1,11 +1,13 @@
 """What the processes of step 2 agree on: one run for an output directory, and the same train file for all."""
 
 import atexit
+import os
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list, gather_object
 
 from locks import lock, make_parents, remove_empty, unlock
+from student_loading import TO_LAUNCH
 
 NAME = "training.lock"  # empty, and gone when the run has ended
 
@@ -15,6 +17,8 @@ def lock_output(output_dir: str, process_index: int) -> None:
 
     Raises ValueError in all of them if another run is at work there.
     """
+    if TO_LAUNCH in os.environ and os.environ.get("NUM_MACHINES", "1") != "1":
+        return  # each machine checks by itself before the launch, whose rank 0 alone takes the lock
     problem = ""
     if process_index == 0:
         try:

@@ -32,7 +32,7 @@ COMPARED = (
     "learning_rate num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps world_size seed "
     "data_seed train_sampling_strategy lr_scheduler_type lr_scheduler_kwargs warmup_steps bf16 fp16 optim optim_args "
     "weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm label_smoothing_factor neftune_noise_alpha "
-    "loss_type router_aux_loss_coef dataloader_drop_last"
+    "loss_type router_aux_loss_coef dataloader_drop_last eos_token"
 )
 CARD = """---
 {metadata}
@@ -106,6 +106,16 @@ def steps_of(checkpoint: Path | str) -> int:
     return json.loads((Path(checkpoint) / "trainer_state.json").read_text())["global_step"]
 
 
+def begun_with_commit(output_dir: Path, model_name: str, revision: str | None) -> str | None:
+    """The commit of the student with which a run of the same model and revision was begun here, if there is one."""
+    recorded = output_dir / "run.json"
+    if not recorded.is_file():
+        return None
+    run = json.loads(recorded.read_text())
+    same = run.get("model_name") == model_name and run.get("revision") == revision
+    return run.get("commit") if same else None
+
+
 def is_finished(output_dir: Path) -> bool:
     return (output_dir / "results.json").exists()
 
@@ -157,8 +167,6 @@ def prepare_output(script, args) -> str | None:
     With --push_to_hub a finished adapter of the same run passes: only the push is left to do.
     """
     output_dir, resume = Path(args.output_dir), args.resume_from_checkpoint or "last"
-    if script.check_only and script.overwrite:
-        return None
     begun = output_dir / "run.json"
     adapter = output_dir / "adapter_model.safetensors"
     finished = is_finished(output_dir) and not script.overwrite
@@ -168,15 +176,20 @@ def prepare_output(script, args) -> str | None:
     if finished:
         refuse_another_run(output_dir, recorded_run(script, args))
         return None
-    if args.process_index == 0 and not script.check_only and (script.overwrite or resume == "none"):
-        for path in checkpoints(output_dir) + [output_dir / name for name in WRITTEN if script.overwrite]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    PartialState().wait_for_everyone()
     run = recorded_run(script, args)
     checkpoint = None if resume in ("last", "none") else resume
     if checkpoint:
         steps_of(checkpoint)  # refuses what is no checkpoint
+        if script.overwrite and Path(checkpoint).resolve().is_relative_to(output_dir.resolve()):
+            raise ValueError(f"--resume_from_checkpoint {checkpoint}: --overwrite deletes it; leave one of them out")
         warn_of_another_run(Path(checkpoint), run)
+    if script.check_only and script.overwrite:
+        return None
+    PartialState().wait_for_everyone()  # what is deleted now, another process may still have been looking at
+    if args.process_index == 0 and not script.check_only and (script.overwrite or resume == "none"):
+        for path in checkpoints(output_dir) + [output_dir / name for name in WRITTEN if script.overwrite]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    PartialState().wait_for_everyone()
     if resume == "last" and (checkpoint := last_checkpoint(output_dir)):
         refuse_another_run(output_dir, run)
         if (checkpoint / "run.json").is_file():  # older ones hold none

@@ -76,6 +76,12 @@ PATHS = [
         libraries=("vllm",),
     ),
     GpuPath(
+        shows="step 3 with a merged copy in bfloat16, where the report names the rows that hang on a tie",
+        command=f"{EVALUATE} --serve_adapter merged --report_dir OUT/merged",
+        says="student_accuracy",
+        libraries=("vllm",),
+    ),
+    GpuPath(
         shows="an engine over two GPUs, which leaves nothing in /dev/shm",
         command=f"{LABEL} --output_file OUT/two.jsonl --tensor_parallel_size 2",
         says='"rows": 200',

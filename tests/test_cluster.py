@@ -54,6 +54,11 @@ def replicas_of(process):
     return found
 
 
+def starts(replica):
+    """Whether a replica's engine is still starting; Ray titles a process by the method that it runs."""
+    return "Replica)).__init__" in " ".join(replica.cmdline())
+
+
 @pytest.fixture(scope="module")
 def on_one_engine(pair, tmp_path_factory):
     output = tmp_path_factory.mktemp("one") / "out.jsonl"
@@ -74,7 +79,7 @@ def test_a_replica_is_killed_and_nothing_is_lost(on_one_engine, tmp_path):
             time.sleep(0.1)
         tree, actors, before = descendants(process), replicas_of(process), len(trace(output))
         assert len(actors) == 2
-        victim = max(actors, key=lambda actor: len(descendants(actor)))  # the other one may still be starting
+        victim = next(actor for actor in actors if not starts(actor))  # another one may hold nothing yet
         engine = descendants(victim)
         assert engine and before < ROWS
         victim.kill()
@@ -199,8 +204,8 @@ def ray_nodes(nodes, tmp_path, request, monkeypatch):
 
 
 def serving(node):
-    """Whether its replica's engine has started; Ray titles a process by the method that it runs."""
-    return any("Replica)).__init__" not in " ".join(replica.cmdline()) for replica in replicas_of(node))
+    """Whether its replica's engine has started."""
+    return any(not starts(replica) for replica in replicas_of(node))
 
 
 def kill_node(process):

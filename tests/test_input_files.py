@@ -46,6 +46,7 @@ REFUSED = {
     "table of two columns": ("in.txt", "text,label\nHello,en\n\nBonjour,fr\n", "in.txt: is a table"),
     "table with tabs": ("in.log", TABLE.replace(",", "\t"), "in.log: is a table"),
     "table with semicolons": ("in.txt", "Satz_Nr;text\n1;Hallo, du\n2;Na\n", "in.txt: is a table"),
+    "table of pandas": ("in.txt", ",tweet,sentiment\n0,Hello,good\n1,Well,bad\n", "in.txt: is a table"),
     "table with lines in cells": ("in.txt", 'id,review text\n1,"a\nb"\n2,"c, d"\n', "in.txt: is a table"),
     "CR alone": ("in.txt", "Guten Tag.\rBonjour\rПривет\r", "in.txt:1: its lines end with CR alone"),
     "CR alone in JSON lines": ("in.jsonl", LINES.replace("\n", "\r"), "in.jsonl:1: its lines end with CR alone"),
@@ -104,6 +105,7 @@ TEXTS = {
     "some JSON": '{"text": "Hello"}\nand a text\n',
     "ends like JSON": "[first\nlast]\n",
     "CR within a line": "a\rb\nc\n",
+    "CR within a long first line": "a" * 70000 + "\rb\nc\n",
     "CRLF": "a\r\nb\r\n",
     "CR at the end": "a\r",
     "form feed": "a\fb\nc\n",
@@ -121,6 +123,14 @@ def test_a_long_table_is_seen_at_its_start(tmp_path):
     rows = io.StringIO()
     csv.writer(rows).writerows([["id", "text"], *([i, "word, " * 50] for i in range(10_000))])
     assert is_table(rows.getvalue())
+    (tmp_path / "in.txt").write_text(rows.getvalue())
+    with pytest.raises(ValueError, match="is a table"):
+        texts(tmp_path / "in.txt")
+
+
+def test_a_table_is_seen_where_its_start_ends_within_a_cell(tmp_path):
+    rows = io.StringIO()
+    csv.writer(rows).writerows([["text", "label"], *(["a line\n" * 400, i] for i in range(100))])
     (tmp_path / "in.txt").write_text(rows.getvalue())
     with pytest.raises(ValueError, match="is a table"):
         texts(tmp_path / "in.txt")

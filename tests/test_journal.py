@@ -78,6 +78,15 @@ def test_a_torn_last_line_is_asked_again(tmp_path, inputs, cut):
     assert all(json.loads(line) for line in again.own.read_text().splitlines())
 
 
+def test_what_was_begun_goes_on_with_its_commit(tmp_path, inputs):
+    journal = opened(tmp_path, inputs)
+    assert journal.commit is None
+    journal.start(commit="abc")
+    decide(journal, 0)
+    close(journal)
+    assert opened(tmp_path, inputs).commit == "abc"
+
+
 def test_a_damaged_line_costs_only_its_own_row(tmp_path, inputs):
     journal = opened(tmp_path, inputs)
     journal.start()

@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from ask import System
-from conftest import ROOT, STUDENT, TEACHER, fails, last_json, python, read_jsonl, trace
+from conftest import ROOT, STUDENT, TEACHER, fails, last_json, python, read_jsonl, run, trace
 from engine import engine_arguments
 from hub_cache import commit_of, make_hub_cache
 from model_tokenizer import check_student_tokens, check_thinking, load_tokenizer, try_templates
@@ -221,6 +224,26 @@ def test_a_revision_is_a_commit(cached, tmp_path):
         resolve("team/model", "v3", "--student_revision")
     with pytest.raises(ValueError, match="--revision v2: .* is a directory"):
         resolve(str(tmp_path), "v2")
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 500])
+def test_a_cached_model_does_where_the_hub_does_not_answer(status, tmp_path):
+    """Such as with a token that has expired, or too many requests at once."""
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(status)
+
+        do_HEAD = do_GET
+
+    environment = make_hub_cache(tmp_path / "hub", "team/model", {"main": save_model(tmp_path / "one", CHATML)})
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from revisions import resolve; print(resolve('team/model'))"
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environment.update(HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}", HF_HUB_OFFLINE="0")
+        result = run(sys.executable, "-c", code, env=environment)
+        server.shutdown()
+    assert result.stdout.strip() == commit_of("main")
 
 
 def test_the_tokenizer_is_of_the_revision(cached):

@@ -454,8 +454,7 @@ def test_a_folder_with_an_owners_name_does_not_hide_the_hub(tmp_path, monkeypatc
         check_model("Qwen/notes")
     (tmp_path / "Qwen" / "downloaded").mkdir()
     (tmp_path / "Qwen" / "downloaded" / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="^Qwen/misspelt: no model here"):
-        check_model("Qwen/misspelt")
+    assert check_model("Qwen/another")  # the owner's other models are still on the hub
 
 
 @pytest.mark.parametrize("name", ["models/tiny", "./models/tiny", "{root}/models/tiny", "~/models/tiny"])

@@ -205,6 +205,12 @@ def test_a_template_that_shows_them_is_not_refused(tokenizer, name, contents):
     assert prompt_ids(tokenizer, chat(*contents), strict=True) == prompt_ids(tokenizer, chat(*contents))
 
 
+def test_a_template_may_take_out_a_switch_for_thinking(tokenizer):
+    """As SmolLM3's does, which reads it there."""
+    tokenizer.chat_template = template(content="m.content | replace('/no_think', '') | replace('/think', '')")
+    assert prompt_ids(tokenizer, chat("/no_think Name the language.", "see example.org/thinking"), strict=True)
+
+
 def test_only_chats_whose_roles_do_not_fit_are_refused(tokenizer):
     """A template that puts the system message before the last user message is right for a single turn."""
     last = "{% if loop.last and messages[0].role == 'system' %}{{ messages[0].content }}{% endif %}"

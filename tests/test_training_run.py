@@ -11,9 +11,13 @@ import pytest
 import yaml
 
 from conftest import ROOT
+from locks import lock
+from student_loading import TO_LAUNCH
+from training_lock import lock_output
 from training_rows import check_fraction
 from training_run import (
     CompleteCheckpoint,
+    begun_with_commit,
     evaluation_figures,
     file_sizes,
     last_checkpoint,
@@ -49,7 +53,7 @@ def test_a_checkpoint_says_whose_it_is(tmp_path, caplog):
 def test_a_checkpoint_of_before_is_its_directorys(tmp_path, caplog):
     checkpoint = begin(tmp_path)
     (checkpoint / "run.json").unlink()
-    warn_of_another_run(checkpoint, {**RUN, "new": "1"})
+    warn_of_another_run(checkpoint, {**RUN, "data_seed": "1"})  # which was not recorded then
     assert caplog.messages == []
     warn_of_another_run(checkpoint, {**RUN, "train_sha256": "def"})
     assert "a checkpoint of another run, begun with train_sha256 abc, now def" in caplog.text
@@ -73,6 +77,42 @@ def test_another_runs_checkpoint_in_the_output_directory_is_refused(tmp_path, mo
     (checkpoint / "run.json").unlink()  # as in an older one, which was taken to be the directory's
     (checkpoint / "complete.json").write_text(json.dumps(file_sizes(checkpoint)))
     assert prepare_output(script, args) == str(checkpoint)
+
+
+@pytest.mark.parametrize("where", ["missing", "out/checkpoint-10"])
+def test_a_checkpoint_that_cannot_be_resumed_from_costs_no_adapter(where, tmp_path, monkeypatch):
+    begin(tmp_path / "out")
+    (tmp_path / "out" / "results.json").write_text("{}")
+    monkeypatch.setattr("training_run.recorded_run", lambda script, args: RUN)
+    before = sorted(tmp_path.rglob("*"))
+    args = SimpleNamespace(
+        output_dir=str(tmp_path / "out"),
+        resume_from_checkpoint=str(tmp_path / where),
+        push_to_hub=False,
+        process_index=0,
+    )
+    with pytest.raises((ValueError, OSError), match=where):
+        prepare_output(SimpleNamespace(check_only=False, overwrite=True), args)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_goes_on_with_the_commit_that_it_began_with(tmp_path):
+    assert begun_with_commit(tmp_path, "team/m", None) is None
+    (tmp_path / "run.json").write_text(json.dumps({"model_name": "team/m", "revision": None, "commit": "abc"}))
+    assert begun_with_commit(tmp_path, "team/m", None) == "abc"
+    assert begun_with_commit(tmp_path, "team/m", "v2") is None
+    assert begun_with_commit(tmp_path, "team/other", None) is None
+
+
+def test_checks_on_several_machines_do_not_keep_each_other_out(tmp_path, monkeypatch):
+    """Each machine's wrapper checks before the launch; the directory is the same for all."""
+    monkeypatch.setenv(TO_LAUNCH, "2")
+    with lock(tmp_path / "training.lock"):
+        monkeypatch.setenv("NUM_MACHINES", "1")
+        with pytest.raises(ValueError, match="another run is writing it"):
+            lock_output(str(tmp_path), 0)
+        monkeypatch.setenv("NUM_MACHINES", "2")
+        lock_output(str(tmp_path), 0)
 
 
 def test_figures_are_the_last_evaluations():
