@@ -39,6 +39,7 @@ from teacher_check import check_teacher_model
 from tokens import THINK_END
 
 log = logging.getLogger("evaluate")
+ENDS = 10  # seconds in which a killed process is gone
 
 
 def parse_args(argv=None):
@@ -236,8 +237,11 @@ def shown_summary(metrics: dict, seconds: float) -> dict:
 
 def stop(number, _):
     """End at a signal, and with us the processes of the systems; what was scored is kept."""
-    for process in multiprocessing.active_children():
+    processes = multiprocessing.active_children()
+    for process in processes:
         process.kill()  # its engine ends with it
+    for process in processes:
+        process.join(ENDS)  # what it was writing is removed at our end
     log.error("evaluate.py: stopped; what was scored is kept, the same command goes on from there")
     sys.exit(128 + number)
 

@@ -140,8 +140,6 @@ def test_a_bad_hub_is_found_before_anything_is_loaded_or_deleted(pair, train_fil
     """Three at once: no token, a token that may only read an existing repository, and no hub."""
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home")}  # without a stored token
     environment.pop("HF_TOKEN", None)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "results.json").write_text("{}")  # --overwrite must not have deleted it yet
     with LoopbackHub() as hub:
         hub.create("ana/out", {})
         gone = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": "hf_any"}
@@ -151,9 +149,12 @@ def test_a_bad_hub_is_found_before_anything_is_loaded_or_deleted(pair, train_fil
             "Connection refused": gone,
         }
         flags = ["--push_to_hub", "true", "--hub_model_id", "ana/out", "--overwrite", "true"]
-        line, _ = training_command("single", tmp_path / "out", train_file, *flags)
         started = {}
-        for expected, setting in cases.items():
+        for number, (expected, setting) in enumerate(cases.items()):
+            output_dir = tmp_path / f"out-{number}"
+            output_dir.mkdir()
+            (output_dir / "results.json").write_text("{}")  # --overwrite must not have deleted it yet
+            line, _ = training_command("single", output_dir, train_file, *flags)
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
             started[expected] = subprocess.Popen(line, env={**environment, **setting}, cwd=ROOT, **pipes)
         for expected, process in started.items():
@@ -161,7 +162,8 @@ def test_a_bad_hub_is_found_before_anything_is_loaded_or_deleted(pair, train_fil
             assert process.returncode == 2 and stdout == ""
             assert len(stderr.splitlines()) == 1 and expected in stderr, stderr
         assert hub.commits["ana/out"] == []
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["results.json"]
+    for number in range(len(cases)):
+        assert [path.name for path in (tmp_path / f"out-{number}").iterdir()] == ["results.json"]
 
 
 @pytest.mark.slow
