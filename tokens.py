@@ -81,7 +81,10 @@ def think_end_id(tokenizer) -> int | None:
 
 def decode(tokenizer, ids: list[int]) -> str:
     """The text of generated tokens without special ones, but with <think> and </think>, which may be special too."""
+    plainly = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     kept = special_thought_tokens(tokenizer)
+    if not kept:
+        return tokenizer.decode(ids, **plainly)  # as nearly always, without a look at each token
     pieces = [[]]  # token ids, or a thought's begin or end as text
     for token in ids:
         if token in kept:
@@ -93,7 +96,7 @@ def decode(tokenizer, ids: list[int]) -> str:
         if isinstance(piece, str):
             text += piece
         elif piece:
-            text += tokenizer.decode(piece, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            text += tokenizer.decode(piece, **plainly)
     return text
 
 
