@@ -41,6 +41,7 @@ from locks import OutputLock
 from model_tokenizer import ids_or_reason
 from replicas import ReplicasFailed, connect, label_on_replicas
 from same_text import comparable
+from stopping import end_anyway
 from streams import lasting_streams
 from task import NoAnswer, Task, check_model, load_task
 from teacher_check import check_teacher
@@ -262,6 +263,7 @@ def main() -> int:
         stopped.append(128 + number)
         if len(stopped) == 1:
             log.error("create_data.py: stopped; what is finished is kept, the same command continues")
+            end_anyway(stopped[0])
             sys.exit(stopped[0])
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,10 +1,14 @@
-"""How step 2 ends at Ctrl-C and at SIGTERM: at once, in one line, in whatever phase it is."""
+"""How steps 1 and 2 end at Ctrl-C and at SIGTERM: in one line, in whatever phase they are."""
 
 import contextlib
 import os
 import signal
 import sys
+import threading
 
+import psutil
+
+END_WITHIN = 30.0  # seconds; an engine split over several GPUs is given 10 for its own end
 SAID = "train_sft_trl.py: stopped; the same command goes on from the last complete checkpoint"
 
 
@@ -29,3 +33,22 @@ def end(number: int, says: bool) -> None:
         with contextlib.suppress(OSError):
             os.write(sys.stderr.fileno(), f"{SAID}\n".encode())  # print() may be at work already
     os._exit(128 + number)
+
+
+def end_anyway(code: int) -> None:
+    """End this process with `code` after END_WITHIN seconds, if it has not ended by then.
+
+    What a signal's handler raises can be lost: Python drops it where it runs inside a destructor, and some libraries
+    catch it.
+    """
+    last_resort = threading.Timer(END_WITHIN, end_with_children, [code])
+    last_resort.daemon = True
+    last_resort.start()
+
+
+def end_with_children(code: int) -> None:
+    """End all processes below this one, and then this one, without unwinding."""
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    os._exit(code)

@@ -1,5 +1,6 @@
 """Step 1 under real conditions: killed and resumed, bad input, retries, votes, several instances. Real vLLM."""
 
+import contextlib
 import json
 import os
 import random
@@ -72,6 +73,16 @@ def wait_for_rows(output, count, process, seconds=180):
         print(process.log.read()[-3000:])
 
 
+@contextlib.contextmanager
+def at_rest(processes):
+    """The processes hold what they hold, locks too, and do nothing meanwhile."""
+    for process in processes:
+        process.suspend()
+    yield
+    for process in processes:
+        process.resume()
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """Inputs in a directory with a space in its name: (file, texts)."""
@@ -95,8 +106,9 @@ def test_killed_at_any_moment_and_resumed(pair, source, tmp_path):
         children = descendants(process)
         assert len(children) >= 2 * apart and process.poll() is None and not output.exists()
         if part == 0:  # the same command at the same time takes nothing from it
-            for more in ([], ["--overwrite"]):
-                assert "another run is writing it" in fails("create_data.py", *command[2:], *more)
+            with at_rest([psutil.Process(process.pid), *children]):  # a busy machine takes long for these two
+                for more in ([], ["--overwrite"]):
+                    assert "another run is writing it" in fails("create_data.py", *command[2:], *more)
             assert process.poll() is None
         process.kill()
         process.wait()
@@ -163,6 +175,8 @@ def test_the_engine_dies_and_ctrl_c(pair, source, tmp_path):
     wait_for_rows(output, 1, process)
     children = descendants(process)
     for child in children:
+        if child.status() == psutil.STATUS_ZOMBIE:  # what a library asked when it was imported
+            continue
         if "resource_tracker" not in " ".join(child.cmdline()):  # it tidies up /dev/shm behind the others
             child.kill()
     assert process.wait(30) == 1
