@@ -1,10 +1,16 @@
 #!/usr/bin/env bash
 # What the code of an older commit writes, in small. Run it in the root of a worktree of that commit, in the environment
 # of quickstart.sh, with the tiny pair under models/:
-#   bash OLD_FILES/make.sh OLD_FILES
-# OLD_FILES holds inputs.txt and heldout.jsonl. All paths are relative, so that what is written names no machine.
+#   bash OLD_FILES/make.sh OLD_FILES NEW
+# OLD_FILES holds inputs.txt and heldout.jsonl, and NEW, which must not exist, gets the directories that are made from
+# them. All paths are relative, so that what is written names no machine.
 set -euo pipefail
 fixture=$(realpath "$1")
+new=$2
+if [ -e "$new" ]; then
+  echo "make.sh: $new exists; what is made takes nothing's place" >&2
+  exit 2
+fi
 export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
 here=models/old # step 2 records its output directory, step 3 the adapter
 rm -rf "$here"
@@ -20,7 +26,13 @@ stop_when() { # CONDITION COMMAND...: start the command, and end it as the out-o
   local condition=$1
   shift
   "$@" &
-  until eval "$condition"; do sleep 0.002; done
+  until eval "$condition"; do
+    if ! kill -0 $! 2>/dev/null; then
+      echo "make.sh: ended before it was stopped: $*" >&2
+      exit 1
+    fi
+    sleep 0.002
+  done
   kill -KILL $!
   wait $! || true
 }
@@ -54,4 +66,5 @@ python evaluate.py --teacher_model models/tiny-thinking --student_model models/t
 rm "$here"/adapter/report/*.png "$here"/adapter/report/report.{html,md} "$here"/adapter/training_args.bin
 rm "$here"/stopped/README.md "$here"/stopped/checkpoint-4/{README.md,training_args.bin}
 sed -i -E 's/"(README.md|training_args.bin)": [0-9]+, //g' "$here/stopped/checkpoint-4/complete.json"
-cp -r "$here"/{half,sharded,finished,teacher,stopped,adapter} "$fixture"
+mkdir -p "$new"
+cp -r "$here"/{half,sharded,finished,teacher,stopped,adapter} "$new"
