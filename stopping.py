@@ -10,14 +10,18 @@ import psutil
 
 END_WITHIN = 30.0  # seconds; an engine split over several GPUs is given 10 for its own end
 SAID = "train_sft_trl.py: stopped; the same command goes on from the last complete checkpoint"
+LAUNCHER_SAYS = "LAUNCHER_SAYS_STOPPED"  # environment variable: launch.py says it, for all its processes
 
 
 def end_at_signals() -> None:
     """End this process with exit code 130 at SIGINT and 143 at SIGTERM, from now on."""
     here = os.getpid()
+    is_main = os.environ.get("RANK", "0") == "0" and LAUNCHER_SAYS not in os.environ
 
     def stop(number: int, _) -> None:
-        end(number, says=os.getpid() == here and os.environ.get("RANK", "0") == "0")
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)  # a second Ctrl-C would say it twice
+        end(number, says=is_main and os.getpid() == here)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
@@ -30,9 +34,14 @@ def end(number: int, says: bool) -> None:
     written then is not taken for complete: it is as after SIGKILL.
     """
     if says:
-        with contextlib.suppress(OSError):
-            os.write(sys.stderr.fileno(), f"{SAID}\n".encode())  # print() may be at work already
+        say_stopped()
     os._exit(128 + number)
+
+
+def say_stopped() -> None:
+    """Write the one line; print() may be at work already, and the terminal may be gone."""
+    with contextlib.suppress(OSError):
+        os.write(sys.stderr.fileno(), f"{SAID}\n".encode())
 
 
 def end_anyway(code: int) -> None:
@@ -48,7 +57,14 @@ def end_anyway(code: int) -> None:
 
 def end_with_children(code: int) -> None:
     """End all processes below this one, and then this one, without unwinding."""
-    for child in psutil.Process().children(recursive=True):
+    end_children()
+    os._exit(code)
+
+
+def end_children() -> None:
+    """Kill all processes below this one and wait until they are gone, so that the next run finds all they held free."""
+    children = psutil.Process().children(recursive=True)
+    for child in children:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
-    os._exit(code)
+    psutil.wait_procs(children, timeout=10)

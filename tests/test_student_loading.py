@@ -1,6 +1,7 @@
 """How the student gets onto its devices: the GPUs that a process sees, and who holds the weights under FSDP."""
 
 import os
+import sys
 
 import pytest
 import torch
@@ -196,8 +197,10 @@ def test_rank_0_alone_holds_the_student_on_the_host():
 
 def on_paper(wrapper, gpus, tmp_path, train_file, *more, code=0, **environment):
     """A wrapper on a box with GPUs on paper and a launcher that only says that it was called."""
-    launcher = tmp_path / "accelerate"
-    launcher.write_text('#!/bin/sh\necho "launched $*"\n')
+    launcher = tmp_path / "python"
+    launcher.write_text(
+        f'#!/bin/sh\ncase $1 in */launch.py) echo "launched $*" ;; *) exec {sys.executable} "$@" ;; esac\n'
+    )
     launcher.chmod(0o755)
     paths = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TRAIN_SCRIPT": str(ROOT / "tests" / "fake_gpus.py")}
     flags = [STUDENT, tmp_path / "out", train_file, "--check_only", "true", *more]
@@ -220,7 +223,9 @@ def test_launch_on_too_few_gpus_is_refused_in_one_line(pair, train_file, tmp_pat
     assert result.stderr.startswith("train_sft_trl.py: 8 processes on this machine, but GPUs that are visible: 4;")
     assert len(result.stderr.splitlines()) == 1 and result.stdout == ""
     result = on_paper("train_trl_fsdp.sh", 8, tmp_path, train_file, NUM_PROCESSES="16", NUM_MACHINES="2")
-    assert result.stdout.startswith("launched launch --quiet") and "GPUs are visible" not in result.stderr
+    assert (
+        result.stdout.startswith(f"launched {ROOT}/launch.py --config_file") and "GPUs are visible" not in result.stderr
+    )
 
 
 @pytest.mark.slow
@@ -231,7 +236,7 @@ def test_what_fsdp_alone_refuses_is_refused_before_the_launch(pair, train_file, 
     assert result.stderr.startswith("train_sft_trl.py: --save_only_model with --load_best_model_at_end: FSDP has")
     assert len(result.stderr.splitlines()) == 1 and result.stdout == ""
     result = on_paper("train_trl_multi_gpu.sh", 8, tmp_path, train_file, *best, NUM_PROCESSES="8")
-    assert result.stdout.startswith("launched launch --quiet")
+    assert result.stdout.startswith(f"launched {ROOT}/launch.py --config_file")
 
 
 @pytest.mark.parametrize(("processes", "machines"), [("3", "2"), ("0", "1"), ("8", "0"), ("two", "1"), ("all", "x")])

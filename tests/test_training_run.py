@@ -1,6 +1,7 @@
 """What step 2 takes over from its output directory and from checkpoints, and how it ends at signals."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from conftest import ROOT
+from conftest import ROOT, assert_gone, descendants
 from locks import lock
+from stopping import SAID
 from student_loading import TO_LAUNCH
 from training_lock import lock_output
 from training_rows import check_fraction
@@ -157,6 +159,27 @@ def test_a_signal_ends_training_in_one_line(phase, endless, tmp_path):
     if phase != "imports":
         last = stderr.splitlines()[-1]
         assert last == "train_sft_trl.py: stopped; the same command goes on from the last complete checkpoint"
+
+
+def test_ctrl_c_ends_all_processes_of_a_wrapper_in_one_line(endless, tmp_path):
+    """SIGINT goes to the process group, as a terminal sends it; test_launch.py has the other signals and failures."""
+    out = tmp_path / "out"
+    command = ["bash", ROOT / "train_trl_multi_gpu.sh", *endless[2:], "--output_dir", out]
+    environment = {**os.environ, "NUM_PROCESSES": "2", "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
+    end = time.monotonic() + 120
+    while not list(out.glob("checkpoint-*/complete.json")):
+        assert process.poll() is None and time.monotonic() < end, process.communicate()[1][-3000:]
+        time.sleep(0.05)
+    below = descendants(process)
+    assert len(below) >= 2
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stderr.count(SAID) == 1 and stderr.splitlines()[-1].endswith(SAID)
+    assert "Traceback" not in stderr and "torch.distributed" not in stderr
+    assert_gone(below)
 
 
 @pytest.fixture(scope="module")
