@@ -18,9 +18,9 @@ def goes_on_after_a_signal(ready):
     stopping.END_WITHIN = 0.2
     signal.signal(signal.SIGTERM, raises)
     below = subprocess.Popen(["sleep", "600"])
-    ready.put(below.pid)
     while True:
         try:
+            ready.put(below.pid)  # in here, for the signal may come before it returns
             time.sleep(600)
         except SystemExit:
             continue
