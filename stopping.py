@@ -1,10 +1,11 @@
-"""How steps 1 and 2 end at Ctrl-C and at SIGTERM: in one line, in whatever phase they are."""
+"""How scripts end at Ctrl-C and at SIGTERM: in one line, in whatever phase they are."""
 
 import contextlib
 import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 
 import psutil
 
@@ -12,26 +13,32 @@ END_WITHIN = 30.0  # seconds; an engine split over several GPUs is given 10 for 
 SAID = "train_sft_trl.py: stopped; the same command goes on from the last complete checkpoint"
 
 
-def end_at_signals() -> None:
-    """End this process with exit code 130 at SIGINT and 143 at SIGTERM, from now on."""
+def end_at_signals(said: str = SAID, clean_up: Callable[[], None] | None = None) -> None:
+    """End this process with exit code 130 at SIGINT and 143 at SIGTERM, from now on.
+
+    `clean_up` is called first, in this process alone. The line `said` comes from rank 0.
+    """
     here = os.getpid()
 
     def stop(number: int, _) -> None:
-        end(number, says=os.getpid() == here and os.environ.get("RANK", "0") == "0")
+        if clean_up is not None and os.getpid() == here:
+            clean_up()
+        says = os.getpid() == here and os.environ.get("RANK", "0") == "0"
+        end(number, said if says else "")
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
 
 
-def end(number: int, says: bool) -> None:
-    """Say it, where that is this process's part, and end without unwinding.
+def end(number: int, said: str) -> None:
+    """Say it, unless it is empty, and end without unwinding.
 
     Some libraries catch what a handler raises, or wait at their end for other processes that are gone. What is half
     written then is not taken for complete: it is as after SIGKILL.
     """
-    if says:
+    if said:
         with contextlib.suppress(OSError):
-            os.write(sys.stderr.fileno(), f"{SAID}\n".encode())  # print() may be at work already
+            os.write(sys.stderr.fileno(), f"{said}\n".encode())  # print() may be at work already
     os._exit(128 + number)
 
 
