@@ -141,14 +141,7 @@ def load_task(path: str | Path) -> Task:
                 "do not count"
             )
         seen[form] = label
-    task = Task(prompt.strip(), tuple(labels), answer, hashlib.sha256(raw).hexdigest())
-    try:
-        problem = unreadable_label(task)
-    except ValueError as error:
-        problem = str(error)
-    if problem:
-        raise ValueError(f"{path}: key 'answer': {problem}")
-    return task
+    return Task(prompt.strip(), tuple(labels), answer, hashlib.sha256(raw).hexdigest())
 
 
 def read_characters(path: Path, key: str, text: str) -> str:
@@ -157,6 +150,19 @@ def read_characters(path: Path, key: str, text: str) -> str:
         return whole_characters(text)
     except ValueError as error:
         raise ValueError(f"{path}: key {key!r} {error}") from None
+
+
+def guard_problem(path: str | Path, task: Task) -> str:
+    """Why no attempt may be guarded under a task, in one line that names its file and key; empty if nothing is wrong.
+
+    It matters where a guard writes answers, which is step 1 alone. What other teachers and old files have written is
+    read as ever.
+    """
+    try:
+        problem = unreadable_label(task)
+    except ValueError as error:
+        problem = str(error)
+    return f"{path}: key 'answer': {problem}" if problem else ""
 
 
 def unreadable_label(task: Task) -> str:
