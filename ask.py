@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from adapter import LORA, MERGED, Serving, check_room, compare_with_peft, disagreement
+from adapter_files import adapter_identity
 from apart import Apart
 from create_data import ROOT
 from engine import EngineFailed, Stream, engine_arguments, start_engine, stop_engine, why_ended
@@ -133,14 +134,28 @@ def score_student(
         try:
             if result is None:
                 result = serve_student(process, student, replace(way, instead_of=instead_of), asking)
-            return result, check_student(process, student, asking, result)
+            check = check_student(process, student, asking, result)
+            refuse_changed_adapter(asking)
+            return result, check
         except AdapterFailed as error:
+            refuse_changed_adapter(asking)
             asking.scored.drop("student")
             if way == ways[-1]:
                 raise
             instead_of = f"{way.served_as} {error.reason.rstrip('.')}"
             log.warning("evaluate.py: %s; going on with %s", instead_of, MERGED)
             result = None
+
+
+def refuse_changed_adapter(asking: Asking) -> None:
+    """Raise SystemFailed, and forget what it answered, if step 2 has written another adapter in its place meanwhile.
+
+    The answers may then be one's and the comparison with PEFT the other's.
+    """
+    if adapter_identity(asking.adapter) == asking.scored.keys["student"]["adapter"]:
+        return
+    asking.scored.drop("student")
+    raise SystemFailed(asking.adapter, "has changed since this run began", "; the same command evaluates what is there")
 
 
 def serve_student(process: Apart, student: System, serving: Serving, asking: Asking) -> dict:

@@ -36,6 +36,7 @@ from engine import (
     why_ended,
 )
 from forced import Forced
+from guard import is_guarded
 from journal import InputsChanged, Journal, check_apart, check_writable, scan_inputs
 from locks import OutputLock
 from model_tokenizer import ids_or_reason
@@ -44,7 +45,7 @@ from same_text import comparable
 from stopping import end_anyway
 from streams import lasting_streams
 from task import NoAnswer, Task, check_model, load_task
-from teacher_check import check_teacher
+from teacher_check import check_guard, check_teacher
 from tokens import think_end_id
 
 log = logging.getLogger("create_data")
@@ -163,7 +164,7 @@ def label_rows(args, engine, task: Task, rows):
             sampling["repetition_detection"] = {**LOOP, "min_count": args.max_repeats}
         if tries:
             sampling |= {**RETRY_SAMPLING, "temperature": max(args.temperature, RETRY_SAMPLING["temperature"])}
-        guarded = args.structured_outputs == "always" or args.structured_outputs == "retry" and tries > 0
+        guarded = is_guarded(args.structured_outputs, tries)
         if guarded and thinks:
             sampling["thinking_token_budget"] = args.thinking_token_budget
         if guarded and constraint:
@@ -290,6 +291,7 @@ def main() -> int:
             asked = int(missing.sum())
             engine = None
             if asked:
+                check_guard(args, task)
                 if asked < len(inputs):
                     log.info("%d inputs, %d to ask; the others are finished, repeated or not ours", len(inputs), asked)
                 # what was begun goes on with its commit, should the branch have moved since; replicas load it too

@@ -34,7 +34,7 @@ from revisions import resolve
 from scored import Scored, Unfinished, common_key, key_of
 from scores import measure
 from streams import lasting_streams
-from task import Task, check_model, load_task
+from task import Task, check_model, guard_problem, load_task
 from teacher_check import check_teacher_model
 from tokens import THINK_END
 
@@ -261,6 +261,9 @@ def main() -> int:
                 print(json.dumps(label_quality(args.labels, args.gold, args.limit, task)))
                 return 0
             chats, gold, kinds = read_rows(args, task)
+            problem = guard_problem(args.task, task)
+            if problem and {"teacher", "base_prompt"}.intersection(args.systems):  # whose answers it reads
+                log.warning("evaluate.py: %s; nothing is guarded here, it matters where a model answers so", problem)
             if args.teacher_answers:
                 results["teacher"] = read_teacher(Path(args.teacher_answers), chats, task)
             check_models(args, engine_flags)

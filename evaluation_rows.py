@@ -1,11 +1,10 @@
 """The rows of step 3: inputs with gold, a teacher's answers that are there already, and labels compared with gold."""
 
-import json
 from pathlib import Path
 
 from journal import input_hash, read_finished, read_inputs
 from scores import in_one_form, quality
-from task import Task, read_chat, read_lines
+from task import Task, read_chat, read_chat_rows
 
 
 def read_rows(args, task: Task) -> tuple[list[list[dict]], list[str], list[str | None]]:
@@ -14,14 +13,13 @@ def read_rows(args, task: Task) -> tuple[list[list[dict]], list[str], list[str |
     Raises ValueError that names file and line.
     """
     chats, gold, kinds = [], [], []
-    lines = read_lines(args.test_file)
-    for number, messages in read_chat(args.test_file, last_role="assistant"):
+    for number, messages, row in read_chat_rows(args.test_file, last_role="assistant"):
         *chat, answer = messages
         if not chat:
             raise ValueError(f"{args.test_file}:{number}: an answer without a question")
         chats.append(chat)
         gold.append(known_answer(task, answer["content"], f"{args.test_file}:{number}: gold answer"))
-        kinds.append(json.loads(next(lines)[1]).get("kind"))
+        kinds.append(row.get("kind"))
         if not isinstance(kinds[-1], str | None):
             raise ValueError(f"{args.test_file}:{number}: 'kind' must be a text such as \"edge\"")
         if len(chats) == args.limit:

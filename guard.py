@@ -26,6 +26,11 @@ def guard(answer: str, labels: tuple[str, ...]) -> str:
     return r"\n{0,2}" + (f"(?:{expression})" if "|" in answer else expression)
 
 
+def is_guarded(structured_outputs: str, tries: int) -> bool:
+    """Whether an attempt at a row is guarded after `tries` failed ones; `structured_outputs` is step 1's flag."""
+    return structured_outputs == "always" or (structured_outputs == "retry" and tries > 0)
+
+
 def without_dots(pattern: str) -> str:
     """An expression with what a dot means in Python in the place of each dot."""
     return TOKEN.sub(lambda token: r"[^\n]" if token[0] == "." else token[0], pattern)

@@ -72,18 +72,34 @@ def check_regular(path: str | Path) -> None:
         raise ValueError(f"{path}: is no regular file but a pipe or a device; write it to a file and pass that")
 
 
-def open_text(path: str | Path) -> io.BufferedReader:
-    """Open a file for reading lines of bytes; raises ValueError if its start shows that it is no text in UTF-8."""
+def open_text(path: str | Path, are_inputs: bool = False) -> io.BufferedReader:
+    """Open a file for reading lines of bytes; raises ValueError if what it holds shows that it is no text in UTF-8.
+
+    Where its lines `are_inputs`, a table or JSON is refused too. All is judged by the one open file that is then read,
+    so that nobody can put another one in its place in between.
+    """
+    if are_inputs:
+        refuse_structured_ending(path)
     check_regular(path)
     file = open(path, "rb", buffering=HEAD)  # noqa: SIM115
-    head = file.peek(HEAD)
     try:
+        head = file.read(HEAD)
         refuse_other_kinds(path, head)
-        refuse_other_encodings(path, head)
-    except ValueError:
+        refuse_other_encodings(path, head, file)
+        if are_inputs:
+            refuse_other_lines(path, head, file)
+        file.seek(0)
+    except BaseException:
         file.close()
         raise
     return file
+
+
+def refuse_structured_ending(path: str | Path) -> None:
+    """Raise ValueError if a file is by its name one of another kind than text."""
+    ending = os.path.splitext(str(path).lower())[1]
+    if ending in STRUCTURED:
+        raise ValueError(f"{path}: {ending} files are not read; {REMEDY}")
 
 
 def refuse_other_kinds(path: str | Path, head: bytes) -> None:
@@ -93,49 +109,37 @@ def refuse_other_kinds(path: str | Path, head: bytes) -> None:
             raise ValueError(f"{path}: is a {kind} file, not text; {REMEDY}")
 
 
-def refuse_other_encodings(path: str | Path, head: bytes) -> None:
+def refuse_other_encodings(path: str | Path, head: bytes, file: io.BufferedReader) -> None:
     """Raise ValueError for a byte order mark that is not UTF-8's, and for lines that end with CR alone."""
     for mark, encoding in BYTE_ORDER_MARKS.items():
         if head.startswith(mark):
             raise ValueError(f"{path}:1: not UTF-8 but {encoding}; convert the file to UTF-8")
-    if b"\r" in head.rstrip(b"\r") and b"\n" not in head and not has_line_feed(path):
+    if b"\r" in head.rstrip(b"\r") and b"\n" not in head and not has_line_feed(file):
         raise ValueError(f"{path}:1: its lines end with CR alone; convert them to LF, as with tr '\\r' '\\n'")
 
 
-def has_line_feed(path: str | Path) -> bool:
-    """Whether there is one anywhere in the file; its first line may be long."""
-    with open(path, "rb") as file:
-        return any(b"\n" in block for block in iter(lambda: file.read(HEAD), b""))
+def has_line_feed(file: io.BufferedReader) -> bool:
+    """Whether there is one anywhere in the rest of a file; its first line may be long."""
+    return any(b"\n" in block for block in iter(lambda: file.read(HEAD), b""))
 
 
-def is_json_lines(path: str | Path) -> bool:
-    """Whether a file holds one JSON object a line, by its name."""
-    return str(path).lower().endswith(JSON_LINES)
-
-
-def check_plain_lines(path: str | Path) -> None:
-    """Refuse a file whose lines are not inputs of their own: a table or JSON, by its ending or by what it holds.
-
-    Raises ValueError. A file that cannot be opened passes, since reading it says why.
-    """
-    ending = os.path.splitext(str(path).lower())[1]
-    if ending in STRUCTURED:
-        raise ValueError(f"{path}: {ending} files are not read; {REMEDY}")
-    try:
-        with open_text(path) as file:
-            head = file.read(HEAD)
-            is_whole = len(head) < HEAD
-    except OSError:
-        return
+def refuse_other_lines(path: str | Path, head: bytes, file: io.BufferedReader) -> None:
+    """Raise ValueError for a file whose lines are not inputs of their own: a table or JSON, by what it holds."""
+    is_whole = len(head) < HEAD
     text = head.decode("utf-8-sig", errors="replace")
     if not is_whole:
         text = text.rpartition("\n")[0]
     if is_json_rows(text):
         raise ValueError(f"{path}: holds JSON lines; name it .jsonl")
-    if is_json_document(path):
+    if is_json_document(head, file):
         raise ValueError(f"{path}: is one JSON document, not a line for each input; {REMEDY}")
     if is_table(text, is_whole):
         raise ValueError(f"{path}: is a table with a header; {REMEDY}")
+
+
+def is_json_lines(path: str | Path) -> bool:
+    """Whether a file holds one JSON object a line, by its name."""
+    return str(path).lower().endswith(JSON_LINES)
 
 
 def is_json_rows(text: str) -> bool:
@@ -153,16 +157,14 @@ def is_json_rows(text: str) -> bool:
     return bool(lines)
 
 
-def is_json_document(path: str | Path) -> bool:
-    """Whether a whole file is one JSON array, or one JSON object over several lines."""
-    if os.path.getsize(path) > LARGEST_DOCUMENT:
+def is_json_document(head: bytes, file: io.BufferedReader) -> bool:
+    """Whether a whole file, which begins with `head`, is one JSON array, or one JSON object over several lines."""
+    if not head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"[", b"{")):
         return False
-    with open(path, "rb") as file:
-        start = file.read(HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
-        if not start.startswith((b"[", b"{")):
-            return False
-        file.seek(0)
-        content = file.read().strip()
+    if os.fstat(file.fileno()).st_size > LARGEST_DOCUMENT:
+        return False
+    file.seek(0)
+    content = file.read().strip()
     if not content.endswith((b"]", b"}")):
         return False
     try:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from forced import Forced
-from input_files import check_plain_lines, check_regular, is_json_lines
+from input_files import check_regular, is_json_lines
 from locks import journals_of, own_journal
 from old_values import OLD_HEADER, first_difference
 from task import read_chat, read_lines
@@ -32,8 +32,7 @@ def read_inputs(path: str):
     if is_json_lines(path):
         yield from read_chat(path, last_role="user")
     else:
-        check_plain_lines(path)
-        for number, text in read_lines(path):
+        for number, text in read_lines(path, are_inputs=True):
             yield number, [{"role": "user", "content": text}]
 
 

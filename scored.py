@@ -6,29 +6,25 @@ It lies in REPORT_DIR/unfinished/, on the disk that the user chose for the repor
     merged/                a merged copy of the student while vLLM loads it; never continued, always made afresh
 """
 
-import hashlib
 import json
 import logging
-import shutil
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
+from adapter_files import adapter_identity
 from create_data import versions
 from journal import Replacing, digest
-from locks import lock
 from report import TITLES, title_of
 from revisions import resolve
+from staging import Staging
 
 log = logging.getLogger("evaluate")
-MARK = "made-by-evaluate.txt"
 MARK_TEXT = (
     "evaluate.py keeps here what it has scored until its report is complete; the same command goes on from it.\n"
     "The directory may be deleted when no evaluate.py is at work.\n"
 )
-# What of an adapter's directory decides its answers; a merged copy takes the tokenizer from there.
-ADAPTER_FILES = ("adapter_*", "tokenizer*", "chat_template*", "special_tokens*", "added_tokens*", "vocab*", "merges*")
 
 
 @dataclass(frozen=True)
@@ -89,45 +85,11 @@ class Scored:
         return self.folder / f"{name}.json"
 
 
-class Unfinished:
-    """REPORT_DIR/unfinished/ while one run is at work in it, as a context manager.
-
-    Raises ValueError if the directory is not ours or another run is at work. A merged copy that a killed run left is
-    removed at the start. At the end nothing stays but the results of a run that failed.
-    """
+class Unfinished(Staging):
+    """REPORT_DIR/unfinished/ while one run is at work in it; a failed run's results stay there."""
 
     def __init__(self, report_dir: Path):
-        self.report_dir = report_dir
-        self.folder = report_dir / "unfinished"
-        self.mark = self.folder / MARK
-        self.merged = self.folder / "merged"
-
-    def __enter__(self):
-        self.is_first = not self.report_dir.exists()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not self.mark.exists() and any(self.folder.iterdir()):
-            raise ValueError(f"{self.folder}: is not evaluate.py's; move it away or choose another --report_dir")
-        self.lock = lock(self.mark)
-        if not self.mark.stat().st_size:
-            self.mark.write_text(MARK_TEXT, encoding="utf-8")
-        if self.merged.exists():
-            log.info("%s: removing the merged copy that a stopped run left", self.merged)
-            self.remove_merged()
-        return self
-
-    def __exit__(self, *_):
-        self.remove_merged()
-        if list(self.folder.iterdir()) == [self.mark]:  # the mark goes last: what is left is never without it
-            self.mark.unlink()
-            self.folder.rmdir()
-            if self.is_first and not any(self.report_dir.iterdir()):
-                self.report_dir.rmdir()
-        self.lock.close()
-
-    def remove_merged(self) -> None:
-        """Remove the merged copy, if there is one."""
-        if self.merged.exists():
-            shutil.rmtree(self.merged)
+        super().__init__(report_dir / "unfinished", "evaluate.py", "--report_dir", MARK_TEXT)
 
     def remove_scored(self) -> None:
         """Remove the kept results, since the report is complete: the same command then measures everything again."""
@@ -185,14 +147,3 @@ def hub_commit(model: str, revision: str | None) -> str:
         return resolve(model, revision)
     except ValueError:
         return "unknown"  # vLLM will say why it cannot load it
-
-
-def adapter_identity(adapter: str) -> str:
-    """sha256 of the contents of an adapter's config, weights and tokenizer."""
-    total = hashlib.sha256()
-    paths = {path for pattern in ADAPTER_FILES for path in Path(adapter).glob(pattern) if path.is_file()}
-    for path in sorted(paths):
-        with open(path, "rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{path.name} {content}\n".encode())
-    return total.hexdigest()

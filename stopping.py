@@ -1,10 +1,11 @@
-"""How steps 1 and 2 end at Ctrl-C and at SIGTERM: in one line, in whatever phase they are."""
+"""How scripts end at Ctrl-C and at SIGTERM: in one line, in whatever phase they are."""
 
 import contextlib
 import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 
 import psutil
 
@@ -13,35 +14,40 @@ SAID = "train_sft_trl.py: stopped; the same command goes on from the last comple
 LAUNCHER_SAYS = "LAUNCHER_SAYS_STOPPED"  # environment variable: launch.py says it, for all its processes
 
 
-def end_at_signals() -> None:
-    """End this process with exit code 130 at SIGINT and 143 at SIGTERM, from now on."""
+def end_at_signals(said: str = SAID, clean_up: Callable[[], None] | None = None) -> None:
+    """End this process with exit code 130 at SIGINT and 143 at SIGTERM, from now on.
+
+    `clean_up` is called first, in this process alone. The line `said` comes from rank 0.
+    """
     here = os.getpid()
     is_main = os.environ.get("RANK", "0") == "0" and LAUNCHER_SAYS not in os.environ
 
     def stop(number: int, _) -> None:
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_IGN)  # a second Ctrl-C would say it twice
-        end(number, says=is_main and os.getpid() == here)
+        if clean_up is not None and os.getpid() == here:
+            clean_up()
+        end(number, said if is_main and os.getpid() == here else "")
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
 
 
-def end(number: int, says: bool) -> None:
-    """Say it, where that is this process's part, and end without unwinding.
+def end(number: int, said: str) -> None:
+    """Say it, unless it is empty, and end without unwinding.
 
     Some libraries catch what a handler raises, or wait at their end for other processes that are gone. What is half
     written then is not taken for complete: it is as after SIGKILL.
     """
-    if says:
-        say_stopped()
+    if said:
+        say_stopped(said)
     os._exit(128 + number)
 
 
-def say_stopped() -> None:
-    """Write the one line; print() may be at work already, and the terminal may be gone."""
+def say_stopped(said: str = SAID) -> None:
+    """Write the one line `said`; print() may be at work already, and the terminal may be gone."""
     with contextlib.suppress(OSError):
-        os.write(sys.stderr.fileno(), f"{SAID}\n".encode())
+        os.write(sys.stderr.fileno(), f"{said}\n".encode())
 
 
 def end_anyway(code: int) -> None:

@@ -141,14 +141,7 @@ def load_task(path: str | Path) -> Task:
                 "do not count"
             )
         seen[form] = label
-    task = Task(prompt.strip(), tuple(labels), answer, hashlib.sha256(raw).hexdigest())
-    try:
-        problem = unreadable_label(task)
-    except ValueError as error:
-        problem = str(error)
-    if problem:
-        raise ValueError(f"{path}: key 'answer': {problem}")
-    return task
+    return Task(prompt.strip(), tuple(labels), answer, hashlib.sha256(raw).hexdigest())
 
 
 def read_characters(path: Path, key: str, text: str) -> str:
@@ -157,6 +150,19 @@ def read_characters(path: Path, key: str, text: str) -> str:
         return whole_characters(text)
     except ValueError as error:
         raise ValueError(f"{path}: key {key!r} {error}") from None
+
+
+def guard_problem(path: str | Path, task: Task) -> str:
+    """Why no attempt may be guarded under a task, in one line that names its file and key; empty if nothing is wrong.
+
+    It matters where a guard writes answers, which is step 1 alone. What other teachers and old files have written is
+    read as ever.
+    """
+    try:
+        problem = unreadable_label(task)
+    except ValueError as error:
+        problem = str(error)
+    return f"{path}: key 'answer': {problem}" if problem else ""
 
 
 def unreadable_label(task: Task) -> str:
@@ -207,7 +213,13 @@ def check_model(name: str) -> str:
 
 
 def read_chat(path: str | Path, last_role: str) -> Iterator[tuple[int, list[dict]]]:
-    """Yield (line number, messages) of a chat-format JSONL; raises ValueError that names file and line.
+    """Yield (line number, messages) of a chat-format JSONL, as read_chat_rows() does."""
+    for number, messages, _ in read_chat_rows(path, last_role):
+        yield number, messages
+
+
+def read_chat_rows(path: str | Path, last_role: str) -> Iterator[tuple[int, list[dict], dict]]:
+    """Yield (line number, messages, the whole row) of a chat-format JSONL; raises ValueError that names file and line.
 
     Every conversation must end with a message of `last_role` that is not empty; blank lines are skipped. Where inputs
     are read (`last_role` user), an answer that a row already has is left out.
@@ -237,14 +249,17 @@ def read_chat(path: str | Path, last_role: str) -> Iterator[tuple[int, list[dict
             messages = messages[:-1]
         if messages[-1]["role"] != last_role or not messages[-1]["content"].strip():
             raise ValueError(f"{where}: the last message must be from the {last_role} and not empty")
-        yield number, [{"role": m["role"], "content": m["content"]} for m in messages]
+        yield number, [{"role": m["role"], "content": m["content"]} for m in messages], row
 
 
-def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number, text) of the lines that are not blank; raises ValueError on a bad file or bad bytes."""
+def read_lines(path: str | Path, are_inputs: bool = False) -> Iterator[tuple[int, str]]:
+    """Yield (line number, text) of the lines that are not blank; raises ValueError on a bad file or bad bytes.
+
+    Where the lines `are_inputs`, tables and JSON are bad files too.
+    """
     number = 0
     try:
-        with open_text(path) as file:
+        with open_text(path, are_inputs) as file:
             for number, raw in enumerate(file, 1):
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
                 if "\0" in text:

@@ -1,9 +1,14 @@
 """Whether a teacher can be asked as the flags say, found out before its engine starts."""
 
+import logging
+
 from engine import engine_arguments, parse_engine_flags
+from guard import is_guarded
 from model_tokenizer import check_prompt, check_thinking, load_tokenizer
 from revisions import resolve
-from task import Task
+from task import Task, guard_problem
+
+log = logging.getLogger("create_data")
 
 
 def check_reasoning_parser(name: str, plugin: str | None = None) -> None:
@@ -43,6 +48,19 @@ def tokenizer_of_engine(model: str, commit: str | None, flags):
     return load_tokenizer(model, flags.tokenizer_revision or commit, flags.trust_remote_code)
 
 
+def check_guard(args, task: Task) -> None:
+    """Refuse a task whose labels a guard would write otherwise than they are read; raises ValueError.
+
+    Where no attempt is guarded it is only a warning: the teacher may still write an answer in that way.
+    """
+    problem = guard_problem(args.task, task)
+    if not problem:
+        return
+    if is_guarded(args.structured_outputs, args.max_retries):  # the last attempt is, if any is
+        raise ValueError(problem)
+    log.warning("create_data.py: %s; no attempt is guarded, it matters where the teacher answers so", problem)
+
+
 def check_teacher(args, engine_flags: list[str], task: Task):
     """vLLM's arguments for the teacher; refuses a flag, tokenizer or task that cannot work before anything loads."""
     import xgrammar
@@ -51,10 +69,11 @@ def check_teacher(args, engine_flags: list[str], task: Task):
     settings = {"tensor_parallel_size": args.tensor_parallel_size, "revision": resolve(args.model_name, args.revision)}
     tokenizer = tokenizer_of_engine(args.model_name, settings["revision"], flags)
     thinks = args.reasoning_parser != "none"
-    if check_thinking(args.model_name, tokenizer, thinks, args.structured_outputs):
+    guards = is_guarded(args.structured_outputs, args.max_retries)  # the last attempt is, if any is
+    if check_thinking(args.model_name, tokenizer, thinks, args.structured_outputs if guards else "never"):
         settings["reasoning_parser"] = args.reasoning_parser
     check_prompt(args.model_name, tokenizer, task)
-    if args.structured_outputs != "never" and task.labels:
+    if guards and task.labels:
         try:
             xgrammar.Grammar.from_regex(task.constraint())
         except RuntimeError as error:

@@ -35,12 +35,6 @@ def prompt_ids(tokenizer, messages: list[dict], strict: bool = False, **variable
     return ids_of_chat(tokenizer, masked, text)
 
 
-def text_ids(tokenizer, text: str) -> list[int]:
-    """Token ids of plain text, in which what spells a special token, <think> or </think> stays text."""
-    masked = mask(tokenizer, [{"role": "user", "content": text}])
-    return ids_of(tokenizer, masked, masked.messages[0]["content"])
-
-
 def encode(tokenizer, messages: list[dict]) -> dict[str, list[int]]:
     """input_ids and labels of one training row; labels are -100 but on the answer and its end of turn.
 

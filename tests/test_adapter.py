@@ -5,6 +5,7 @@ A dense student with random weights, which is made here in seconds: no test need
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,14 +13,15 @@ import time
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from conftest import ROOT, assert_gone, descendants, python, read_jsonl
-from merge_adapter import merge
-from scored import MARK
+from conftest import ROOT, assert_gone, descendants, fails, last_json, python, read_jsonl
+from merge_adapter import MARK_TEXT, STOPPED, merge
+from small_models import small_model
+from staging import Staging
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 TEMPLATE = (
@@ -57,21 +59,7 @@ def student(tmp_path_factory):
     """A folder with base, three rows, and two adapters: DoRA, which vLLM refuses, and one that it misreads."""
     folder = tmp_path_factory.mktemp("student")
     tokenizer = byte_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,  # of 32; vLLM on a CPU has no smaller head
-        num_key_value_heads=1,
-        max_position_embeddings=1024,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        initializer_range=0.1,
-    )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
+    model = small_model("llama", tokenizer)
     head = model.lm_head.weight.data
     head[1::2] = head[: len(head) - 1 : 2]  # each token ties with its neighbour
     model.save_pretrained(folder / "base")
@@ -121,7 +109,7 @@ def test_same_command_goes_on_where_a_system_failed(student, refused):
     assert last.endswith("; what was scored is kept (base student, no prompt), the same command goes on from there")
     assert {path.name for path in report.iterdir()} == {"unfinished"}
     unfinished = report / "unfinished"
-    assert {path.name for path in unfinished.iterdir()} == {"base.json", MARK}  # no merged copy
+    assert {path.name for path in unfinished.iterdir()} == {"base.json", "made-by-evaluate.txt"}  # no merged copy
 
     record = json.loads((unfinished / "base.json").read_text())
     assert len(record["result"]["responses"]) == len(TEXTS)
@@ -217,3 +205,70 @@ def test_merging_never_starts_cuda(student, tmp_path, monkeypatch):
     assert (settings["top_k"], settings["temperature"], settings["top_p"]) == (1, 1.0, 1.0)  # the best token always
     assert settings["eos_token_id"] == byte_tokenizer().eos_token_id
     assert not torch.equal(merged["model.layers.0.mlp.up_proj.weight"], base["model.layers.0.mlp.up_proj.weight"])
+
+
+def merging(student, output_dir):
+    """The flags of merge_adapter.py for one of the adapters."""
+    return ["--adapter", student / "dora", "--output_dir", output_dir, "--dtype", "float32"]
+
+
+def test_two_runs_do_not_merge_into_one_directory(student, tmp_path):
+    """The second one is refused at once and takes nothing from the first; what a killed run left is removed."""
+    output_dir = tmp_path / "new" / "merged"
+    folder = tmp_path / "new" / "merged.unfinished"
+    with Staging(folder, "merge_adapter.py", "--output_dir", MARK_TEXT) as first:
+        first.merged.mkdir()
+        said = fails("merge_adapter.py", *merging(student, output_dir))
+        assert "made-by-merge_adapter.txt: another run is writing it; wait for its end or stop it" in said
+        assert sorted(path.name for path in folder.iterdir()) == ["made-by-merge_adapter.txt", "merged"]
+        first.lock.close()  # what the kernel does for a killed run
+        (first.merged / "half").write_text("of a model")
+        assert last_json(python("merge_adapter.py", *merging(student, output_dir)))["output_dir"] == str(output_dir)
+    assert [path.name for path in output_dir.parent.iterdir()] == ["merged"]
+    names = {path.name for path in output_dir.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names and "half" not in names
+    (tmp_path / "link").symlink_to("nowhere")
+    for taken in (output_dir, tmp_path / "link"):
+        assert f"{taken}: exists already; choose another" in fails("merge_adapter.py", *merging(student, taken))
+    assert {path.name for path in output_dir.iterdir()} == names and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "Ctrl-C"])
+def test_a_stopped_merge_leaves_nothing(student, tmp_path, number, code):
+    command = [sys.executable, ROOT / "merge_adapter.py", *merging(student, tmp_path / "new" / "merged")]
+    process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True, cwd="/")
+    mark = tmp_path / "new" / "merged.unfinished" / "made-by-merge_adapter.txt"
+    end = time.monotonic() + 60
+    while not (mark.exists() and mark.read_text() == MARK_TEXT):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    (mark.parent / "merged").mkdir()  # half of a model
+    (mark.parent / "merged" / "model.safetensors").write_bytes(b"1234")
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr) == (code, STOPPED + "\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_merge_that_fails_leaves_nothing(student, tmp_path):
+    adapter = shutil.copytree(student / "dora", tmp_path / "adapter")
+    (adapter / "adapter_model.safetensors").write_bytes(b"1234")
+    flags = ["--adapter", adapter, "--output_dir", tmp_path / "new" / "merged"]
+    said = python("merge_adapter.py", *flags, code=2).stderr
+    assert said.splitlines()[-1].startswith("merge_adapter.py: ") and "Traceback" not in said
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_an_adapter_that_is_replaced_while_it_is_merged_is_refused(student, tmp_path, monkeypatch):
+    adapter = shutil.copytree(student / "dora", tmp_path / "adapter")
+    load = PeftModel.from_pretrained
+
+    def load_and_replace(*arguments, **settings):
+        model = load(*arguments, **settings)
+        shutil.copy(student / "head" / "adapter_model.safetensors", adapter)
+        return model
+
+    monkeypatch.setattr(PeftModel, "from_pretrained", load_and_replace)
+    with pytest.raises(ValueError, match="adapter: has changed while it was read; merge it when its training is at"):
+        merge(adapter, tmp_path / "merged", "float32")
+    assert not (tmp_path / "merged").exists()

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import evaluation_rows
 from conftest import ROOT, fails, last_json, python, qwen_tokenizer
 from evaluation_rows import label_quality, read_rows, read_teacher
 from report import MARKS, markdown, tables, write_report
@@ -126,6 +127,22 @@ def test_gold_is_read_in_any_case_and_form(tmp_path):
     chats, gold, _ = read_rows(args, load_task(tmp_path / "task.yaml"))
     assert gold == ["café", "Thé"]
     assert chats[1][0]["content"] == "cafe\u0301 \u200b"  # inputs stay as they are
+
+
+def test_a_row_keeps_its_kind_where_the_test_file_is_replaced_meanwhile(tmp_path, monkeypatch):
+    rows = [chat("hola", "es", kind="edge"), chat("hi", "en"), chat("ciao", "it", kind="parallel")]
+    path = write(tmp_path / "gold.jsonl", *rows)
+    write(tmp_path / "other.jsonl", *(chat("adieu", "fr", kind="other") for _ in rows))
+
+    def replace_file(task, text, where):
+        if (tmp_path / "other.jsonl").exists():
+            (tmp_path / "other.jsonl").rename(path)
+        return text
+
+    monkeypatch.setattr(evaluation_rows, "known_answer", replace_file)
+    args = SimpleNamespace(test_file=path, limit=0, inputs_without_gold="")
+    assert read_rows(args, load_task(TASK))[1:] == (["es", "en", "it"], ["edge", None, "parallel"])
+    assert "adieu" in path.read_text()
 
 
 def write(path, *rows):

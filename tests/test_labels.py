@@ -1,14 +1,20 @@
 """Labels as they are written: what the guard may write is what the reader finds, in every form of Unicode. No model."""
 
 import json
+import logging
 import re
 import time
 
 import pytest
 
+from conftest import fails, python
+from create_data import ASKING, parse_args
 from guard import LABEL, written_shapes
+from journal import Journal, scan_inputs
+from locks import own_journal
 from same_text import comparable, folded
-from task import NoAnswer, load_task
+from task import NoAnswer, guard_problem, load_task
+from teacher_check import check_guard
 
 TASKS = {
     "a group that ends at a space": (
@@ -50,13 +56,90 @@ def write_task(path, labels, answer=""):
 
 
 @pytest.mark.parametrize(("answer", "labels", "refused"), TASKS.values(), ids=TASKS)
-def test_what_the_guard_may_write_is_read_back_or_the_task_is_refused(answer, labels, refused, tmp_path):
+def test_what_the_guard_may_write_is_read_back_or_no_attempt_is_guarded(answer, labels, refused, tmp_path):
     path = write_task(tmp_path / "task.yaml", labels, answer)
+    task = load_task(path)
+    assert task.labels == tuple(labels)
     if refused is None:
-        assert load_task(path).labels == tuple(labels)
+        assert guard_problem(path, task) == ""
         return
-    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: key 'answer': .*{re.escape(refused)}"):
-        load_task(path)
+    problem = guard_problem(path, task)
+    assert problem.startswith(f"{path}: key 'answer': ") and refused in problem and "\n" not in problem
+
+
+GUARDS = {
+    "by default": ([], True),
+    "always": (["--structured_outputs", "always", "--max_retries", "0"], True),
+    "never": (["--structured_outputs", "never"], False),
+    "no second attempt": (["--max_retries", "0"], False),
+}
+
+
+@pytest.mark.parametrize(("flags", "guards"), GUARDS.values(), ids=GUARDS)
+def test_a_task_is_refused_only_where_an_attempt_may_be_guarded(flags, guards, tmp_path, caplog):
+    """Elsewhere it is said once, and a run that was begun before tasks were checked goes on."""
+    path = write_task(tmp_path / "task.yaml", ["very good", "very bad"], r"Final Answer: (\S+)")
+    args, _ = parse_args(["--task", str(path), *flags])
+    said = f"{path}: key 'answer': in 'Final Answer: very good' it finds 'very' and not the label 'very good'"
+    if guards:
+        with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+            check_guard(args, load_task(path))
+        return
+    with caplog.at_level(logging.INFO):
+        check_guard(args, load_task(path))
+    assert [record.getMessage().startswith(f"create_data.py: {said}") for record in caplog.records] == [True]
+    caplog.clear()
+    fine = write_task(tmp_path / "fine.yaml", ["very good", "very bad"], r"Final Answer: (.+)")
+    check_guard(args, load_task(fine))
+    assert caplog.records == []
+
+
+def begin(output, run):
+    """A journal in which one of two inputs is decided."""
+    inputs = scan_inputs(str(output.parent / "in.txt"))
+    journal = Journal(output, {**run, "inputs": inputs.sha256}, inputs)
+    journal.open()
+    journal.start()
+    attempt = {"answer": "good", "prompt_tokens": 1, "cached_tokens": 0, "output_tokens": 1, "response": "good"}
+    journal.record(0, answer="good", reason=None, agreement=1.0, attempts=[attempt], seconds=1.0)
+    journal.file.close()
+
+
+@pytest.mark.parametrize("guard", ["never", "retry"])
+def test_a_half_finished_journal_of_such_a_task_goes_on_where_nothing_is_guarded(guard, tmp_path):
+    """Up to where the teacher's tokenizer is loaded, which is missing here."""
+    path = write_task(tmp_path / "task.yaml", ["good", "very good"], r"Final Answer: (\S+)")
+    (tmp_path / "in.txt").write_text("a\nb\n")
+    (tmp_path / "config.json").write_text("{}")
+    output = tmp_path / "out.jsonl"
+    flags = ["--input_file", tmp_path / "in.txt", "--output_file", output, "--model_name", tmp_path, "--task", path]
+    flags = [str(flag) for flag in [*flags, "--structured_outputs", guard]]
+    args, _ = parse_args(flags)
+    run = {"model": args.model_name, "revision": None, "task": load_task(path).hash}
+    begin(output, {**run, **{name: getattr(args, name) for name in ASKING.split()}})
+    before = own_journal(output).read_bytes()
+    said = "key 'answer': in 'Final Answer: very good' it finds 'very' and not the label 'very good'"
+    if guard == "retry":
+        assert said in fails("create_data.py", *flags)
+    else:
+        lines = python("create_data.py", *flags, code=2).stderr.splitlines()
+        assert said in lines[0] and "no tokenizer" in lines[2] and len(lines) == 3
+        assert lines[1] == "2 inputs, 1 to ask; the others are finished, repeated or not ours"
+    assert own_journal(output).read_bytes() == before
+
+
+@pytest.mark.parametrize(("systems", "warned"), [("teacher,student", True), ("base,student", False)])
+def test_step_3_reads_answers_under_such_a_task_and_says_it_once(systems, warned, tmp_path):
+    path = write_task(tmp_path / "task.yaml", ["good", "very good"], r"Final Answer: (\S+)")
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "very good"}]
+    (tmp_path / "test.jsonl").write_text(json.dumps({"messages": chat}))
+    flags = ["--task", path, "--test_file", tmp_path / "test.jsonl", "--adapter", tmp_path / "none"]
+    flags += ["--teacher_model", "some/teacher", "--student_model", "some/student", "--systems", systems]
+    said = python("evaluate.py", *flags, code=2).stderr.splitlines()
+    assert "none: no adapter here" in said[-1]
+    assert [f"{path}: key 'answer': in 'Final Answer: very good' it finds" in line for line in said[:-1]] == [
+        True
+    ] * warned
 
 
 def test_the_guard_lets_the_examples_through_of_which_tasks_are_judged(tmp_path):
@@ -97,7 +180,9 @@ def test_empty_lines_after_the_thinking_do_not_hide_an_anchored_answer(tmp_path)
 def test_many_labels_load_in_about_a_second(tmp_path):
     path = write_task(tmp_path / "task.yaml", [f"label {i}" for i in range(5000)], r"Final Answer:\s*(.+)")
     start = time.perf_counter()
-    assert load_task(path).read_content("Final Answer: LABEL 4999") == "label 4999"
+    task = load_task(path)
+    assert task.read_content("Final Answer: LABEL 4999") == "label 4999"
+    assert guard_problem(path, task) == ""
     assert time.perf_counter() - start < 5  # 0.6 s on an idle machine; a second look at all labels for each takes 30 s
 
 

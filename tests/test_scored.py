@@ -12,10 +12,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from adapter import LORA, MERGED, Serving, check_plan, check_room, compare_with_peft, weight_bytes
+from adapter_files import adapter_identity
 from ask import AdapterFailed, Asking, System, SystemFailed, run_model, score_student
 from conftest import fails
 from report import sentences
-from scored import MARK, Scored, Unfinished, adapter_identity, common_key, key_of, model_identity
+from scored import Scored, Unfinished, common_key, key_of, model_identity
 from scores import measure
 
 STUDENT = System("student", "some/base", False, False, 0.0, 64, 50, 2)
@@ -148,7 +149,7 @@ def test_nothing_stays_of_a_run_that_scored_nothing(tmp_path):
 def test_results_outlive_a_failed_run_and_go_when_the_report_is_complete(tmp_path):
     with Unfinished(tmp_path) as unfinished:
         Scored(unfinished.folder, {"base": {}}).write("base", RESULT)
-    assert sorted(path.name for path in unfinished.folder.iterdir()) == ["base.json", MARK]
+    assert sorted(path.name for path in unfinished.folder.iterdir()) == ["base.json", "made-by-evaluate.txt"]
     (unfinished.folder / "teacher.json.tmp").write_text("half")  # as a killed run leaves it
     with Unfinished(tmp_path) as unfinished:
         assert Scored(unfinished.folder, {"base": {}}).take_over()
@@ -255,8 +256,8 @@ class Script:
 @pytest.fixture
 def student(tmp_path):
     """Score the student by a script: score(steps..., ways=, known=) gives what score_student() does."""
-    scored = Scored(tmp_path, {"student": {}})
-    asking = Asking(None, [], [], 1, "adapter", str(tmp_path / "merged"), scored)
+    scored = Scored(tmp_path, {"student": {"adapter": adapter_identity(tmp_path / "adapter")}})
+    asking = Asking(None, [], [], 1, str(tmp_path / "adapter"), str(tmp_path / "merged"), scored)
 
     def score(*steps, ways=WAYS, known=None):
         if known:
@@ -303,6 +304,16 @@ def test_a_student_that_was_scored_before_is_compared_alone(student):
     assert result["served_as"] == MERGED
     with pytest.raises(AdapterFailed, match="a merged copy gives other tokens"):
         student(DIFFERENT, known=merged)
+    assert not student.kept()
+
+
+@pytest.mark.parametrize("steps", [({}, EQUAL), ({}, DIFFERENT)], ids=["agrees", "differs"])
+def test_an_adapter_that_is_replaced_meanwhile_is_not_reported(student, tmp_path, steps):
+    """Its answers may be one adapter's and the comparison with PEFT another's; the next run starts afresh."""
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("another")
+    with pytest.raises(SystemFailed, match="adapter has changed since this run began; the same command evaluates what"):
+        student(*steps)
     assert not student.kept()
 
 

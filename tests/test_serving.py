@@ -14,9 +14,10 @@ import openai
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import ROOT, STUDENT, TEACHER, assert_gone, descendants, fails, last_json, python, read_jsonl, run
+from small_models import small_model
 from tokens import prompt_ids
 
 ROWS = 40
@@ -164,22 +165,8 @@ def dense(labelled, tmp_path_factory):
     """A dense student in the architecture of Qwen2.5, trained by --model_name alone: (base, adapter)."""
     folder = tmp_path_factory.mktemp("dense")
     tokenizer = AutoTokenizer.from_pretrained(STUDENT)
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,  # of 32; vLLM on a CPU has no smaller head
-        num_key_value_heads=1,
-        max_position_embeddings=2048,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.1,
-        bos_token_id=None,
-    )
-    torch.manual_seed(0)
     base, adapter = folder / "base", folder / "adapter"
-    Qwen2ForCausalLM(config).save_pretrained(base)
+    small_model("qwen2", tokenizer).save_pretrained(base)
     tokenizer.save_pretrained(base)
     settings = json.loads((base / "generation_config.json").read_text())
     (base / "generation_config.json").write_text(json.dumps(settings | PENALTY))
