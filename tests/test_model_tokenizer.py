@@ -224,6 +224,8 @@ def test_a_revision_is_a_commit(cached, tmp_path):
     assert resolve(str(tmp_path)) is None
     with pytest.raises(ValueError, match="^team/model: --student_revision v3 is neither on the hub nor in its cache"):
         resolve("team/model", "v3", "--student_revision")
+    with pytest.raises(ValueError, match=f"^team/model: --revision {commit_of('v3')} is neither on the hub nor in"):
+        resolve("team/model", commit_of("v3"))
     with pytest.raises(ValueError, match="--revision v2: .* is a directory"):
         resolve(str(tmp_path), "v2")
 
