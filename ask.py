@@ -210,6 +210,7 @@ def run_model(systems: list[System], serving: Serving | None, asking: Asking) ->
         merge(asking.adapter, asking.merged, serving.copy_dtype, model, of_base)
         model = asking.merged
         settings["revision"] = None
+        settings["tokenizer"] = model  # not --tokenizer, under which it was not trained
     engine = start_engine(engine_arguments(model, asking.engine_flags, **settings))
     from vllm.v1.engine.exceptions import EngineDeadError
 

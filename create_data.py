@@ -296,7 +296,7 @@ def main() -> int:
                     log.info("%d inputs, %d to ask; the others are finished, repeated or not ours", len(inputs), asked)
                 # what was begun goes on with its commit, should the branch have moved since; replicas load it too
                 args.revision = journal.commit or args.revision
-                engine_args = check_teacher(args, engine_flags, task)
+                engine_args = check_teacher(args, engine_flags, task, inputs.roles)
                 args.revision = engine_args.revision
                 if args.num_replicas:
                     if engine_args.pipeline_parallel_size > 1:

@@ -101,6 +101,11 @@ def engine_arguments(model_name: str, engine_flags: list[str] = (), **settings):
     return engine_args
 
 
+def check_engine_flags(model_name: str, engine_flags: list[str], revision: str | None) -> None:
+    """Refuse what engine_arguments() refuses, for whoever has no use for its result in this process."""
+    engine_arguments(model_name, engine_flags, revision=revision)
+
+
 def quiet_resource_tracker() -> None:
     """To be called before Python starts its tracker, which would say at the end what it tidies up behind an engine."""
     if QUIET_TRACKER not in sys.warnoptions:

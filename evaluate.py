@@ -18,6 +18,7 @@ import multiprocessing
 import signal
 import sys
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,18 +26,20 @@ from adapter import LORA, check_plan, plan_serving
 from apart import Apart
 from ask import Asking, System, SystemFailed, commit, cpu_name, score_systems
 from create_data import ROOT, Parser, versions
-from engine import begin_child, engine_arguments, one_line
+from engine import begin_child, check_engine_flags, one_line
 from evaluation_rows import label_quality, read_rows, read_teacher
 from journal import check_writable
-from model_tokenizer import check_student_tokens, try_templates
+from model_tokenizer import check_student_tokens
 from report import TITLES, markdown, not_thinking, sentences, tables, write_report
 from revisions import resolve
 from scored import Scored, Unfinished, common_key, key_of
 from scores import measure
 from streams import lasting_streams
+from system_templates import try_templates
 from task import Task, check_model, guard_problem, load_task
 from teacher_check import check_teacher_model
 from tokens import THINK_END
+from unfit_rows import roles_of
 
 log = logging.getLogger("evaluate")
 ENDS = 10  # seconds in which a killed process is gone
@@ -117,8 +120,8 @@ def describe(name: str, args, rows: int) -> System:
     )
 
 
-def check_models(args, engine_flags: list[str]) -> None:
-    """Refuse models, an adapter or flags that cannot work, before anything is loaded."""
+def check_models(args, engine_flags: list[str], process: Apart) -> None:
+    """Refuse models, an adapter or flags that cannot work, before anything is loaded; `process` imports vLLM."""
     if "teacher" in args.systems and not args.teacher_answers:
         check_model(args.teacher_model)
     if args.systems != ["teacher"]:
@@ -132,10 +135,10 @@ def check_models(args, engine_flags: list[str]) -> None:
             raise ValueError(f"{args.adapter}: adapter of {base}, not of --student_model {args.student_model}")
     check_writable(args.report_dir / "report.md")
     choose_revisions(args)
-    if engine_flags:  # a bad one is refused now, not in a child process
+    if engine_flags:  # a bad one is refused before the hub is asked
         asked = describe(args.systems[-1], args, rows=0)
         revision = args.teacher_revision if asked.name == "teacher" else args.student_revision
-        engine_arguments(asked.model, engine_flags, revision=revision)
+        process.call(check_engine_flags, asked.model, engine_flags, revision)
     check_revisions(args)
 
 
@@ -266,9 +269,9 @@ def main() -> int:
                 log.warning("evaluate.py: %s; nothing is guarded here, it matters where a model answers so", problem)
             if args.teacher_answers:
                 results["teacher"] = read_teacher(Path(args.teacher_answers), chats, task)
-            check_models(args, engine_flags)
-            unfinished = at_end.enter_context(Unfinished(args.report_dir))
             process = at_end.enter_context(Apart())
+            check_models(args, engine_flags, process)
+            unfinished = at_end.enter_context(Unfinished(args.report_dir))
             if "teacher" in args.systems and not args.teacher_answers:
                 teacher = (args.teacher_model, args.teacher_commit)
                 process.call(check_teacher_model, *teacher, args.reasoning_parser, engine_flags)
@@ -281,7 +284,10 @@ def main() -> int:
                 if ways[0].served_as == LORA:  # a merged copy has the adapter's own tokenizer
                     process.call(check_student_tokens, args.adapter, args.student_model, commit)
             systems = [describe(name, args, len(chats)) for name in args.systems if name not in results]
-            left_out, dated = process.call(try_templates, systems, task) if systems else ({}, [])
+            left_out, dated = {}, []
+            if systems:
+                roles = Counter(map(roles_of, chats))
+                left_out, dated = process.call(try_templates, systems, task, roles, args.adapter, engine_flags)
             for name, reason in left_out.items():
                 log.warning("%s is left out: %s", TITLES[name], reason)
             systems = [system for system in systems if system.name not in left_out]

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from input_files import check_regular, is_json_lines
 from locks import journals_of, own_journal
 from old_values import OLD_HEADER, first_difference
 from task import read_chat, read_lines
+from unfit_rows import roles_of
 
 log = logging.getLogger("create_data")
 FILE_BITS = 48  # a place is the number of a journal file above this bit, and the offset of a line in it below
@@ -53,6 +54,7 @@ class Inputs:
     sha256: str  # of all inputs
     blank_lines: int
     limited: bool = False  # to the first ones of the file
+    roles: Counter = field(default_factory=Counter)  # how many inputs have which roles, by roles_of()
 
     def __len__(self):
         return len(self.first)
@@ -95,9 +97,11 @@ def input_hash(messages: list[dict]) -> str:
 def scan_inputs(path: str, limit: int = 0) -> Inputs:
     """Read and check all inputs, or the first `limit`; raises ValueError that names file and line."""
     digests, total, lines = bytearray(), hashlib.sha256(), 0
+    roles = Counter()
     for lines, messages in read_inputs(path):  # noqa: B007, its last value is used below
         sha256 = digest(messages)
         total.update(sha256)
+        roles[roles_of(messages)] += 1
         digests += sha256[:16]
         if len(digests) == 16 * limit:
             break
@@ -114,7 +118,7 @@ def scan_inputs(path: str, limit: int = 0) -> Inputs:
     first = np.empty(len(order), np.int64)
     first[order] = np.repeat(order[new], np.diff(np.append(np.flatnonzero(new), len(order))))
     limited = len(first) == limit
-    return Inputs(str(path), first, digests, total.hexdigest(), lines - len(first), limited)
+    return Inputs(str(path), first, digests, total.hexdigest(), lines - len(first), limited, roles)
 
 
 class Journal:

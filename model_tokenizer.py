@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 
 from probes import check_probes
-from revisions import resolve
 from task import Task
 from templates import TemplateProblem, depends_on_date, render
 from tokens import THINK_END, THINK_START, prompt_ids, think_end_id
@@ -40,30 +39,6 @@ def check_prompt(model: str, tokenizer, task: Task) -> None:
         remedy = "the task's prompt is its system message, so use a model whose template shows it"
         raise ValueError(f"{model}: its chat template {error}; {remedy}") from error
     warn_of_date(model, tokenizer, messages)
-
-
-def try_templates(systems: list, task: Task) -> tuple[dict[str, str], list[str]]:
-    """Try the chat templates of step 3's systems: what keeps which of them from being asked, and who writes the date.
-
-    Only the base student under the prompt may be left out: a student's template needs no system message otherwise.
-    Raises ValueError for the others.
-    """
-    left_out = {}
-    dated = []
-    for system in systems:
-        tokenizer = load_tokenizer(system.model, resolve(system.model, system.revision))
-        messages = task.messages(PROBE) if system.prompted else [{"role": "user", "content": PROBE}]
-        try:
-            prompt_ids(tokenizer, messages, strict=True)
-        except TemplateProblem as error:
-            does = f"{system.model}: its chat template {error}"
-            if system.name != "base_prompt":
-                raise ValueError(does) from error
-            left_out[system.name] = does
-            continue
-        if system.model not in dated and warn_of_date(system.model, tokenizer, messages):
-            dated.append(system.model)
-    return left_out, dated
 
 
 def check_student_tokens(adapter: str, student_model: str, commit: str | None) -> None:

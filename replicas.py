@@ -215,6 +215,8 @@ class Replica:
             engine = create_data.start_engine(engine_args)
         except BaseException as error:
             reason = f"{create_data.one_line(error)} on {platform.node()}"
+            if CANNOT_START not in reason:  # what was refused before its start, such as a model not on this node
+                reason = f"{CANNOT_START}: {reason}"
             started.set_exception(RuntimeError(reason))  # Ray sends its last line to the driver
             return
         started.set_result(None)

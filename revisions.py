@@ -17,17 +17,28 @@ def resolve(model: str, revision: str | None = None, flag: str = "--revision") -
         if revision:
             raise ValueError(f"{flag} {revision}: {model} is a directory; only a model on the hub has revisions")
         return None
-    hub = HfApi()
     try:
-        found = hub.resolve_revision(model, revision=revision, local_files_only=constants.HF_HUB_OFFLINE)
+        if constants.HF_HUB_OFFLINE:
+            return commit_in_cache(model, revision)
+        return HfApi().resolve_revision(model, revision=revision).resolved
     except Exception as error:  # those of the hub, of the network and of names have no common class
         if not isinstance(error, RevisionNotFoundError):
             with contextlib.suppress(Exception):  # a token that has expired, or too many requests: the cache may do
-                return hub.resolve_revision(model, revision=revision, local_files_only=True).resolved
+                return commit_in_cache(model, revision)
         reason = " ".join(str(error).split())
         asked = f"{flag} {revision}" if revision else "main"
         raise ValueError(f"{model}: {asked} is neither on the hub nor in its cache ({reason})") from error
-    return found.resolved
+
+
+def commit_in_cache(model: str, revision: str | None) -> str:
+    """The commit of a model that the hub's cache on this machine holds; raises OSError or the hub's errors."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    commit = HfApi().resolve_revision(model, revision=revision, local_files_only=True).resolved
+    # what looks like a commit passes for one unseen
+    if not isinstance(try_to_load_from_cache(model, "config.json", revision=commit), str):
+        raise FileNotFoundError(f"no config.json of {commit}")
+    return commit
 
 
 def check_loaded(model: str, commit: str | None, config) -> None:

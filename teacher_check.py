@@ -1,12 +1,15 @@
 """Whether a teacher can be asked as the flags say, found out before its engine starts."""
 
 import logging
+from collections import Counter
 
 from engine import engine_arguments, parse_engine_flags
 from guard import is_guarded
-from model_tokenizer import check_prompt, check_thinking, load_tokenizer
+from model_tokenizer import check_prompt, check_thinking
 from revisions import resolve
+from system_templates import tokenizer_of_engine
 from task import Task, guard_problem
+from unfit_rows import describe_unfit_rows, find_unfit_rows
 
 log = logging.getLogger("create_data")
 
@@ -41,13 +44,6 @@ def check_teacher_model(model: str, commit: str | None, reasoning_parser: str, e
     check_thinking(model, tokenizer, reasoning_parser != "none", structured_outputs="never")
 
 
-def tokenizer_of_engine(model: str, commit: str | None, flags):
-    """The tokenizer that an engine under these flags of vLLM's loads; raises ValueError."""
-    if flags.tokenizer and flags.tokenizer != model:
-        return load_tokenizer(flags.tokenizer, flags.tokenizer_revision, flags.trust_remote_code)
-    return load_tokenizer(model, flags.tokenizer_revision or commit, flags.trust_remote_code)
-
-
 def check_guard(args, task: Task) -> None:
     """Refuse a task whose labels a guard would write otherwise than they are read; raises ValueError.
 
@@ -61,8 +57,11 @@ def check_guard(args, task: Task) -> None:
     log.warning("create_data.py: %s; no attempt is guarded, it matters where the teacher answers so", problem)
 
 
-def check_teacher(args, engine_flags: list[str], task: Task):
-    """vLLM's arguments for the teacher; refuses a flag, tokenizer or task that cannot work before anything loads."""
+def check_teacher(args, engine_flags: list[str], task: Task, roles: Counter | None = None):
+    """vLLM's arguments for the teacher; refuses a flag, tokenizer or task that cannot work before anything loads.
+
+    `roles` counts the inputs by unfit_rows.roles_of(); those that the template does not show are warned of.
+    """
     import xgrammar
 
     flags = parse_engine_flags(args.model_name, engine_flags)  # refuses an unknown one before the hub is asked
@@ -73,6 +72,10 @@ def check_teacher(args, engine_flags: list[str], task: Task):
     if check_thinking(args.model_name, tokenizer, thinks, args.structured_outputs if guards else "never"):
         settings["reasoning_parser"] = args.reasoning_parser
     check_prompt(args.model_name, tokenizer, task)
+    if roles:
+        line = describe_unfit_rows(args.model_name, find_unfit_rows(tokenizer, roles, prompted=True), "are rejected")
+        if line:
+            log.warning("%s", line)
     if guards and task.labels:
         try:
             xgrammar.Grammar.from_regex(task.constraint())

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from conftest import (
     ROOT,
     SENTENCES,
     STEPS,
+    STUDENT,
     TEACHER,
     assert_gone,
     cosine,
@@ -33,6 +35,7 @@ from conftest import (
     training_command,
 )
 from create_data import check_teacher, parse_args
+from hub_cache import commit_of, make_hub_cache
 from task import load_task
 
 ROWS = 400
@@ -40,8 +43,8 @@ ROWS = 400
 ON_CPU = ["--num_replicas", 2, "--cpus_per_replica", 1, "--max_num_seqs", 16]
 
 
-def label_flags(output, *flags):
-    common = ["--model_name", TEACHER, "--input_file", SENTENCES, "--limit", ROWS, "--max_tokens", 256]
+def label_flags(output, *flags, model=TEACHER):
+    common = ["--model_name", model, "--input_file", SENTENCES, "--limit", ROWS, "--max_tokens", 256]
     return [*common, "--temperature", 0, "--output_file", output, *flags]
 
 
@@ -119,6 +122,36 @@ def test_replicas_that_cannot_start(pair, tmp_path):
     said = run(sys.executable, ROOT / "create_data.py", *flags, code=2).stderr
     assert "no replica could decide any of 400 inputs" in said and "max_model_len (999999)" in said
     assert "the engine cannot start: User-specified" in said
+
+
+@pytest.fixture
+def other_node(tmp_path):
+    """The address of a cluster with two cores, whose nodes' cache of the hub lacks the revision v2."""
+    cache = make_hub_cache(tmp_path / "other", "team/teacher", {"main": TEACHER})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [Path(sys.executable).with_name("ray"), "start", "--head", "--node-ip-address=127.0.0.1"]
+    command += [f"--port={address.split(':')[1]}", "--num-cpus=2", "--include-dashboard=false"]
+    command += ["--disable-usage-stats", "--block"]
+    said = tmp_path / "ray.log"
+    with open(said, "w") as log:
+        node = subprocess.Popen(command, env=cache, stdout=log, stderr=log)
+    while "Ray runtime started" not in said.read_text() and node.poll() is None:
+        time.sleep(0.1)
+    yield address
+    kill_node(node)
+
+
+@pytest.mark.slow
+def test_replicas_whose_node_has_another_revision_are_refused(pair, other_node, tmp_path):
+    cache = make_hub_cache(tmp_path / "hub", "team/teacher", {"main": STUDENT, "v2": TEACHER})
+    environment = {**cache, "RAY_ADDRESS": other_node}
+    flags = label_flags(tmp_path / "out.jsonl", *ON_CPU, "--revision", "v2", model="team/teacher")
+    said = run(sys.executable, ROOT / "create_data.py", *flags, code=2, env=environment).stderr
+    [line] = [line for line in said.splitlines() if "create_data.py: " in line]
+    assert f"team/teacher: --revision {commit_of('v2')} is neither on the hub nor in its cache" in line
+    assert "no replica could decide any of 400 inputs" in line and not trace(tmp_path / "out.jsonl")
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import threading
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -12,9 +13,10 @@ from ask import System
 from conftest import ROOT, STUDENT, TEACHER, fails, last_json, python, read_jsonl, run, trace
 from engine import engine_arguments
 from hub_cache import commit_of, make_hub_cache
-from model_tokenizer import check_student_tokens, check_thinking, load_tokenizer, try_templates
+from model_tokenizer import check_student_tokens, check_thinking, load_tokenizer
 from probes import check_probes, probe_tokens
 from revisions import check_loaded, resolve
+from system_templates import try_templates
 from task import Task
 from test_tokens import CHATML, make_tokenizer, template
 from tokens import decode
@@ -138,18 +140,18 @@ def test_a_base_student_that_takes_no_prompt_is_left_out(tmp_path):
     dated = save_model(tmp_path / "dated", "{{ strftime_now('%Y') }}" + CHATML)
     refusing = save_model(tmp_path / "refusing", NO_SYSTEM + CHATML)
     dropping = save_model(tmp_path / "dropping", DROPS)
-    task = Task("Name the language.", (), "", "")
+    common = (Task("Name the language.", (), "", ""), Counter({("user",): 3}), str(tmp_path / "no adapter"), [])
     names = ("teacher", "base_prompt", "base", "student")
-    assert try_templates([system(name, good) for name in names], task) == ({}, [])
-    assert try_templates([system(name, dated) for name in names], task) == ({}, [str(dated)])
+    assert try_templates([system(name, good) for name in names], *common) == ({}, [])
+    assert try_templates([system(name, dated) for name in names], *common) == ({}, [str(dated)])
     students = [system("teacher", good), *(system(name, refusing) for name in names[1:])]
     does = f"{refusing}: its chat template refuses the chat (no system messages here)"
-    assert try_templates(students, task) == ({"base_prompt": does}, [])
-    left_out, _ = try_templates([system("base_prompt", dropping)], task)
+    assert try_templates(students, *common) == ({"base_prompt": does}, [])
+    left_out, _ = try_templates([system("base_prompt", dropping)], *common)
     assert left_out == {"base_prompt": f"{dropping}: its chat template drops the system message"}
     for bad in (refusing, dropping):
         with pytest.raises(ValueError, match=f"^{bad}: its chat template"):
-            try_templates([system("teacher", bad)], task)
+            try_templates([system("teacher", bad)], *common)
 
 
 OTHER_TOKENS = {
@@ -222,6 +224,8 @@ def test_a_revision_is_a_commit(cached, tmp_path):
     assert resolve(str(tmp_path)) is None
     with pytest.raises(ValueError, match="^team/model: --student_revision v3 is neither on the hub nor in its cache"):
         resolve("team/model", "v3", "--student_revision")
+    with pytest.raises(ValueError, match=f"^team/model: --revision {commit_of('v3')} is neither on the hub nor in"):
+        resolve("team/model", commit_of("v3"))
     with pytest.raises(ValueError, match="--revision v2: .* is a directory"):
         resolve(str(tmp_path), "v2")
 
