@@ -122,7 +122,9 @@ def compare_with_peft(
 ) -> dict:
     """How far the served tokens of (prompt, tokens) rows are from PEFT's greedy ones, in log-probability (nats).
 
-    Each token is judged by PEFT's own distribution after the tokens before it: 0 where it is PEFT's choice.
+    Each token is judged by PEFT's own distribution after the tokens before it: 0 where it is PEFT's choice, or exactly
+    as good. `differ` are the rows that are further away than a tie, `ties` those where PEFT chooses another token in a
+    tie.
     """
     import torch
     from peft import PeftModel
@@ -134,15 +136,20 @@ def compare_with_peft(
     base = AutoModelForCausalLM.from_pretrained(student_model, **how)
     model = PeftModel.from_pretrained(base, adapter).eval()
     gaps = []
+    ties = 0
     with torch.inference_mode():
         for prompt, served in rows:
             logits = model(torch.tensor([prompt + served], device=model.device)).logits[0, len(prompt) - 1 : -1]
             found = logits.float().log_softmax(-1)
             chosen = found.gather(-1, torch.tensor(served, device=found.device)[:, None])[:, 0]
             gaps.append(float((found.max(-1).values - chosen).max()))
+            its_own = found.argmax(-1).tolist()  # of two that are equal the first, as in generate()
+            if its_own != served and gaps[-1] <= TIE[dtype]:
+                ties += 1
     differ = sum(gap > TIE[dtype] for gap in gaps)
     tokens = sum(len(served) for _, served in rows)
-    return {"rows": len(rows), "tokens": tokens, "dtype": dtype, "largest_gap": max(gaps), "differ": differ}
+    found = {"rows": len(rows), "tokens": tokens, "dtype": dtype, "largest_gap": max(gaps)}
+    return {**found, "differ": differ, "ties": ties}
 
 
 def disagreement(check: dict) -> str:

@@ -27,7 +27,7 @@ from revisions import resolve
 from scored import Scored
 from server_settings import applied_by_server
 from task import NoAnswer, Task
-from ties import TIE, find_ties
+from ties import ROUNDINGS, find_ties
 
 log = logging.getLogger("evaluate")
 WARM_UP = 3  # requests before the clock starts; the first ones pay for the prefix cache and lazy set-up
@@ -202,6 +202,8 @@ def run_model(systems: list[System], serving: Serving | None, asking: Asking) ->
     of_base = resolve(model, systems[0].revision)  # its commit, if it is on the hub
     settings = {"tensor_parallel_size": asking.tensor_parallel_size, "revision": of_base}
     lora = None
+    if serving:
+        settings["logprobs_mode"] = "raw_logits"  # as find_ties() reads them
     if serving and serving.served_as == LORA:
         settings.update(serving.engine_settings)
         is_3d = serving.engine_settings["enable_mixed_moe_lora_format"]
@@ -292,8 +294,8 @@ def ask_system(system: System, engine, lora, task: Task, chats: list[list[dict]]
     if system.check_rows:
         tokens = {i: list(outputs[i].outputs[0].token_ids) for i in rows}
         # in a free text nearly every row has a place where two words are about as good
-        within = TIE[dtype_of(engine)] if task.labels else 0.0
-        results["ties"] = find_ties(stream, list(map(request, rows)), tokens, dtype_of(engine), within)
+        roundings = ROUNDINGS if task.labels else 0
+        results["ties"] = find_ties(stream, list(map(request, rows)), tokens, dtype_of(engine), roundings)
     checked = [rows[len(rows) * k // system.check_rows] for k in range(system.check_rows)]  # from the whole file
     results["tokens"] = [[prompts[i], list(outputs[i].outputs[0].token_ids)] for i in checked]
     return {**results, "rows_per_second": len(rows) / seconds, "latencies": latencies}

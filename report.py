@@ -150,9 +150,10 @@ def sentences(metrics: dict) -> list[str]:
     if metrics.get("instead_of"):
         found.append(f"--serve_adapter auto fell back on it: {metrics['instead_of'].rstrip('.')}.")
     if check:
+        ties = f", but for a tie on {check['ties']} of these rows" if check.get("ties") else ""
         found.append(
             f"On {check['rows']} rows ({check['tokens']} tokens, {check['dtype']}) the served tokens are PEFT's greedy "
-            f"ones (largest distance in log-probability {check['largest_gap']:.4f})."
+            f"ones{ties} (largest distance in log-probability {check['largest_gap']:.4f})."
         )
     for name, reason in metrics.get("left_out", {}).items():
         found.append(f"Left out: {titles[name]} ({reason}).")

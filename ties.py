@@ -1,61 +1,120 @@
 """Answers that rounding decides: where a model's two best tokens are nearly equal, another batch may take the other."""
 
+import math
 from dataclasses import asdict, dataclass
 
-# How far below the best token another one may be, in nats: two ways of adding up differ by so much.
+from tokens import decode
+
+# How far below the best token another one may be, at most, in nats; in step 3's check with PEFT too.
 TIE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
+# Two ways of adding up (LoRA or a merged copy, another batch) move two logits apart by so many roundings, as seen in
+# small students; in float32 what precedes the logits moves them by more than that.
+ROUNDINGS = 8
+LEAST = 1e-3
+BITS = {"float32": 23, "bfloat16": 7, "float16": 10}  # of a number's fraction
 NAMED = 10  # rows that the report names
 
 
 @dataclass(frozen=True)
 class Ties:
-    """The rows of one system on which a tie decides a token."""
+    """The rows of one system on which a tie decides a token, in the order of the file."""
 
     rows: list[int]  # indexes
     of: int  # rows that were looked at
-    within: float  # nats
+    within: float  # logits that counted as equal; the widest, since rounding grows with the logits
     dtype: str
+    apart: list[float]  # for each of rows: how far its two best logits are apart, where they are closest
+    answers: list[list[str]]  # for each of rows: the answer, and how it begins with the other token, or the later one
 
 
-def is_tie(logprobs: list[dict], within: float) -> bool:
-    """Whether two tokens are that close, at any place of an answer; `logprobs` are vLLM's, two for each place."""
-    for place in logprobs:
-        second, best = sorted(token.logprob for token in place.values())[-2:]
-        if best - second <= within:
-            return True
-    return False
+@dataclass(frozen=True)
+class Place:
+    """A place of an answer, and its two best tokens."""
+
+    before: list[int]  # the answer's tokens before it
+    best: int
+    second: int
+    apart: float  # of their logits
+    within: float  # so close, they count as equal
 
 
-def find_ties(stream, requests: list[tuple], answers: dict[int, list[int]], dtype: str, within: float) -> dict:
+def width(logit: float, dtype: str, roundings: int) -> float:
+    """How close to `logit` another one is as good, if each may be off by some roundings; 0 for none."""
+    if not roundings:
+        return 0.0
+    # of a logit near 0 too: it is a sum of larger numbers
+    rounding = 2.0 ** (math.floor(math.log2(max(1.0, abs(logit)))) - BITS[dtype])
+    return min(TIE[dtype], max(LEAST, roundings * rounding))
+
+
+def closest_place(token_ids: list[int], logits: list[dict], dtype: str, roundings: int) -> Place:
+    """Where an answer is decided most narrowly. `logits` are vLLM's two or three for each place.
+
+    That is the place where the logits are closest, counted in what makes them equal there.
+    """
+    places = []
+    for position, found in enumerate(logits):
+        ranked = sorted(found.items(), key=lambda item: item[1].logprob, reverse=True)
+        (best, best_logit), (second, second_logit) = ranked[:2]
+        apart = best_logit.logprob - second_logit.logprob
+        within = width(best_logit.logprob, dtype, roundings)
+        places.append(Place(list(token_ids[:position]), best, second, apart, within))
+    return min(places, key=lambda place: place.apart - place.within)
+
+
+def find_ties(
+    stream, requests: list[tuple], answers: dict[int, list[int]], dtype: str, roundings: int = ROUNDINGS
+) -> dict:
     """Ask the rows of `requests`, Stream.add()'s arguments, once more; which of them hold a tie, as Ties in a dict.
 
-    `answers` are the tokens that they got the first time: a row that now gets others is one too. `within` is how close
-    two tokens must be, in nats.
+    The engine's logprobs_mode must be raw_logits, since rounding is the logits'. `answers` are the tokens that they got
+    the first time: a row that now gets others is one too. With 0 `roundings` only equal logits are a tie.
     """
     again = []
     for row, ids, sampling, *lora in requests:
         again.append((row, ids, {**sampling, "logprobs": 2}, *lora))
-    rows = []
+    tied = {}
+    widest = 0.0
     for row, output in stream.run(again):
         completion = output.outputs[0]
-        if list(completion.token_ids) != answers[row] or is_tie(completion.logprobs, within):
-            rows.append(row)
-    return asdict(Ties(sorted(rows), len(again), within, dtype))
+        place = closest_place(completion.token_ids, completion.logprobs, dtype, roundings)
+        widest = max(widest, place.within)
+        answer = decode(stream.tokenizer, answers[row])
+        if list(completion.token_ids) != answers[row]:
+            tied[row] = (place.apart, [answer, decode(stream.tokenizer, completion.token_ids)])
+        elif place.apart <= place.within:
+            begins = decode(stream.tokenizer, [*place.before, place.second])
+            tied[row] = (place.apart, [answer, f"{begins}..."])
+    rows = sorted(tied)
+    apart = [tied[row][0] for row in rows]
+    texts = [tied[row][1] for row in rows]
+    return asdict(Ties(rows, len(again), widest, dtype, apart, texts))
+
+
+def named(ties: dict) -> str:
+    """The rows, those first that are decided most narrowly, and their two answers where these are known."""
+    rows = ties["rows"]
+    parts = [str(row + 1) for row in rows]
+    if "answers" in ties:  # not in what an older evaluate.py kept
+        order = sorted(range(len(rows)), key=lambda i: ties["apart"][i])
+        parts = [f"{rows[i] + 1}: {ties['answers'][i][0]!r} or {ties['answers'][i][1]!r}" for i in order]
+    further = len(rows) - NAMED
+    more = f" and {further} more" if further > 0 else ""
+    word = "row" if len(rows) == 1 else "rows"
+    return f"({word} {', '.join(parts[:NAMED])}{more})"
 
 
 def ties_sentence(ties: dict | None) -> str:
     """What the report says of them; empty if there are none."""
     if not ties or not ties["rows"]:
         return ""
-    named = ", ".join(str(row + 1) for row in ties["rows"][:NAMED])
-    further = len(ties["rows"]) - NAMED
-    more = f" and {further} more" if further > 0 else ""
+    count = len(ties["rows"])
     if not ties["within"]:
         near = "give other tokens when they are asked again, or have two tokens that are exactly as good"
-        return f"{len(ties['rows'])} of {ties['of']} rows of the distilled student {near} (rows {named}{more})."
-    rows = "row" if len(ties["rows"]) == 1 else "rows"
+        return f"{count} of {ties['of']} rows of the distilled student {near} {named(ties)}."
+    word = "row" if count == 1 else "rows"
     return (
-        f"On {len(ties['rows'])} of {ties['of']} rows the distilled student's two best tokens are within "
-        f"{ties['within']:g} in log-probability somewhere in the answer ({ties['dtype']}): there LoRA, a merged copy "
-        f"or another batch may answer otherwise ({rows} {named}{more})."
+        f"On {count} of {ties['of']} {word} the distilled student's two best tokens are within {ties['within']:g} in "
+        f"log-probability somewhere in the answer ({ties['dtype']}): there LoRA, a merged copy or another batch may "
+        f"answer otherwise {named(ties)}."
     )

@@ -10,7 +10,6 @@ from conftest import ROOT
 from plots import SETTINGS, figures_of, shortened
 from report import is_wrong, sentences, tables, titles_of, write_report
 from scores import SHOWN_LABELS, measure
-from ties import NAMED, is_tie, ties_sentence
 
 PRICES = SimpleNamespace(price_input=0.0, price_cached=0.0, price_output=0.0)
 
@@ -138,17 +137,3 @@ def test_free_answers_are_equal_in_any_form_of_unicode():
     row = {"gold": gold[0], "student": {"answer": "café"}, "base": {"answer": "cafe"}, "teacher": {"answer": None}}
     assert [is_wrong(row, name) for name in ("student", "base", "teacher")] == [False, True, True]
     assert not is_wrong(row | {"gold": None}, "base")
-
-
-def places(*pairs):
-    """vLLM's log-probabilities of two tokens at each place of an answer."""
-    return [{1: SimpleNamespace(logprob=best), 2: SimpleNamespace(logprob=second)} for best, second in pairs]
-
-
-def test_ties_are_found_and_named():
-    assert is_tie(places((-0.01, -5.0), (-0.7, -0.7)), within=1e-3)
-    assert is_tie(places((-0.6, -0.9)), within=0.5) and not is_tie(places((-0.6, -0.9)), within=0.1)
-    ties = {"rows": [2, 16], "of": 40, "within": 0.5, "dtype": "bfloat16"}
-    assert ties_sentence(ties).startswith("On 2 of 40 rows ") and ties_sentence(ties).endswith("(rows 3, 17).")
-    assert ties_sentence(ties | {"rows": list(range(NAMED + 5))}).endswith(f" {NAMED} and 5 more).")
-    assert ties_sentence(None) == ties_sentence(ties | {"rows": []}) == ""

@@ -1,0 +1,188 @@
+"""Rows that rounding decides: LoRA and a merged copy answer them differently in bfloat16, and the report names them.
+
+The student's base stops at another token than the one with which its template ends answers.
+"""
+
+import json
+import random
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from adapter import LORA, MERGED
+from conftest import ROOT, python, read_jsonl
+from test_adapter import byte_tokenizer
+from ties import LEAST, NAMED, TIE, closest_place, find_ties, ties_sentence, width
+from tokens import prompt_ids
+
+A, B, C = byte_tokenizer().convert_tokens_to_ids(["a", "b", "c"])
+CLOSE = 40
+CLEAR = 20
+
+
+def places(*pairs):
+    """vLLM's logits of the tokens a and b at each place of an answer."""
+    return [{A: SimpleNamespace(logprob=best), B: SimpleNamespace(logprob=second)} for best, second in pairs]
+
+
+def test_how_close_two_logits_are_a_tie():
+    assert width(20.0, "bfloat16", 4) == width(-20.0, "bfloat16", 4) == 0.5
+    assert width(3.0, "bfloat16", 4) == 0.0625 and width(0.01, "bfloat16", 4) == 0.03125
+    assert width(100.0, "bfloat16", 4) == TIE["bfloat16"]  # no more than the check with PEFT lets pass
+    assert width(20.0, "float16", 4) == 0.0625
+    assert width(20.0, "float32", 4) == LEAST
+    assert width(20.0, "bfloat16", 0) == 0.0
+
+
+def test_the_closest_place_is_found():
+    place = closest_place([7, 8], places((20.0, 3.0), (18.5, 18.0)), "bfloat16", 4)
+    assert (place.before, place.best, place.second, place.apart, place.within) == ([7], A, B, 0.5, 0.5)
+    place = closest_place([7, 8], places((3.0, 2.8), (18.5, 18.1)), "bfloat16", 4)
+    assert place.before == [7]  # 0.4 apart, but there 0.5 is rounding
+    equal = closest_place([7], places((2.0, 2.0)), "bfloat16", 0)
+    assert (equal.best, equal.second, equal.apart, equal.within) == (A, B, 0.0, 0.0)
+
+
+class Answered:
+    """A Stream whose answers are given: (tokens, logits) for each row."""
+
+    tokenizer = byte_tokenizer()
+
+    def __init__(self, given):
+        self.given = given
+
+    def run(self, requests):
+        for row, _, sampling in reversed(requests):
+            assert sampling == {"max_tokens": 2, "logprobs": 2}
+            tokens, logits = self.given[row]
+            completion = SimpleNamespace(token_ids=tokens, logprobs=logits)
+            yield row, SimpleNamespace(outputs=[completion])
+
+
+def test_tied_rows_are_counted_with_their_two_answers():
+    given = {
+        0: ([A, C], places((3.0, 1.0), (9.0, 1.0))),
+        2: ([A, C], places((3.0, 2.96875), (9.0, 1.0))),
+        3: ([C, A], places((9.0, 1.0), (3.0, 3.0))),
+        5: ([A, C], places((3.0, 1.0), (9.0, 1.0))),
+    }
+    requests = [(row, [0], {"max_tokens": 2}) for row in given]
+    answers = {0: [A, C], 2: [A, C], 3: [C, A], 5: [B, C]}  # row 5 had another answer the first time
+    ties = find_ties(Answered(given), requests, answers, "bfloat16")
+    assert (ties["rows"], ties["of"], ties["apart"]) == ([2, 3, 5], 4, [0.03125, 0.0, 2.0])
+    assert ties["answers"] == [["ac", "b..."], ["ca", "cb..."], ["bc", "ac"]]
+    assert find_ties(Answered(given), requests, answers, "bfloat16", roundings=0)["rows"] == [3, 5]
+    said = ties_sentence(ties)
+    assert said.startswith("On 3 of 4 rows ")
+    assert said.endswith(" (rows 4: 'ca' or 'cb...', 3: 'ac' or 'b...', 6: 'bc' or 'ac').")
+
+
+def test_ties_are_named():
+    old = {"rows": [2, 16], "of": 40, "within": 0.5, "dtype": "bfloat16"}  # as an older evaluate.py kept them
+    assert ties_sentence(old).startswith("On 2 of 40 rows ") and ties_sentence(old).endswith("(rows 3, 17).")
+    assert ties_sentence(old | {"rows": list(range(NAMED + 5))}).endswith(f" {NAMED} and 5 more).")
+    assert ties_sentence(None) == ties_sentence(old | {"rows": []}) == ""
+
+
+def chat(text, answer):
+    messages = [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
+    return json.dumps({"messages": messages}) + "\n"
+
+
+@pytest.fixture(scope="module")
+def undecided(tmp_path_factory):
+    """A folder with base, out, an adapter, and rows.jsonl: CLOSE rows between two answers, then CLEAR ones.
+
+    The student has learned es for many letters a and pt for many z. Its answers end with <|im_end|>, and the base stops
+    at <|endoftext|>.
+    """
+    folder = tmp_path_factory.mktemp("undecided")
+    tokenizer = byte_tokenizer()
+    tokenizer.eos_token = "<|endoftext|>"
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,  # of 32; vLLM on a CPU has no smaller head
+        num_key_value_heads=1,
+        max_position_embeddings=1024,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        initializer_range=0.1,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    letters = random.Random(0)
+    words = sorted({"".join(letters.choices("az", k=12)) for _ in range(3000)})
+    sure = [word for word in words if abs(word.count("a") - 6) >= 2]
+    letters.shuffle(sure)
+    with open(folder / "train.jsonl", "w") as file:
+        for word in sure[:400]:
+            file.write(chat(word, "es" if word.count("a") > 6 else "pt"))
+    flags = ["--train_file", folder / "train.jsonl", "--output_dir", folder / "out", "--eos_token", "<|im_end|>"]
+    flags += ["--config", ROOT / "configs" / "tiny.yaml", "--num_train_epochs", 2, "--learning_rate", "5e-3"]
+    python("train_sft_trl.py", "--model_name", folder / "base", *flags)
+    ordered = closest_first(folder, words)
+    with open(folder / "rows.jsonl", "w") as file:
+        for word in ordered[:CLOSE] + ordered[-CLEAR:]:
+            file.write(chat(word, "es"))
+    return folder
+
+
+def closest_first(folder, words):
+    """Words in the order of how far PEFT, in float32, puts the two answers apart."""
+    tokenizer = AutoTokenizer.from_pretrained(folder / "out")
+    student = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder / "base"), folder / "out").eval()
+    prompts = [prompt_ids(tokenizer, [{"role": "user", "content": word}]) for word in words]
+    with torch.inference_mode():
+        logits = student(torch.tensor(prompts), logits_to_keep=1).logits[:, -1]
+    es, pt = tokenizer.convert_tokens_to_ids(["e", "p"])
+    return [words[i] for i in (logits[:, es] - logits[:, pt]).abs().argsort()]
+
+
+@pytest.mark.slow
+def test_lora_and_a_merged_copy_differ_where_ties_are_named(undecided):
+    runs = {}
+    for way in ("lora", "merged"):
+        flags = ["--systems", "student", "--student_model", undecided / "base", "--adapter", undecided / "out"]
+        flags += ["--test_file", undecided / "rows.jsonl", "--serve_adapter", way, "--report_dir", undecided / way]
+        flags += ["--dtype", "bfloat16", "--latency_rows", 1, "--check_rows", CLOSE + CLEAR]
+        command = [str(part) for part in [sys.executable, ROOT / "evaluate.py", *flags]]
+        runs[way] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/")
+    found = {}
+    for way, process in runs.items():
+        _, stderr = process.communicate(timeout=300)
+        assert process.returncode == 0, stderr[-3000:]
+        found[way] = json.loads((undecided / way / "metrics.json").read_text())
+        responses = read_jsonl(undecided / way / "predictions.jsonl")
+        found[way]["responses"] = [row["student"]["response"] for row in responses]
+    lora, merged = found["lora"], found["merged"]
+    assert (lora["served_as"], merged["served_as"]) == (LORA, MERGED)
+
+    # both stop at the adapter's eos, which the base does not know: two letters and <|im_end|>
+    for way in found.values():
+        assert way["systems"]["student"]["output_tokens"] == 3
+        assert {"es", "pt"} <= set(way["responses"]) and {len(response) for response in way["responses"]} == {2}
+
+    pairs = list(zip(lora["responses"], merged["responses"], strict=True))
+    differ = [i for i, (one, other) in enumerate(pairs) if one != other]
+    assert differ
+    for way in found.values():
+        assert set(differ) <= set(way["ties"]["rows"]) <= set(range(CLOSE))
+        answers = dict(zip(way["ties"]["rows"], way["ties"]["answers"], strict=True))
+        for i in differ:
+            assert answers[i] in (["es", "p..."], ["pt", "e..."]) and answers[i][0] == way["responses"][i]
+        assert way["check"]["differ"] == 0
+    # PEFT takes one of the two answers, so it differs from LoRA or the merged copy on each of these rows
+    assert lora["check"]["ties"] + merged["check"]["ties"] >= len(differ)
+    closest = lora["ties"]["rows"][lora["ties"]["apart"].index(min(lora["ties"]["apart"]))]
+    report = (undecided / "lora" / "report.md").read_text()
+    assert f"On {len(lora['ties']['rows'])} of {CLOSE + CLEAR} rows the distilled student's two best tokens" in report
+    assert f" (rows {closest + 1}: " in report
