@@ -7,7 +7,8 @@ import multiprocessing
 import traceback
 from concurrent.futures import ProcessPoolExecutor
 
-from engine import EngineFailed, one_line, quiet_resource_tracker
+from distill.cli import one_line
+from engine import EngineFailed, quiet_resource_tracker
 
 
 class Apart:

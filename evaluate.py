@@ -8,7 +8,7 @@ report.md and report.html, metrics.json, predictions.jsonl (every row, every sys
 """
 
 if __name__ == "__main__":
-    import early_stop  # noqa: F401
+    from distill import early_stop  # noqa: F401
 
 import argparse
 import contextlib
@@ -22,24 +22,24 @@ from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
-from adapter import LORA, check_plan, plan_serving
 from apart import Apart
-from ask import Asking, System, SystemFailed, commit, cpu_name, score_systems
-from create_data import ROOT, Parser, versions
-from engine import begin_child, check_engine_flags, one_line
+from ask import Asking, System, SystemFailed, score_systems
+from distill.adapter import LORA, check_plan, plan_serving
+from distill.cli import ROOT, Parser, check_model, check_writable, one_line
+from distill.model_tokenizer import check_student_tokens
+from distill.revisions import resolve
+from distill.streams import lasting_streams
+from distill.system import commit, cpu_name, versions
+from distill.task import Task, guard_problem, load_task
+from distill.tokens import THINK_END
+from distill.unfit_rows import roles_of
+from engine import begin_child, check_engine_flags
 from evaluation_rows import label_quality, read_rows, read_teacher
-from journal import check_writable
-from model_tokenizer import check_student_tokens
 from report import TITLES, markdown, not_thinking, sentences, tables, write_report
-from revisions import resolve
 from scored import Scored, Unfinished, common_key, key_of
 from scores import measure
-from streams import lasting_streams
 from system_templates import try_templates
-from task import Task, check_model, guard_problem, load_task
 from teacher_check import check_teacher_model
-from tokens import THINK_END
-from unfit_rows import roles_of
 
 log = logging.getLogger("evaluate")
 ENDS = 10  # seconds in which a killed process is gone

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from journal import input_hash, read_finished, read_inputs
+from distill.chats import input_hash, read_chat, read_chat_rows, read_inputs
+from distill.outputs import read_finished
+from distill.task import Task
 from scores import in_one_form, quality
-from task import Task, read_chat, read_chat_rows
 
 
 def read_rows(args, task: Task) -> tuple[list[list[dict]], list[str], list[str | None]]:

@@ -4,37 +4,26 @@ The journal OUTPUT.trace.jsonl holds a header line {"run": ...} for each start a
 decided, appended and flushed as it finishes. It says all that a restart needs, and the outputs are written from it.
 """
 
-import ctypes
 import hashlib
 import json
 import logging
 import os
-import signal
-import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from distill.chats import digest, input_hash, read_inputs
+from distill.files import Replacing
+from distill.locks import journals_of, own_journal
+from distill.old_values import OLD_HEADER, first_difference
+from distill.outputs import beside, parse
+from distill.unfit_rows import roles_of
 from forced import Forced
-from input_files import check_regular, is_json_lines
-from locks import journals_of, own_journal
-from old_values import OLD_HEADER, first_difference
-from task import read_chat, read_lines
-from unfit_rows import roles_of
 
 log = logging.getLogger("create_data")
 FILE_BITS = 48  # a place is the number of a journal file above this bit, and the offset of a line in it below
-
-
-def read_inputs(path: str):
-    """Yield (line number, messages) for each input; raises ValueError that names file and line."""
-    if is_json_lines(path):
-        yield from read_chat(path, last_role="user")
-    else:
-        for number, text in read_lines(path, are_inputs=True):
-            yield number, [{"role": "user", "content": text}]
 
 
 class InputsChanged(Exception):
@@ -82,16 +71,6 @@ class Inputs:
     def hash(self, index: int) -> str:
         """Eight bytes of an input's digest, by which a journal line is checked."""
         return f"{self.digests[index, 0]:016x}"
-
-
-def digest(messages: list[dict]) -> bytes:
-    """sha256 of an input."""
-    return hashlib.sha256(json.dumps(messages, ensure_ascii=False).encode()).digest()
-
-
-def input_hash(messages: list[dict]) -> str:
-    """Eight bytes of an input's digest, as a journal line has them."""
-    return f"{int.from_bytes(digest(messages)[:8], sys.byteorder):016x}"
 
 
 def scan_inputs(path: str, limit: int = 0) -> Inputs:
@@ -259,86 +238,3 @@ class Journal:
         with Replacing(beside(self.output, "manifest.json")) as file:
             file.write(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
         return manifest
-
-
-def read_answers(path: str | Path) -> dict[str, str]:
-    """The answers of a chat JSONL by input_hash() of what precedes them; raises ValueError as read_chat()."""
-    return {input_hash(messages[:-1]): messages[-1]["content"] for _, messages in read_chat(path, "assistant")}
-
-
-def read_finished(output: Path) -> tuple[dict, dict, dict]:
-    """A finished output as (answers, attempts, manifest), the first two by input_hash(); a rejected answer is None.
-
-    Attempts and manifest are empty where the files beside the output are missing.
-    """
-    answers, manifest, attempts, rejected = read_answers(output), {}, {}, beside(output, "rejected.jsonl")
-    if rejected.exists():
-        answers |= {input_hash(json.loads(line)["messages"]): None for _, line in read_lines(rejected)}
-    if beside(output, "manifest.json").exists():
-        manifest = json.loads(beside(output, "manifest.json").read_text("utf-8"))
-    for path in journals_of(output):
-        with open(path, "rb") as file:
-            attempts |= {record["hash"]: record["attempts"] for line in file if "hash" in (record := parse(line) or {})}
-    return answers, attempts, manifest
-
-
-def parse(line: bytes) -> dict | None:
-    """A journal line; None if it was torn or damaged, so that its input is asked again."""
-    try:
-        return json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
-        return None
-
-
-def beside(output: Path, ending: str) -> Path:
-    """OUTPUT.ending"""
-    return output.with_name(f"{output.name}.{ending}")
-
-
-def check_writable(output: Path) -> None:
-    """Refuse, before a model is loaded, an output that could not be written."""
-    for path in (output.absolute(), *output.absolute().parents):
-        if path.is_symlink() and not path.exists():
-            raise ValueError(f"{path}: is a link to {os.readlink(path)}, which is not there; create it or remove it")
-    check_regular(output)
-    directory = next(p for p in output.absolute().parents if p.exists())
-    if not directory.is_dir() or not os.access(directory, os.W_OK):
-        raise ValueError(f"{output}: cannot be written below {directory}; choose another output")
-    if output.is_dir():
-        raise ValueError(f"{output}: is a directory; the output must be a file")
-
-
-def check_apart(output: Path, *read: str) -> None:
-    """Refuse an output that would replace a file which the run reads."""
-    written = [output, own_journal(output), beside(output, "rejected.jsonl"), beside(output, "manifest.json")]
-    for path in written:
-        for source in map(Path, read):
-            if path.exists() and source.exists() and path.samefile(source):
-                raise ValueError(f"{source}: would be replaced by what the run writes; choose another --output_file")
-
-
-class Replacing:
-    """A text file that appears under its name only when it is complete."""
-
-    def __init__(self, path: Path):
-        self.path, self.temporary = path, path.with_name(path.name + ".tmp")
-
-    def __enter__(self):
-        self.file = open(self.temporary, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
-        return self.file
-
-    def __exit__(self, error, *_):
-        if error is None:
-            self.file.flush()
-            os.fsync(self.file.fileno())
-        self.file.close()
-        if error is None:
-            os.replace(self.temporary, self.path)
-        else:
-            self.temporary.unlink(missing_ok=True)
-
-
-def end_with_parent() -> None:
-    """Let the kernel kill this process when its parent ends, so that a killed run leaves nothing on the GPU."""
-    PR_SET_PDEATHSIG = 1
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -7,7 +7,7 @@ fails, its exit code is the launcher's. accelerate's own command ends with 1 and
 """
 
 if __name__ == "__main__":
-    import early_stop  # noqa: F401
+    from distill import early_stop  # noqa: F401
 
 import logging
 import os
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 
-from stopping import LAUNCHER_SAYS, end_children, say_stopped
+from distill.stopping import LAUNCHER_SAYS, end_children, say_stopped
 
 
 def end_at_signals() -> None:

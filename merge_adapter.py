@@ -4,7 +4,7 @@ python merge_adapter.py --adapter models/prompt_distillation_trl --output_dir mo
 """
 
 if __name__ == "__main__":
-    import early_stop  # noqa: F401
+    from distill import early_stop  # noqa: F401
 
 import argparse
 import json
@@ -12,48 +12,15 @@ import os
 import sys
 from pathlib import Path
 
-from adapter_files import adapter_identity
-from server_settings import greedy_settings
-from staging import Staging
-from stopping import end_at_signals
+from distill.adapter import merge
+from distill.staging import Staging
+from distill.stopping import end_at_signals
 
 STOPPED = "merge_adapter.py: stopped; nothing is left of the merged model, the same command starts afresh"
 MARK_TEXT = (
     "merge_adapter.py makes a merged model here and moves it when it is complete.\n"
     "The directory may be deleted when no merge_adapter.py is at work.\n"
 )
-
-
-def merge(
-    adapter: str | Path, output_dir: str | Path, dtype: str = "bfloat16", base: str = "", revision: str | None = None
-) -> None:
-    """Merge the adapter into its base and save model and tokenizer; fused experts are written expert by expert.
-
-    `base` at `revision` takes the place of what the adapter was trained on. Raises ValueError or OSError where the
-    base cannot be loaded or saved. What is then half written is for the caller's Staging to remove.
-    """
-    import torch
-    from peft import PeftConfig, PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from answer_end import stop_at_eos
-
-    before = adapter_identity(adapter)
-    if not base:
-        trained_on = PeftConfig.from_pretrained(adapter)
-        base = trained_on.base_model_name_or_path
-        revision = trained_on.revision
-    model = AutoModelForCausalLM.from_pretrained(base, revision=revision or "main", dtype=getattr(torch, dtype))
-    # merging needs host memory alone; without a device PEFT would start CUDA in this process
-    model = PeftModel.from_pretrained(model, adapter, torch_device="cpu").merge_and_unload()
-    model.config.use_cache = True
-    tokenizer = AutoTokenizer.from_pretrained(adapter)
-    if adapter_identity(adapter) != before:  # step 2 has written another one in its place
-        raise ValueError(f"{adapter}: has changed while it was read; merge it when its training is at its end")
-    model.generation_config = greedy_settings(model.generation_config)
-    stop_at_eos(model.generation_config, tokenizer)
-    model.save_pretrained(output_dir)
-    tokenizer.save_pretrained(output_dir)
 
 
 def recorded_base(adapter: str) -> str:
@@ -66,7 +33,7 @@ def recorded_base(adapter: str) -> str:
 
 def check_base(base: str) -> None:
     """Raise ValueError, with the remedy, if the adapter's base is not there."""
-    from task import check_model
+    from distill.cli import check_model
 
     try:
         check_model(base)

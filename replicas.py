@@ -20,8 +20,9 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
+from distill.chats import input_hash, read_inputs
 from engine import CANNOT_START
-from journal import InputsChanged, input_hash, read_inputs
+from journal import InputsChanged
 
 log = logging.getLogger("create_data")
 CHUNK = 64  # inputs that travel together

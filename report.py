@@ -9,10 +9,10 @@ import json
 import sys
 from pathlib import Path
 
-from journal import Replacing
+from distill.files import Replacing, write_between
+from distill.same_text import comparable
+from distill.server_settings import server_sentence
 from plots import draw
-from same_text import comparable
-from server_settings import server_sentence
 from ties import ties_sentence
 
 TITLES = {
@@ -251,16 +251,6 @@ def is_wrong(row: dict, name: str) -> bool:
     if row["gold"] is None:
         return False
     return answer is None or comparable(answer) != comparable(row["gold"])
-
-
-def write_between(path: Path, marks: tuple[str, str], text: str) -> None:
-    """Replace what stands between two marks in a file; raises ValueError if it does not hold both."""
-    before, _, rest = path.read_text("utf-8").partition(marks[0])
-    _, end, after = rest.partition(marks[1])
-    if not end:
-        raise ValueError(f"{path}: holds no {marks[0]} ... {marks[1]}")
-    with Replacing(path) as file:
-        file.write("\n".join([before + marks[0], text, marks[1] + after]))
 
 
 def main() -> int:

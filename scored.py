@@ -13,12 +13,13 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
-from adapter_files import adapter_identity
-from create_data import versions
-from journal import Replacing, digest
+from distill.adapter_files import adapter_identity
+from distill.chats import digest
+from distill.files import Replacing
+from distill.revisions import resolve
+from distill.staging import Staging
+from distill.system import versions
 from report import TITLES, title_of
-from revisions import resolve
-from staging import Staging
 
 log = logging.getLogger("evaluate")
 MARK_TEXT = (

@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 
-from same_text import comparable
+from distill.same_text import comparable
 
 SHOWN_LABELS = 40  # in a confusion matrix, whose cost grows with their square
 

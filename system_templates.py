@@ -4,12 +4,12 @@ import logging
 from collections import Counter
 from pathlib import Path
 
+from distill.model_tokenizer import PROBE, load_tokenizer, warn_of_date
+from distill.task import Task
+from distill.templates import TemplateProblem
+from distill.tokens import prompt_ids
+from distill.unfit_rows import describe_unfit_rows, find_unfit_rows
 from engine import parse_engine_flags
-from model_tokenizer import PROBE, load_tokenizer, warn_of_date
-from task import Task
-from templates import TemplateProblem
-from tokens import prompt_ids
-from unfit_rows import describe_unfit_rows, find_unfit_rows
 
 log = logging.getLogger("models")
 

@@ -3,13 +3,13 @@
 import logging
 from collections import Counter
 
+from distill.guard import is_guarded
+from distill.model_tokenizer import check_prompt, check_thinking
+from distill.revisions import resolve
+from distill.task import Task, guard_problem
+from distill.unfit_rows import describe_unfit_rows, find_unfit_rows
 from engine import engine_arguments, parse_engine_flags
-from guard import is_guarded
-from model_tokenizer import check_prompt, check_thinking
-from revisions import resolve
 from system_templates import tokenizer_of_engine
-from task import Task, guard_problem
-from unfit_rows import describe_unfit_rows, find_unfit_rows
 
 log = logging.getLogger("create_data")
 

@@ -3,10 +3,9 @@
 import math
 from dataclasses import asdict, dataclass
 
-from tokens import decode
+from distill.adapter import TIE
+from distill.tokens import decode
 
-# How far below the best token another one may be, at most, in nats; in step 3's check with PEFT too.
-TIE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
 # Two ways of adding up (LoRA or a merged copy, another batch) move two logits apart by so many roundings, as seen in
 # small students; in float32 what precedes the logits moves them by more than that.
 ROUNDINGS = 8

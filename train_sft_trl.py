@@ -7,7 +7,7 @@ turn, in exactly the context that inference sees. The same command again resumes
 """
 
 if __name__ == "__main__":
-    import early_stop  # noqa: F401
+    from distill import early_stop  # noqa: F401
 
 import atexit
 import json
@@ -30,26 +30,19 @@ from transformers import AutoConfig, IntervalStrategy, set_seed
 from transformers.integrations import is_fsdp_enabled
 from transformers.training_args import ParallelMode
 
-from answer_end import check_answer_end, eos_in_generation_config, set_eos_token, stop_tokens
+from distill.answer_end import check_answer_end, eos_in_generation_config, set_eos_token, stop_tokens
+from distill.input_files import first_sha256
+from distill.model_tokenizer import PROBE, load_tokenizer, warn_of_date
+from distill.probes import probe_tokens
+from distill.revisions import check_loaded, resolve
+from distill.stopping import end_at_signals
+from distill.streams import lasting_streams
+from distill.system import end_with_parent
 from hub import PushError, Repository, open_repository, push
-from input_files import first_sha256
-from journal import end_with_parent
 from lora import describe, lora_config
 from lora_trainer import LoraTrainer
-from model_tokenizer import PROBE, load_tokenizer, warn_of_date
-from probes import probe_tokens
-from revisions import check_loaded, resolve
 from side_by_side import put_side_by_side
-from stopping import end_at_signals
-from streams import lasting_streams
-from student_loading import (
-    allocate_trained,
-    check_fsdp,
-    check_types,
-    empty_model,
-    fsdp_settings,
-    load_student,
-)
+from student_loading import allocate_trained, check_fsdp, check_types, empty_model, fsdp_settings, load_student
 from training_arguments import OneLineParser, ScriptArguments, TrainArguments
 from training_lock import lock_output
 from training_rows import check_fraction, load_rows, warn_about_rows

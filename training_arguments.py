@@ -10,9 +10,9 @@ from transformers.integrations import get_available_reporting_integrations
 from trl import SFTConfig, TrlParser
 
 from config_file import read_config, take_config
+from distill.cli import check_model
+from distill.system import driver_problem, nvidia_driver
 from student_loading import TO_LAUNCH, choose_gpus
-from system import driver_problem, nvidia_driver
-from task import check_model
 from training_flags import refuse_flags
 
 # the schedules that take a lowest rate, or ignore it: runs of all of them were begun with it

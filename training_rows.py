@@ -3,9 +3,9 @@
 import logging
 from math import floor
 
-from task import read_chat
-from templates import TemplateProblem
-from tokens import encode
+from distill.chats import read_chat
+from distill.templates import TemplateProblem
+from distill.tokens import encode
 
 log = logging.getLogger("train_sft_trl")
 

@@ -19,9 +19,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import TrainerCallback
 
-from input_files import unchanged_sha256
-from journal import Replacing
-from old_values import OLD_RUN, first_difference
+from distill.files import Replacing
+from distill.input_files import unchanged_sha256
+from distill.old_values import OLD_RUN, first_difference
 from student_loading import TO_LAUNCH
 from training_lock import same_everywhere
 

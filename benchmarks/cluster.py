@@ -25,9 +25,10 @@ from growth import driven
 
 import create_data
 import replicas
-from journal import Journal, input_hash, scan_inputs
+from distill.chats import input_hash
+from distill.task import load_task
+from journal import Journal, scan_inputs
 from report import markdown
-from task import load_task
 
 ATTEMPT = {"response": "Letters: Latin. Step 3. Language: German. " * 4, "finish_reason": "stop", "answer": "de"}
 ATTEMPT |= {"reason": None, "sampling": {"temperature": 0.15, "max_tokens": 4096}, "prompt_tokens": 2300}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from figures import ROOT, markdown
 
-from report import write_between
+from distill.files import write_between
 
 GIB = 2**30
 MARKS = "<!-- plan -->", "<!-- /plan -->"

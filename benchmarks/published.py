@@ -25,9 +25,9 @@ from training import parsed, script
 
 import create_data
 from apart import apart
+from distill.chats import read_chat
+from distill.tokens import encode
 from journal import scan_inputs
-from task import read_chat
-from tokens import encode
 
 ENDING = "Finish with exactly one line: Final Answer: xx, with one of the labels in place of xx."
 
@@ -165,8 +165,8 @@ def asked(repeats: int, *arguments) -> list[dict]:
 def evaluated(mine, adapter: str) -> dict:
     """evaluate.py's own way to ask the student: rows/s over everything but the start of engine and processes."""
     import evaluate
-    from adapter import plan_serving
     from ask import Asking
+    from distill.adapter import plan_serving
     from evaluation_rows import read_rows
 
     flags = ["--student_model", mine.student, "--adapter", adapter, "--test_file", mine.test_file]

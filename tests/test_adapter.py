@@ -19,9 +19,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from conftest import ROOT, assert_gone, descendants, fails, last_json, python, read_jsonl
-from merge_adapter import MARK_TEXT, STOPPED, merge
+from distill.adapter import merge
+from distill.staging import Staging
+from merge_adapter import MARK_TEXT, STOPPED
 from small_models import small_model
-from staging import Staging
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 TEMPLATE = (

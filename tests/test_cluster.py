@@ -34,9 +34,10 @@ from conftest import (
     trace,
     training_command,
 )
-from create_data import check_teacher, parse_args
+from create_data import parse_args
+from distill.task import load_task
 from hub_cache import commit_of, make_hub_cache
-from task import load_task
+from teacher_check import check_teacher
 
 ROWS = 400
 # few rows at once, so that what is killed is at work

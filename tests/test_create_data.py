@@ -29,8 +29,8 @@ from conftest import (
     run,
     trace,
 )
+from distill.task import load_task
 from engine import Stream
-from task import load_task
 
 SLOWLY = ["--max_num_seqs", 16]  # of the engine, so that a kill finds it at work even on a machine that is busy
 # On a CPU the engine runs in the script's own process unless this says otherwise; on a GPU it has one of its own.

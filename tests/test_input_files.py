@@ -10,9 +10,12 @@ import threading
 
 import pytest
 
-from input_files import first_sha256, is_table, unchanged_sha256
-from journal import InputsChanged, check_apart, check_writable, read_answers, read_inputs, scan_inputs
-from task import load_task, read_chat, read_lines
+from distill.chats import read_chat, read_inputs, read_lines
+from distill.cli import check_writable
+from distill.input_files import first_sha256, is_table, unchanged_sha256
+from distill.outputs import check_apart, read_answers
+from distill.task import load_task
+from journal import InputsChanged, scan_inputs
 
 ROWS = [{"text": "Hello"}, {"text": "Bonjour"}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)

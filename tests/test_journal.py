@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from conftest import ROOT, read_jsonl
+from distill.locks import OutputLock
 from journal import Journal, scan_inputs
-from locks import OutputLock
 
 RUN = {"model": "m", "temperature": 0.15}
 ATTEMPT = {"response": "x</think>en", "prompt_tokens": 9, "cached_tokens": 8, "output_tokens": 3}

@@ -9,11 +9,11 @@ import pytest
 
 from conftest import fails, python
 from create_data import ASKING, parse_args
-from guard import LABEL, written_shapes
+from distill.guard import LABEL, written_shapes
+from distill.locks import own_journal
+from distill.same_text import comparable, folded
+from distill.task import NoAnswer, guard_problem, load_task
 from journal import Journal, scan_inputs
-from locks import own_journal
-from same_text import comparable, folded
-from task import NoAnswer, guard_problem, load_task
 from teacher_check import check_guard
 
 TASKS = {

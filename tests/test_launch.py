@@ -10,7 +10,7 @@ import time
 import pytest
 
 from conftest import ROOT, assert_gone, descendants
-from stopping import SAID
+from distill.stopping import SAID
 
 FLAGS = ["--config_file", str(ROOT / "accelerate_configs" / "ddp.yaml"), "--num_processes", "2"]
 ONE = ["--config_file", str(ROOT / "accelerate_configs" / "single_gpu.yaml")]
@@ -35,7 +35,7 @@ time.sleep(600)
 CHECKS = f"""
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
-from stopping import end_at_signals
+from distill.stopping import end_at_signals
 end_at_signals()
 open("begun", "w").close()
 time.sleep(600)

@@ -10,15 +10,15 @@ import sys
 import pytest
 
 from conftest import ROOT, fails
+from distill.locks import OutputLock, lock, unlock
 from journal import Journal, scan_inputs
-from locks import OutputLock, lock, unlock
 
 BUSY = "another run is writing it; wait for its end or stop it"
 HOLDER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from locks import OutputLock
+from distill.locks import OutputLock
 with OutputLock(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])):
     print("held", flush=True)
     sys.stdin.read()

@@ -11,15 +11,15 @@ import pytest
 
 from ask import System
 from conftest import ROOT, STUDENT, TEACHER, fails, last_json, python, read_jsonl, run, trace
+from distill.model_tokenizer import check_student_tokens, check_thinking, load_tokenizer
+from distill.probes import check_probes, probe_tokens
+from distill.revisions import check_loaded, resolve
+from distill.task import Task
+from distill.tokens import decode
 from engine import engine_arguments
 from hub_cache import commit_of, make_hub_cache
-from model_tokenizer import check_student_tokens, check_thinking, load_tokenizer
-from probes import check_probes, probe_tokens
-from revisions import check_loaded, resolve
 from system_templates import try_templates
-from task import Task
 from test_tokens import CHATML, make_tokenizer, template
-from tokens import decode
 
 ALTERNATING = (
     "{% for m in messages | rejectattr('role', 'equalto', 'system') %}{% if (m.role == 'user') == (loop.index0 % 2) %}"
@@ -241,7 +241,8 @@ def test_a_cached_model_does_where_the_hub_does_not_answer(status, tmp_path):
         do_HEAD = do_GET
 
     environment = make_hub_cache(tmp_path / "hub", "team/model", {"main": save_model(tmp_path / "one", CHATML)})
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from revisions import resolve; print(resolve('team/model'))"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from distill.revisions import resolve; "
+    code += "print(resolve('team/model'))"
     with HTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         environment.update(HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}", HF_HUB_OFFLINE="0")

@@ -16,9 +16,11 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from conftest import ROOT, last_json, python, read_jsonl, run
+from distill.locks import journals_of
+from distill.old_values import NOT_RECORDED, OLD_HEADER, OLD_RUN, first_difference
+from distill.outputs import beside, parse
 from hub import Repository, commit_files
-from journal import Journal, beside, journals_of, parse, scan_inputs
-from old_values import NOT_RECORDED, OLD_HEADER, OLD_RUN, first_difference
+from journal import Journal, scan_inputs
 from report import write_report
 from training_run import last_checkpoint, prepare_output, refuse_another_run
 

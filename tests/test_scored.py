@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from adapter import LORA, MERGED, Serving, check_plan, check_room, compare_with_peft, weight_bytes
-from adapter_files import adapter_identity
 from ask import AdapterFailed, Asking, System, SystemFailed, run_model, score_student
 from conftest import fails
+from distill.adapter import LORA, MERGED, Serving, check_plan, check_room, compare_with_peft, weight_bytes
+from distill.adapter_files import adapter_identity
 from report import sentences
 from scored import Scored, Unfinished, common_key, key_of, model_identity
 from scores import measure

@@ -17,8 +17,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import ROOT, STUDENT, TEACHER, assert_gone, descendants, fails, last_json, python, read_jsonl, run
+from distill.tokens import prompt_ids
 from small_models import small_model
-from tokens import prompt_ids
 
 ROWS = 40
 # what the generation_config.json of many models holds

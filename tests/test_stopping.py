@@ -9,8 +9,8 @@ import time
 
 import psutil
 
-import stopping
 from conftest import assert_gone
+from distill import stopping
 
 
 def goes_on_after_a_signal(ready):

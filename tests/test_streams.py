@@ -10,8 +10,8 @@ import pytest
 
 import create_data
 from conftest import ROOT, last_json, run
+from distill.task import load_task
 from journal import Journal, scan_inputs
-from task import load_task
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
 LABELS = ["普通话", "😀"]
@@ -164,7 +164,7 @@ def test_a_progress_bar_outlives_its_reader():
     code = f"""
 import sys, logging
 sys.path.insert(0, {str(ROOT)!r})
-from streams import lasting_streams
+from distill.streams import lasting_streams
 lasting_streams()
 logging.basicConfig()
 from tqdm import tqdm

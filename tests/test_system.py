@@ -6,10 +6,10 @@ import re
 import pytest
 import torch
 
-import system
 from conftest import ROOT
+from distill import system
+from distill.system import driver_problem, nvidia_driver
 from engine import engine_arguments
-from system import driver_problem, nvidia_driver
 from training_arguments import TrainArguments
 
 PROPRIETARY = (

@@ -9,8 +9,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from conftest import qwen_tokenizer
-from task import NoAnswer, Task, check_model, load_task, read_chat, read_lines
-from tokens import cut_points, head_ids, prompt_ids
+from distill.chats import read_chat, read_lines
+from distill.cli import check_model
+from distill.task import NoAnswer, Task, load_task
+from distill.tokens import cut_points, head_ids, prompt_ids
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "example-data" / "language_classification.yaml"
 LANGUAGE = load_task(EXAMPLE)

@@ -4,8 +4,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from templates import TemplateProblem, depends_on_date
-from tokens import encode, prompt_ids
+from distill.templates import TemplateProblem, depends_on_date
+from distill.tokens import encode, prompt_ids
 
 SPECIAL = ["<unk>", "<|im_start|>", "<|im_end|>"]
 ADDED = ["<think>", "</think>", "\n\n", "\n\n\n", "  ", "    ", "<table>", "</h1>"]  # the last ones as Gemma has them

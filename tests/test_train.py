@@ -32,10 +32,10 @@ from conftest import (
     train,
 )
 from conftest import training_command as command
+from distill.tokens import encode, prompt_ids
 from lora import lora_config
 from lora_trainer import LoraTrainer
 from student_loading import empty_model
-from tokens import encode, prompt_ids
 from training_arguments import TrainArguments
 from training_rows import load_rows
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from conftest import ROOT, assert_gone, descendants
-from locks import lock
-from stopping import SAID
+from distill.locks import lock
+from distill.stopping import SAID
 from student_loading import TO_LAUNCH
 from training_lock import lock_output
 from training_rows import check_fraction

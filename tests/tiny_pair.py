@@ -33,7 +33,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from tqdm import tqdm  # noqa: E402
 from transformers import PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCausalLM  # noqa: E402
 
-from task import load_task  # noqa: E402
+from distill.task import load_task  # noqa: E402
 from tiny_text import Sampler, read_rows  # noqa: E402
 
 TASK_FILE = ROOT / "example-data" / "language_classification.yaml"

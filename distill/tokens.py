@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 
-from templates import GARBLED, TemplateProblem, check_shown, render
+from distill.templates import GARBLED, TemplateProblem, check_shown, render
 
 THINK_START = "<think>"
 THINK_END = "</think>"

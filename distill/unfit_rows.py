@@ -7,7 +7,7 @@ first ones; some refuse two turns of one role. A row like that is rejected when 
 from collections import Counter
 from dataclasses import dataclass
 
-from templates import TemplateProblem, check_roles
+from distill.templates import TemplateProblem, check_roles
 
 REMEDY = "drop them, write each as one message, or pass a tokenizer with another template (--tokenizer)"
 

@@ -9,7 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
-from locks import lock, make_parents, remove_empty
+from distill.locks import lock, make_parents, remove_empty
 
 log = logging.getLogger("evaluate")
 

@@ -7,8 +7,8 @@ that serves the adapter. Another chat template, other added tokens and other rul
 import json
 from pathlib import Path
 
-from templates import FIRST_DATE, TemplateProblem
-from tokens import prompt_ids
+from distill.templates import FIRST_DATE, TemplateProblem
+from distill.tokens import prompt_ids
 
 
 def user(text: str) -> dict:

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import BinaryIO
 
-from input_files import check_regular
+from distill.input_files import check_regular
 
 
 def lock(path: Path, shared: bool = False) -> BinaryIO:

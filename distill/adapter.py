@@ -1,4 +1,4 @@
-"""The student's adapter in step 3: how vLLM is given it, and whether vLLM's tokens are PEFT's."""
+"""The student's adapter: how vLLM is given it, whether vLLM's tokens are PEFT's, and a copy with it merged in."""
 
 import json
 import logging
@@ -6,14 +6,18 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine import engine_arguments, one_line
-from revisions import resolve
-from ties import TIE
+from distill.adapter_files import adapter_identity
+from distill.cli import one_line
+from distill.revisions import resolve
+from distill.server_settings import greedy_settings
+from engine import engine_arguments
 
 log = logging.getLogger("evaluate")
 LORA = "LoRA in vLLM"
 MERGED = "a merged copy"
 MAX_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values of max_lora_rank that vLLM takes
+# How far below the best token another one may be, at most, in nats; in step 3's check with PEFT too.
+TIE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
 
 
 @dataclass(frozen=True)
@@ -158,3 +162,35 @@ def disagreement(check: dict) -> str:
         return ""
     where = f"{check['differ']} of {check['rows']} rows ({check['dtype']}, up to {check['largest_gap']:.2f} nats)"
     return f"gives other tokens than PEFT on {where}"
+
+
+def merge(
+    adapter: str | Path, output_dir: str | Path, dtype: str = "bfloat16", base: str = "", revision: str | None = None
+) -> None:
+    """Merge the adapter into its base and save model and tokenizer; fused experts are written expert by expert.
+
+    `base` at `revision` takes the place of what the adapter was trained on. Raises ValueError or OSError where the
+    base cannot be loaded or saved. What is then half written is for the caller's Staging to remove.
+    """
+    import torch
+    from peft import PeftConfig, PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from distill.answer_end import stop_at_eos
+
+    before = adapter_identity(adapter)
+    if not base:
+        trained_on = PeftConfig.from_pretrained(adapter)
+        base = trained_on.base_model_name_or_path
+        revision = trained_on.revision
+    model = AutoModelForCausalLM.from_pretrained(base, revision=revision or "main", dtype=getattr(torch, dtype))
+    # merging needs host memory alone; without a device PEFT would start CUDA in this process
+    model = PeftModel.from_pretrained(model, adapter, torch_device="cpu").merge_and_unload()
+    model.config.use_cache = True
+    tokenizer = AutoTokenizer.from_pretrained(adapter)
+    if adapter_identity(adapter) != before:  # step 2 has written another one in its place
+        raise ValueError(f"{adapter}: has changed while it was read; merge it when its training is at its end")
+    model.generation_config = greedy_settings(model.generation_config)
+    stop_at_eos(model.generation_config, tokenizer)
+    model.save_pretrained(output_dir)
+    tokenizer.save_pretrained(output_dir)

@@ -3,10 +3,10 @@
 import logging
 from pathlib import Path
 
-from probes import check_probes
-from task import Task
-from templates import TemplateProblem, depends_on_date, render
-from tokens import THINK_END, THINK_START, prompt_ids, think_end_id
+from distill.probes import check_probes
+from distill.task import Task
+from distill.templates import TemplateProblem, depends_on_date, render
+from distill.tokens import THINK_END, THINK_START, prompt_ids, think_end_id
 
 log = logging.getLogger("models")
 PROBE = "A probe of the chat template."

