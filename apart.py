@@ -8,7 +8,7 @@ import traceback
 from concurrent.futures import ProcessPoolExecutor
 
 from distill.cli import one_line
-from engine import EngineFailed, quiet_resource_tracker
+from distill.teacher.engine import EngineFailed, quiet_resource_tracker
 
 
 class Apart:

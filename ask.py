@@ -21,7 +21,8 @@ from distill.revisions import resolve
 from distill.server_settings import applied_by_server
 from distill.system import commit, cpu_name
 from distill.task import NoAnswer, Task
-from engine import EngineFailed, Stream, engine_arguments, start_engine, stop_engine, why_ended
+from distill.teacher.engine import EngineFailed, engine_arguments, start_engine, stop_engine, why_ended
+from distill.teacher.vllm_engine import Stream
 from report import title_of
 from scored import Scored
 from ties import ROUNDINGS, find_ties

@@ -36,12 +36,14 @@ from distill.stopping import end_anyway
 from distill.streams import lasting_streams
 from distill.system import versions
 from distill.task import NoAnswer, Task, load_task
+from distill.teacher.check import check_guard, check_teacher
+from distill.teacher.child import begin_child
+from distill.teacher.engine import start_engine, stop_engine, why_ended
+from distill.teacher.vllm_engine import Stream
 from distill.tokens import think_end_id
-from engine import Stream, begin_child, start_engine, stop_engine, why_ended
 from forced import Forced
 from journal import InputsChanged, Journal, scan_inputs
 from replicas import ReplicasFailed, connect, label_on_replicas
-from teacher_check import check_guard, check_teacher
 
 log = logging.getLogger("create_data")
 # What Qwen3's thinking model card recommends; a row that failed is asked again with it.

@@ -31,15 +31,16 @@ from distill.revisions import resolve
 from distill.streams import lasting_streams
 from distill.system import commit, cpu_name, versions
 from distill.task import Task, guard_problem, load_task
+from distill.teacher.check import check_teacher_model
+from distill.teacher.child import begin_child
+from distill.teacher.engine import check_engine_flags
 from distill.tokens import THINK_END
 from distill.unfit_rows import roles_of
-from engine import begin_child, check_engine_flags
 from evaluation_rows import label_quality, read_rows, read_teacher
 from report import TITLES, markdown, not_thinking, sentences, tables, write_report
 from scored import Scored, Unfinished, common_key, key_of
 from scores import measure
 from system_templates import try_templates
-from teacher_check import check_teacher_model
 
 log = logging.getLogger("evaluate")
 ENDS = 10  # seconds in which a killed process is gone

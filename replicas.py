@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 
 from distill.chats import input_hash, read_inputs
-from engine import CANNOT_START
+from distill.teacher.engine import CANNOT_START
 from journal import InputsChanged
 
 log = logging.getLogger("create_data")

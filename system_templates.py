@@ -6,19 +6,13 @@ from pathlib import Path
 
 from distill.model_tokenizer import PROBE, load_tokenizer, warn_of_date
 from distill.task import Task
+from distill.teacher.check import tokenizer_of_engine
+from distill.teacher.engine import parse_engine_flags
 from distill.templates import TemplateProblem
 from distill.tokens import prompt_ids
 from distill.unfit_rows import describe_unfit_rows, find_unfit_rows
-from engine import parse_engine_flags
 
 log = logging.getLogger("models")
-
-
-def tokenizer_of_engine(model: str, commit: str | None, flags):
-    """The tokenizer that an engine under these flags of vLLM's loads; raises ValueError."""
-    if flags.tokenizer and flags.tokenizer != model:
-        return load_tokenizer(flags.tokenizer, flags.tokenizer_revision, flags.trust_remote_code)
-    return load_tokenizer(model, flags.tokenizer_revision or commit, flags.trust_remote_code)
 
 
 def tokenizer_of_system(system, adapter: str, engine_flags: list[str]):

@@ -21,7 +21,7 @@ from vllm.v1.metrics.stats import IterationStats
 from vllm.v1.request import Request
 
 from create_data import LOOP
-from engine import Stream
+from distill.teacher.vllm_engine import Stream
 
 REPEATS = 4  # default of --max_repeats
 VOCABULARY = 4096

@@ -10,7 +10,7 @@ from distill.adapter_files import adapter_identity
 from distill.cli import one_line
 from distill.revisions import resolve
 from distill.server_settings import greedy_settings
-from engine import engine_arguments
+from distill.teacher.engine import engine_arguments
 
 log = logging.getLogger("evaluate")
 LORA = "LoRA in vLLM"

@@ -36,8 +36,8 @@ from conftest import (
 )
 from create_data import parse_args
 from distill.task import load_task
+from distill.teacher.check import check_teacher
 from hub_cache import commit_of, make_hub_cache
-from teacher_check import check_teacher
 
 ROWS = 400
 # few rows at once, so that what is killed is at work

@@ -30,7 +30,7 @@ from conftest import (
     trace,
 )
 from distill.task import load_task
-from engine import Stream
+from distill.teacher.vllm_engine import Stream
 
 SLOWLY = ["--max_num_seqs", 16]  # of the engine, so that a kill finds it at work even on a machine that is busy
 # On a CPU the engine runs in the script's own process unless this says otherwise; on a GPU it has one of its own.

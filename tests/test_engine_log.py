@@ -7,7 +7,7 @@ import time
 import pytest
 
 from conftest import ROOT
-from engine_log import LESS_MEMORY, LONGEST_REASON, EngineLog, before_an_error, root_cause
+from distill.teacher.engine_log import LESS_MEMORY, LONGEST_REASON, EngineLog, before_an_error, root_cause
 
 TRACEBACK = "Traceback (most recent call last):\n"
 FRAME = '  File "/env/lib/python3.11/site-packages/vllm/v1/worker.py", line 219, in load\n    raise X(\n          ^^\n'
@@ -150,7 +150,7 @@ def test_what_is_shown_while_an_engine_starts():
 PRINTS = """
 import sys
 sys.path.insert(0, {root!r})
-from engine_log import print_to_engine_log
+from distill.teacher.engine_log import print_to_engine_log
 print_to_engine_log()
 print("Loading: 100%", flush=True)
 print("ERROR of it", file=sys.stderr, flush=True)

@@ -13,8 +13,8 @@ from distill.guard import LABEL, written_shapes
 from distill.locks import own_journal
 from distill.same_text import comparable, folded
 from distill.task import NoAnswer, guard_problem, load_task
+from distill.teacher.check import check_guard
 from journal import Journal, scan_inputs
-from teacher_check import check_guard
 
 TASKS = {
     "a group that ends at a space": (

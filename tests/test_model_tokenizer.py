@@ -15,8 +15,8 @@ from distill.model_tokenizer import check_student_tokens, check_thinking, load_t
 from distill.probes import check_probes, probe_tokens
 from distill.revisions import check_loaded, resolve
 from distill.task import Task
+from distill.teacher.engine import engine_arguments
 from distill.tokens import decode
-from engine import engine_arguments
 from hub_cache import commit_of, make_hub_cache
 from system_templates import try_templates
 from test_tokens import CHATML, make_tokenizer, template

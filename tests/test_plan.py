@@ -97,7 +97,7 @@ def test_memory_of_a_step_on_the_tiny_student(pair, tmp_path, bf16, weight_bytes
 
 
 ENGINE = """
-from engine import engine_arguments, start_engine, stop_engine
+from distill.teacher.engine import engine_arguments, start_engine, stop_engine
 if __name__ == "__main__":
     engine = start_engine(engine_arguments("models/tiny-thinking", ["--dtype", "bfloat16"]))
     try:

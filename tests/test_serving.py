@@ -28,7 +28,8 @@ PENALTY = {"do_sample": True, "repetition_penalty": 1.3, "temperature": 0.7, "to
 ASK_VLLM = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
-from engine import Stream, engine_arguments, start_engine, stop_engine
+from distill.teacher.vllm_engine import Stream
+from distill.teacher.engine import engine_arguments, start_engine, stop_engine
 
 if __name__ == "__main__":
     prompts = json.loads(sys.stdin.read())

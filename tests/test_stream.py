@@ -7,7 +7,7 @@ import pytest
 
 from conftest import ROOT
 from create_data import LOOP
-from engine import LOOKED_AT, Loop, Stream, ends_in_loop
+from distill.teacher.vllm_engine import LOOKED_AT, Loop, Stream, ends_in_loop
 
 LOOPING = {"repetition_detection": {**LOOP, "min_count": 4}}
 

@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT
 from distill import system
 from distill.system import driver_problem, nvidia_driver
-from engine import engine_arguments
+from distill.teacher.engine import engine_arguments
 from training_arguments import TrainArguments
 
 PROPRIETARY = (

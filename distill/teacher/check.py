@@ -4,12 +4,11 @@ import logging
 from collections import Counter
 
 from distill.guard import is_guarded
-from distill.model_tokenizer import check_prompt, check_thinking
+from distill.model_tokenizer import check_prompt, check_thinking, load_tokenizer
 from distill.revisions import resolve
 from distill.task import Task, guard_problem
+from distill.teacher.engine import engine_arguments, parse_engine_flags
 from distill.unfit_rows import describe_unfit_rows, find_unfit_rows
-from engine import engine_arguments, parse_engine_flags
-from system_templates import tokenizer_of_engine
 
 log = logging.getLogger("create_data")
 
@@ -85,3 +84,10 @@ def check_teacher(args, engine_flags: list[str], task: Task, roles: Counter | No
     engine_args = engine_arguments(args.model_name, engine_flags, **settings)
     check_reasoning_parser(args.reasoning_parser, engine_args.reasoning_parser_plugin)
     return engine_args
+
+
+def tokenizer_of_engine(model: str, commit: str | None, flags):
+    """The tokenizer that an engine under these flags of vLLM's loads; raises ValueError."""
+    if flags.tokenizer and flags.tokenizer != model:
+        return load_tokenizer(flags.tokenizer, flags.tokenizer_revision, flags.trust_remote_code)
+    return load_tokenizer(model, flags.tokenizer_revision or commit, flags.trust_remote_code)

@@ -1,0 +1,1 @@
+"""The teacher: an engine that answers."""
