@@ -24,10 +24,11 @@ from figures import ROOT, finish, in_turn, show, spread, write_inputs
 from growth import driven
 
 import create_data
-import replicas
 from distill.chats import input_hash
+from distill.labels import replicas
+from distill.labels.inputs import scan_inputs
+from distill.labels.journal import Journal
 from distill.task import load_task
-from journal import Journal, scan_inputs
 from report import markdown
 
 ATTEMPT = {"response": "Letters: Latin. Step 3. Language: German. " * 4, "finish_reason": "stop", "answer": "de"}

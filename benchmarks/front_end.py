@@ -20,7 +20,7 @@ from vllm.v1.engine.output_processor import OutputProcessor
 from vllm.v1.metrics.stats import IterationStats
 from vllm.v1.request import Request
 
-from create_data import LOOP
+from distill.labels.labelling import LOOP
 from distill.teacher.vllm_engine import Stream
 
 REPEATS = 4  # default of --max_repeats

@@ -20,9 +20,10 @@ from pathlib import Path
 from figures import ROOT, finish, in_turn, ratios, show, spread, write_inputs
 
 import create_data
+from distill.labels.inputs import scan_inputs
+from distill.labels.journal import Journal
 from distill.task import load_task
 from distill.tokens import prompt_ids
-from journal import Journal, scan_inputs
 
 FAILS = 20  # of so many rows one is made to fail once: 5 %
 CUT = 4  # tokens of an attempt that is cut at once, so that the failure itself costs nothing

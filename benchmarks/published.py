@@ -26,8 +26,8 @@ from training import parsed, script
 import create_data
 from apart import apart
 from distill.chats import read_chat
+from distill.labels.inputs import scan_inputs
 from distill.tokens import encode
-from journal import scan_inputs
 
 ENDING = "Finish with exactly one line: Final Answer: xx, with one of the labels in place of xx."
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-import replicas
 from conftest import (
     ROOT,
     SENTENCES,
@@ -35,6 +34,7 @@ from conftest import (
     training_command,
 )
 from create_data import parse_args
+from distill.labels import replicas
 from distill.task import load_task
 from distill.teacher.check import check_teacher
 from hub_cache import commit_of, make_hub_cache
@@ -218,7 +218,7 @@ def ray_nodes(nodes, tmp_path, request, monkeypatch):
     """A Ray cluster over both, a core on each: the processes, the driver's node first."""
     address, ray = f"{NODES[nodes[0]]}:6399", Path(sys.executable).with_name("ray")
     how = {nodes[0]: ["--head", "--port=6399", "--include-dashboard=false"], nodes[1]: [f"--address={address}"]}
-    there = "import sys, argparse; from replicas import connect; count = int(sys.argv[1]); "
+    there = "import sys, argparse; from distill.labels.replicas import connect; count = int(sys.argv[1]); "
     there += "connect(argparse.Namespace(num_replicas=count, cpus_per_replica=1, tensor_parallel_size=1))"
     token = tmp_path / "token"
     token.write_text("a" * 64)

@@ -2,8 +2,9 @@
 
 import pytest
 
-from forced import Forced
-from journal import Journal, scan_inputs
+from distill.labels.forced import Forced
+from distill.labels.inputs import scan_inputs
+from distill.labels.journal import Journal
 
 PLAIN = {"temperature": 0.15}
 GUARDED = {"temperature": 0.6, "structured_outputs": "(en|de)"}

@@ -13,9 +13,9 @@ import pytest
 from distill.chats import read_chat, read_inputs, read_lines
 from distill.cli import check_writable
 from distill.input_files import first_sha256, is_table, unchanged_sha256
+from distill.labels.inputs import InputsChanged, scan_inputs
 from distill.outputs import check_apart, read_answers
 from distill.task import load_task
-from journal import InputsChanged, scan_inputs
 
 ROWS = [{"text": "Hello"}, {"text": "Bonjour"}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)

@@ -10,11 +10,12 @@ import pytest
 from conftest import fails, python
 from create_data import ASKING, parse_args
 from distill.guard import LABEL, written_shapes
+from distill.labels.inputs import scan_inputs
+from distill.labels.journal import Journal
 from distill.locks import own_journal
 from distill.same_text import comparable, folded
 from distill.task import NoAnswer, guard_problem, load_task
 from distill.teacher.check import check_guard
-from journal import Journal, scan_inputs
 
 TASKS = {
     "a group that ends at a space": (

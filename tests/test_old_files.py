@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from conftest import ROOT, last_json, python, read_jsonl, run
+from distill.labels.inputs import scan_inputs
+from distill.labels.journal import Journal
 from distill.locks import journals_of
 from distill.old_values import NOT_RECORDED, OLD_HEADER, OLD_RUN, first_difference
 from distill.outputs import beside, parse
 from hub import Repository, commit_files
-from journal import Journal, scan_inputs
 from report import write_report
 from training_run import last_checkpoint, prepare_output, refuse_another_run
 

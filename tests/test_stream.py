@@ -6,7 +6,7 @@ from itertools import islice
 import pytest
 
 from conftest import ROOT
-from create_data import LOOP
+from distill.labels.labelling import LOOP
 from distill.teacher.vllm_engine import LOOKED_AT, Loop, Stream, ends_in_loop
 
 LOOPING = {"repetition_detection": {**LOOP, "min_count": 4}}

@@ -10,8 +10,9 @@ import pytest
 
 import create_data
 from conftest import ROOT, last_json, run
+from distill.labels.inputs import scan_inputs
+from distill.labels.journal import Journal
 from distill.task import load_task
-from journal import Journal, scan_inputs
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
 LABELS = ["普通话", "😀"]
@@ -114,7 +115,7 @@ def test_inputs_that_change_after_they_were_labelled(decided):
 import sys, runpy
 sys.argv = {[str(part) for part in command[1:]]!r}
 sys.path.insert(0, {str(ROOT)!r})
-import journal
+from distill.labels import journal
 write_outputs = journal.Journal.write_outputs
 def later(self, *args, **kwargs):
     open(self.inputs.path, "w").write("a\\n三\\n")

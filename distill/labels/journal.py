@@ -1,103 +1,26 @@
-"""Inputs, journal and outputs of step 1, about 40 bytes of memory an input. No torch, no vLLM.
+"""Journal and outputs of step 1. No torch, no vLLM.
 
 The journal OUTPUT.trace.jsonl holds a header line {"run": ...} for each start and one line for each input that is
 decided, appended and flushed as it finishes. It says all that a restart needs, and the outputs are written from it.
 """
 
-import hashlib
 import json
 import logging
 import os
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from distill.chats import digest, input_hash, read_inputs
 from distill.files import Replacing
+from distill.labels.forced import Forced
+from distill.labels.inputs import Inputs
 from distill.locks import journals_of, own_journal
 from distill.old_values import OLD_HEADER, first_difference
 from distill.outputs import beside, parse
-from distill.unfit_rows import roles_of
-from forced import Forced
 
 log = logging.getLogger("create_data")
 FILE_BITS = 48  # a place is the number of a journal file above this bit, and the offset of a line in it below
-
-
-class InputsChanged(Exception):
-    """The input file is no longer what the first pass has read, so that a label could end up on another text."""
-
-    def __init__(self, path: str, what: str):
-        super().__init__(f"{path}: {what} since this run has begun; bring the file back, or start another output")
-
-
-@dataclass
-class Inputs:
-    """What a first pass over the input file finds out; the texts themselves are read again when they are needed."""
-
-    path: str
-    first: np.ndarray  # for each input the index of its first occurrence
-    digests: np.ndarray  # 16 bytes of each input's sha256, as two numbers
-    sha256: str  # of all inputs
-    blank_lines: int
-    limited: bool = False  # to the first ones of the file
-    roles: Counter = field(default_factory=Counter)  # how many inputs have which roles, by roles_of()
-
-    def __len__(self):
-        return len(self.first)
-
-    def read(self, wanted: np.ndarray | None = None):
-        """Yield (index, messages), of all inputs or of those that are `wanted`.
-
-        Raises InputsChanged if one of them is another than in the first pass, or if there are fewer.
-        """
-        rows = read_inputs(self.path)
-        try:
-            for index in range(len(self)):
-                number, messages = next(rows, (0, None))
-                if messages is None:
-                    raise InputsChanged(self.path, f"holds {index} inputs, no longer {len(self)},")
-                if wanted is None or wanted[index]:
-                    if input_hash(messages) != self.hash(index):
-                        raise InputsChanged(f"{self.path}:{number}", "has changed")
-                    yield index, messages
-            if wanted is None and not self.limited and next(rows, None):
-                log.warning("%s: holds more inputs than when this run began; they are left out", self.path)
-        except ValueError as error:  # the first pass has read it, so it is another file now
-            raise InputsChanged(self.path, f"has changed ({error})") from error
-
-    def hash(self, index: int) -> str:
-        """Eight bytes of an input's digest, by which a journal line is checked."""
-        return f"{self.digests[index, 0]:016x}"
-
-
-def scan_inputs(path: str, limit: int = 0) -> Inputs:
-    """Read and check all inputs, or the first `limit`; raises ValueError that names file and line."""
-    digests, total, lines = bytearray(), hashlib.sha256(), 0
-    roles = Counter()
-    for lines, messages in read_inputs(path):  # noqa: B007, its last value is used below
-        sha256 = digest(messages)
-        total.update(sha256)
-        roles[roles_of(messages)] += 1
-        digests += sha256[:16]
-        if len(digests) == 16 * limit:
-            break
-    else:
-        with open(path, "rb") as file:  # blank lines after the last input
-            lines = sum(1 for _ in file)
-    if not digests:
-        raise ValueError(f"{path}: no inputs; the file is empty or holds only blank lines")
-    digests = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
-    # equal inputs side by side, in their order, so that each run of equals starts with the first occurrence
-    order = np.lexsort((digests[:, 1], digests[:, 0]))
-    new = np.ones(len(order), bool)
-    new[1:] = (digests[order[1:]] != digests[order[:-1]]).any(axis=1)
-    first = np.empty(len(order), np.int64)
-    first[order] = np.repeat(order[new], np.diff(np.append(np.flatnonzero(new), len(order))))
-    limited = len(first) == limit
-    return Inputs(str(path), first, digests, total.hexdigest(), lines - len(first), limited, roles)
 
 
 class Journal:

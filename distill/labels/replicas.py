@@ -21,8 +21,12 @@ from itertools import islice
 from pathlib import Path
 
 from distill.chats import input_hash, read_inputs
-from distill.teacher.engine import CANNOT_START
-from journal import InputsChanged
+from distill.cli import one_line
+from distill.labels.inputs import InputsChanged
+from distill.labels.labelling import label_rows
+from distill.teacher import child
+from distill.teacher.check import check_teacher
+from distill.teacher.engine import CANNOT_START, start_engine
 
 log = logging.getLogger("create_data")
 CHUNK = 64  # inputs that travel together
@@ -81,7 +85,7 @@ def silent_stderr():
 
 
 def label_on_replicas(args, engine_flags: list[str], task, inputs, missing):
-    """What create_data.label_rows() does, on replicas: yields (index, record) as the inputs are decided.
+    """What label_rows() does, on replicas: yields (index, record) as the inputs are decided.
 
     What was in flight where a replica is lost is asked again in another pass, by those that are left. Raises
     ReplicasFailed if a whole pass decides nothing, and InputsChanged if a replica was given another text than the first
@@ -205,17 +209,15 @@ class Replica:
 
     def serve(self, started: Future):
         """Label what arrives for ever; the process ends with its engine, and Ray starts another."""
-        import create_data
-
         # a Ray actor spawns its engine, and a spawned process runs this file's __mp_main__: it ends with this thread
-        sys.modules["__main__"].__file__ = create_data.__file__
+        sys.modules["__main__"].__file__ = child.__file__
         try:
-            engine_args = create_data.check_teacher(self.args, self.engine_flags, self.task)
+            engine_args = check_teacher(self.args, self.engine_flags, self.task)
             if self.args.tensor_parallel_size > 1:
                 engine_args.distributed_executor_backend = engine_args.distributed_executor_backend or "mp"
-            engine = create_data.start_engine(engine_args)
+            engine = start_engine(engine_args)
         except BaseException as error:
-            reason = f"{create_data.one_line(error)} on {platform.node()}"
+            reason = f"{one_line(error)} on {platform.node()}"
             if CANNOT_START not in reason:  # what was refused before its start, such as a model not on this node
                 reason = f"{CANNOT_START}: {reason}"
             started.set_exception(RuntimeError(reason))  # Ray sends its last line to the driver
@@ -224,7 +226,7 @@ class Replica:
         try:
             while True:
                 rows = self.rows(self.arriving.get())
-                for index, record in create_data.label_rows(self.args, engine, self.task, rows):
+                for index, record in label_rows(self.args, engine, self.task, rows):
                     self.decided.put((index, self.hashes.pop(index), record))
                     self.open.pop(index).set_result(None)
         except BaseException:

@@ -1,0 +1,1 @@
+"""Step 1: inputs in, labels out, nothing asked twice."""
