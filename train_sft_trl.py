@@ -38,15 +38,13 @@ from distill.revisions import check_loaded, resolve
 from distill.stopping import end_at_signals
 from distill.streams import lasting_streams
 from distill.system import end_with_parent
-from hub import PushError, Repository, open_repository, push
-from lora import describe, lora_config
-from lora_trainer import LoraTrainer
-from side_by_side import put_side_by_side
-from student_loading import allocate_trained, check_fsdp, check_types, empty_model, fsdp_settings, load_student
-from training_arguments import OneLineParser, ScriptArguments, TrainArguments
-from training_lock import lock_output
-from training_rows import check_fraction, load_rows, warn_about_rows
-from training_run import (
+from distill.training.arguments import OneLineParser, ScriptArguments, TrainArguments
+from distill.training.hub import PushError, Repository, open_repository, push
+from distill.training.loading import allocate_trained, check_fsdp, check_types, empty_model, fsdp_settings, load_student
+from distill.training.lock import lock_output
+from distill.training.lora import describe, lora_config
+from distill.training.rows import check_fraction, load_rows, warn_about_rows
+from distill.training.run_directory import (
     CompleteCheckpoint,
     begun_with_commit,
     evaluation_figures,
@@ -55,6 +53,8 @@ from training_run import (
     steps_of,
     write_report,
 )
+from distill.training.side_by_side import put_side_by_side
+from distill.training.trainer import LoraTrainer
 
 log = logging.getLogger("train_sft_trl")
 

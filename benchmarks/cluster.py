@@ -96,7 +96,7 @@ def read_for_training(model: str, path: Path) -> dict:
     from datasets import Dataset
     from transformers import AutoTokenizer
 
-    from training_rows import load_rows
+    from distill.training.rows import load_rows
 
     tokenizer, process = AutoTokenizer.from_pretrained(model), psutil.Process()
     memory, start = [process.memory_info().rss], [time.perf_counter()]

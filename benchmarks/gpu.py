@@ -25,8 +25,8 @@ from figures import finish, markdown, show, size, spread
 from plan import GIB, Model, training
 from random_student import EXACT_LAYERS, SMALL, adapted, batch_of, build, check_adapter, check_in_fp32, fill, now
 
-from lora import describe
-from student_ops import ATTENTION, EXPERTS, use_fewer_kernels
+from distill.training.lora import describe
+from distill.training.student_ops import ATTENTION, EXPERTS, use_fewer_kernels
 
 LENGTHS, SMALL_LENGTHS = (64, 512, 2048), (16, 32, 64)  # tokens of the longest row
 BATCHES = (1, 4, 16)  # rows of a micro-batch: one, the default, and the whole effective batch at once

@@ -110,9 +110,9 @@ def as_rank(student: str, folder: Path, dtype: str, before: bool) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
     import train_sft_trl as step2
-    from lora import lora_config
-    from student_loading import empty_model
-    from training_arguments import OneLineParser, ScriptArguments, TrainArguments
+    from distill.training.arguments import OneLineParser, ScriptArguments, TrainArguments
+    from distill.training.loading import empty_model
+    from distill.training.lora import lora_config
 
     on_gpu = dtype == "bfloat16"
     if not on_gpu and "LOCAL_RANK" in os.environ:

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from trl.trainer.utils import add_fused_lm_head
 
-from lora import lora_config
-from student_ops import EXPERTS, keep_lora_beside_experts, use_fewer_kernels
+from distill.training.lora import lora_config
+from distill.training.student_ops import EXPERTS, keep_lora_beside_experts, use_fewer_kernels
 
 SMALL = Model(
     hidden=128, layers=2, heads=4, kv_heads=2, head_dim=32, experts=8, per_token=2, expert_size=64, vocabulary=4096

@@ -43,10 +43,10 @@ def parsed(flags: list[str], folder: str):
     """What train_sft_trl.py has before it loads the student: (its two sets of arguments, tokenizer, LoRA, rows)."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from lora import lora_config
-    from student_loading import empty_model
-    from training_arguments import OneLineParser, ScriptArguments, TrainArguments
-    from training_rows import load_rows
+    from distill.training.arguments import OneLineParser, ScriptArguments, TrainArguments
+    from distill.training.loading import empty_model
+    from distill.training.lora import lora_config
+    from distill.training.rows import load_rows
 
     sys.argv = ["train_sft_trl.py", *flags, "--output_dir", folder]
     own, args = OneLineParser((ScriptArguments, TrainArguments)).parse()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from conftest import ROOT, last_json, python
-from student_loading import empty_model
+from distill.training.loading import empty_model
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from transformers import AutoTokenizer
 from transformers.trainer_utils import HubStrategy
 
 from conftest import MODES, ROOT, STUDENT, run, train, training_command
-from hub import open_repository, without_paths
+from distill.training.hub import open_repository, without_paths
+from distill.training.run_directory import model_card, public_name
 from loopback_hub import READ_TOKEN, LoopbackHub
-from training_run import model_card, public_name
 
 PUSHED = {
     "README.md",

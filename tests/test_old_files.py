@@ -21,9 +21,9 @@ from distill.labels.journal import Journal
 from distill.locks import journals_of
 from distill.old_values import NOT_RECORDED, OLD_HEADER, OLD_RUN, first_difference
 from distill.outputs import beside, parse
-from hub import Repository, commit_files
+from distill.training.hub import Repository, commit_files
+from distill.training.run_directory import last_checkpoint, prepare_output, refuse_another_run
 from report import write_report
-from training_run import last_checkpoint, prepare_output, refuse_another_run
 
 OLD = ROOT / "tests" / "old_files"
 TEACHER, STUDENT = "models/tiny-thinking", "models/tiny-instruct"  # as the old files name them

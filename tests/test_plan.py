@@ -8,12 +8,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForCausalLM, TrainerCallback
 
 from conftest import ROOT, STUDENT, TEACHER, fails, last_json, python, run
-from lora import lora_config
-from student_loading import empty_model
+from distill.training.arguments import OneLineParser, ScriptArguments, TrainArguments
+from distill.training.loading import empty_model
+from distill.training.lora import lora_config
+from distill.training.rows import load_rows
 from test_train import QWEN3_30B, adapted
 from train_sft_trl import make_trainer
-from training_arguments import OneLineParser, ScriptArguments, TrainArguments
-from training_rows import load_rows
 
 sys.path.append(str(ROOT / "benchmarks"))
 from plan import GIB, MARKS, Model, training  # noqa: E402

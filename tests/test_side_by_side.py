@@ -6,9 +6,9 @@ from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from lora import lora_config
-from side_by_side import PLAIN, distance_between, find_obstacle, logits_of, put_side_by_side
-from student_ops import ATTENTION
+from distill.training.lora import lora_config
+from distill.training.side_by_side import PLAIN, distance_between, find_obstacle, logits_of, put_side_by_side
+from distill.training.student_ops import ATTENTION
 
 WINDOW = 8  # shorter than the rows
 SIZES = {
@@ -105,7 +105,7 @@ def test_other_students_get_padded_batches(model_type):
 @pytest.mark.parametrize("model_type", ["falcon_h1", "qwen3_5_text"])
 def test_a_loaded_student_whose_rows_leak_gets_padded_batches(model_type, monkeypatch):
     """As an architecture would that is said to be plain, and in a later version of transformers is not."""
-    monkeypatch.setattr("side_by_side.find_obstacle", lambda config: "")
+    monkeypatch.setattr("distill.training.side_by_side.find_obstacle", lambda config: "")
     model = student(model_type, OTHERS[model_type])
     before = model.config._attn_implementation
     assert f"leak into each other in this {model_type}" in put_side_by_side(model, some_rows())

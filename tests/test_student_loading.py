@@ -11,8 +11,7 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3MoeConfig
 
 from conftest import ROOT, STUDENT, last_json, python, run
-from lora import lora_config
-from student_loading import (
+from distill.training.loading import (
     LAUNCH_CONFIG,
     TO_LAUNCH,
     allocate_trained,
@@ -23,6 +22,7 @@ from student_loading import (
     fsdp_settings,
     load_student,
 )
+from distill.training.lora import lora_config
 
 CONFIGS = ROOT / "accelerate_configs"
 GPUS = 8

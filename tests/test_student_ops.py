@@ -9,9 +9,9 @@ from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Qwen2C
 from transformers.models.gpt_oss import GptOssConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from lora import lora_config
-from side_by_side import put_side_by_side
-from student_ops import ATTENTION, EXPERTS, keep_lora_beside_experts, use_fewer_kernels
+from distill.training.lora import lora_config
+from distill.training.side_by_side import put_side_by_side
+from distill.training.student_ops import ATTENTION, EXPERTS, keep_lora_beside_experts, use_fewer_kernels
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 SIZES = {

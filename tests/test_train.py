@@ -33,11 +33,11 @@ from conftest import (
 )
 from conftest import training_command as command
 from distill.tokens import encode, prompt_ids
-from lora import lora_config
-from lora_trainer import LoraTrainer
-from student_loading import empty_model
-from training_arguments import TrainArguments
-from training_rows import load_rows
+from distill.training.arguments import TrainArguments
+from distill.training.loading import empty_model
+from distill.training.lora import lora_config
+from distill.training.rows import load_rows
+from distill.training.trainer import LoraTrainer
 
 # As the model cards describe the formats, written for these tests.
 QWEN_2507 = (

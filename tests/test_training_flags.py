@@ -9,10 +9,10 @@ from dataclasses import fields
 import pytest
 from trl import SFTConfig
 
-from config_file import read_config, take_config
 from conftest import ROOT
-from training_arguments import OneLineParser, ScriptArguments, TrainArguments
-from training_flags import REFUSED
+from distill.training.arguments import OneLineParser, ScriptArguments, TrainArguments
+from distill.training.config_file import read_config, take_config
+from distill.training.flags import REFUSED
 
 ON_A_CPU = {"use_cpu": True, "bf16": False}
 # A value that each refused flag may be given.
@@ -64,7 +64,9 @@ def test_defaults_pass(tmp_path):
 
 
 def test_several_reporters_are_separated_by_commas(monkeypatch, tmp_path):
-    monkeypatch.setattr("training_arguments.get_available_reporting_integrations", lambda: ["wandb", "tensorboard"])
+    monkeypatch.setattr(
+        "distill.training.arguments.get_available_reporting_integrations", lambda: ["wandb", "tensorboard"]
+    )
     common = {"output_dir": str(tmp_path), **ON_A_CPU}
     assert TrainArguments(**common, report_to="tensorboard,wandb").report_to == ["tensorboard", "wandb"]
     assert TrainArguments(**common, report_to="wandb").report_to == ["wandb"]

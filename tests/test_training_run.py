@@ -14,10 +14,10 @@ import yaml
 from conftest import ROOT, assert_gone, descendants
 from distill.locks import lock
 from distill.stopping import SAID
-from student_loading import TO_LAUNCH
-from training_lock import lock_output
-from training_rows import check_fraction
-from training_run import (
+from distill.training.loading import TO_LAUNCH
+from distill.training.lock import lock_output
+from distill.training.rows import check_fraction
+from distill.training.run_directory import (
     CompleteCheckpoint,
     begun_with_commit,
     evaluation_figures,
@@ -68,7 +68,7 @@ def test_another_runs_checkpoint_in_the_output_directory_is_refused(tmp_path, mo
     """As --resume_from_checkpoint with other settings leaves it, when it is killed before its first checkpoint."""
     checkpoint = begin(tmp_path / "out")
     now = {**RUN, "learning_rate": "0.2"}
-    monkeypatch.setattr("training_run.recorded_run", lambda script, args: now)
+    monkeypatch.setattr("distill.training.run_directory.recorded_run", lambda script, args: now)
     script = SimpleNamespace(check_only=False, overwrite=False)
     args = SimpleNamespace(
         output_dir=str(tmp_path / "out"), resume_from_checkpoint=None, push_to_hub=False, process_index=0
@@ -85,7 +85,7 @@ def test_another_runs_checkpoint_in_the_output_directory_is_refused(tmp_path, mo
 def test_a_checkpoint_that_cannot_be_resumed_from_costs_no_adapter(where, tmp_path, monkeypatch):
     begin(tmp_path / "out")
     (tmp_path / "out" / "results.json").write_text("{}")
-    monkeypatch.setattr("training_run.recorded_run", lambda script, args: RUN)
+    monkeypatch.setattr("distill.training.run_directory.recorded_run", lambda script, args: RUN)
     before = sorted(tmp_path.rglob("*"))
     args = SimpleNamespace(
         output_dir=str(tmp_path / "out"),

@@ -11,10 +11,10 @@ from distill.labels.inputs import scan_inputs
 from distill.model_tokenizer import load_tokenizer
 from distill.task import Task, load_task
 from distill.teacher.check import check_teacher
+from distill.training.rows import load_rows
 from system_templates import tokenizer_of_system, try_templates
 from test_model_tokenizer import DROPS, save_model, system
 from test_tokens import CHATML
-from training_rows import load_rows
 
 # as older templates of Mistral's, the system message goes into the last turn of the user
 LAST_TURN = (

@@ -22,8 +22,8 @@ from transformers import TrainerCallback
 from distill.files import Replacing
 from distill.input_files import unchanged_sha256
 from distill.old_values import OLD_RUN, first_difference
-from student_loading import TO_LAUNCH
-from training_lock import same_everywhere
+from distill.training.loading import TO_LAUNCH
+from distill.training.lock import same_everywhere
 
 log = logging.getLogger("train_sft_trl")
 WRITTEN = ["results.json", "run.json", "adapter_model.safetensors", "adapter_config.json", "report"]

@@ -8,7 +8,7 @@ student_ops knows no sliding window. What a configuration does not say proves no
 import torch
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from student_ops import ATTENTION
+from distill.training.student_ops import ATTENTION
 
 # model_type of the student's config; each is tested in tests/test_side_by_side.py
 PLAIN = [

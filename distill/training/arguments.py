@@ -9,11 +9,11 @@ import torch
 from transformers.integrations import get_available_reporting_integrations
 from trl import SFTConfig, TrlParser
 
-from config_file import read_config, take_config
 from distill.cli import check_model
 from distill.system import driver_problem, nvidia_driver
-from student_loading import TO_LAUNCH, choose_gpus
-from training_flags import refuse_flags
+from distill.training.config_file import read_config, take_config
+from distill.training.flags import refuse_flags
+from distill.training.loading import TO_LAUNCH, choose_gpus
 
 # the schedules that take a lowest rate, or ignore it: runs of all of them were begun with it
 KNOW_LOWEST_RATE = ["cosine_with_min_lr", "cosine_warmup_with_min_lr", "constant", "constant_with_warmup"]

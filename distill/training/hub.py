@@ -13,7 +13,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from transformers.trainer_utils import HubStrategy
 
-from training_run import model_card, public_name
+from distill.training.run_directory import model_card, public_name
 
 UNCHANGED = ["adapter_model.safetensors", "loss.png"]
 CLEANED = ["run.json", "results.json", "adapter_config.json"]

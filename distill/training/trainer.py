@@ -23,7 +23,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 from trl import SFTTrainer
 
-from student_ops import keep_lora_beside_experts, use_fewer_kernels
+from distill.training.student_ops import keep_lora_beside_experts, use_fewer_kernels
 
 
 class SamplerEpoch(TrainerCallback):

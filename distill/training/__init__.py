@@ -1,0 +1,1 @@
+"""Step 2: the student's training."""
