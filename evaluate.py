@@ -22,10 +22,16 @@ from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
-from apart import Apart
-from ask import Asking, System, SystemFailed, score_systems
 from distill.adapter import LORA, check_plan, plan_serving
 from distill.cli import ROOT, Parser, check_model, check_writable, one_line
+from distill.evaluation.apart import Apart
+from distill.evaluation.ask import Asking, SystemFailed, score_systems
+from distill.evaluation.report import markdown, not_thinking, sentences, tables, write_report
+from distill.evaluation.rows import label_quality, read_rows, read_teacher
+from distill.evaluation.scored import Scored, Unfinished, common_key, key_of
+from distill.evaluation.scores import measure
+from distill.evaluation.systems import TITLES, System
+from distill.evaluation.templates import try_templates
 from distill.model_tokenizer import check_student_tokens
 from distill.revisions import resolve
 from distill.streams import lasting_streams
@@ -36,11 +42,6 @@ from distill.teacher.child import begin_child
 from distill.teacher.engine import check_engine_flags
 from distill.tokens import THINK_END
 from distill.unfit_rows import roles_of
-from evaluation_rows import label_quality, read_rows, read_teacher
-from report import TITLES, markdown, not_thinking, sentences, tables, write_report
-from scored import Scored, Unfinished, common_key, key_of
-from scores import measure
-from system_templates import try_templates
 
 log = logging.getLogger("evaluate")
 ENDS = 10  # seconds in which a killed process is gone

@@ -25,11 +25,11 @@ from growth import driven
 
 import create_data
 from distill.chats import input_hash
+from distill.evaluation.report import markdown
 from distill.labels import replicas
 from distill.labels.inputs import scan_inputs
 from distill.labels.journal import Journal
 from distill.task import load_task
-from report import markdown
 
 ATTEMPT = {"response": "Letters: Latin. Step 3. Language: German. " * 4, "finish_reason": "stop", "answer": "de"}
 ATTEMPT |= {"reason": None, "sampling": {"temperature": 0.15, "max_tokens": 4096}, "prompt_tokens": 2300}
@@ -169,7 +169,7 @@ def main() -> int:
     parser.add_argument("--extrapolate", type=int, default=100000000, help="to so many rows, from the two last figures")
     parser.add_argument("--repeats", type=int, default=3, help="of each number of replicas, taken in turn")
     mine = parser.parse_args()
-    from apart import apart
+    from distill.evaluation.apart import apart
 
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

@@ -24,8 +24,8 @@ from generation import Stumbling, ours, start_teacher
 from training import parsed, script
 
 import create_data
-from apart import apart
 from distill.chats import read_chat
+from distill.evaluation.apart import apart
 from distill.labels.inputs import scan_inputs
 from distill.tokens import encode
 
@@ -146,7 +146,7 @@ def generated_one_by_one(base: str, adapter: str, test_file: str, rows: int, rep
 
 def asked(repeats: int, *arguments) -> list[dict]:
     """ask.run_model() with its one engine asked several times: what each found."""
-    import ask
+    from distill.evaluation import ask
 
     ask_once = ask.ask_system
     found = []
@@ -165,9 +165,9 @@ def asked(repeats: int, *arguments) -> list[dict]:
 def evaluated(mine, adapter: str) -> dict:
     """evaluate.py's own way to ask the student: rows/s over everything but the start of engine and processes."""
     import evaluate
-    from ask import Asking
     from distill.adapter import plan_serving
-    from evaluation_rows import read_rows
+    from distill.evaluation.ask import Asking
+    from distill.evaluation.rows import read_rows
 
     flags = ["--student_model", mine.student, "--adapter", adapter, "--test_file", mine.test_file]
     args, engine_flags = evaluate.parse_args([*flags, "--check_rows", "0", "--systems", "student"])

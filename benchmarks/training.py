@@ -22,7 +22,7 @@ from pathlib import Path
 
 from figures import ROOT, finish, in_turn, ratios, show, size, spread
 
-from apart import apart
+from distill.evaluation.apart import apart
 
 MIB = 2**20
 

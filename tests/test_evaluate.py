@@ -10,13 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 
-import evaluation_rows
 from conftest import ROOT, fails, last_json, python, qwen_tokenizer
+from distill.evaluation import rows as evaluation_rows
+from distill.evaluation.report import markdown, tables, write_report
+from distill.evaluation.rows import label_quality, read_rows, read_teacher
+from distill.evaluation.scores import mcnemar, measure, quality
 from distill.task import load_task
 from distill.teacher.check import check_reasoning_parser
-from evaluation_rows import label_quality, read_rows, read_teacher
-from report import MARKS, markdown, tables, write_report
-from scores import mcnemar, measure, quality
+from report import MARKS
 
 CHROMIUM = shutil.which("chromium")
 TASK = ROOT / "example-data" / "language_classification.yaml"

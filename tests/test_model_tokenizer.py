@@ -9,8 +9,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from ask import System
 from conftest import ROOT, STUDENT, TEACHER, fails, last_json, python, read_jsonl, run, trace
+from distill.evaluation.systems import System
+from distill.evaluation.templates import try_templates
 from distill.model_tokenizer import check_student_tokens, check_thinking, load_tokenizer
 from distill.probes import check_probes, probe_tokens
 from distill.revisions import check_loaded, resolve
@@ -18,7 +19,6 @@ from distill.task import Task
 from distill.teacher.engine import engine_arguments
 from distill.tokens import decode
 from hub_cache import commit_of, make_hub_cache
-from system_templates import try_templates
 from test_tokens import CHATML, make_tokenizer, template
 
 ALTERNATING = (

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from conftest import ROOT, last_json, python, read_jsonl, run
+from distill.evaluation.report import write_report
 from distill.labels.inputs import scan_inputs
 from distill.labels.journal import Journal
 from distill.locks import journals_of
@@ -23,7 +24,6 @@ from distill.old_values import NOT_RECORDED, OLD_HEADER, OLD_RUN, first_differen
 from distill.outputs import beside, parse
 from distill.training.hub import Repository, commit_files
 from distill.training.run_directory import last_checkpoint, prepare_output, refuse_another_run
-from report import write_report
 
 OLD = ROOT / "tests" / "old_files"
 TEACHER, STUDENT = "models/tiny-thinking", "models/tiny-instruct"  # as the old files name them

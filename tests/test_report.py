@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import ROOT
-from plots import SETTINGS, figures_of, shortened
-from report import is_wrong, sentences, tables, titles_of, write_report
-from scores import SHOWN_LABELS, measure
+from distill.evaluation.plots import SETTINGS, figures_of, shortened
+from distill.evaluation.report import is_wrong, sentences, tables, titles_of, write_report
+from distill.evaluation.scores import SHOWN_LABELS, measure
 
 PRICES = SimpleNamespace(price_input=0.0, price_cached=0.0, price_output=0.0)
 
@@ -88,8 +88,8 @@ MANY = """
 import re, sys
 from pathlib import Path
 from types import SimpleNamespace
-from report import write_report
-from scores import measure
+from distill.evaluation.report import write_report
+from distill.evaluation.scores import measure
 gold = [f"category number {i} of the catalogue" for i in range(int(sys.argv[2]))] * 2
 prices = SimpleNamespace(price_input=0, price_cached=0, price_output=0)
 results = {"teacher": {"answers": gold[1:] + gold[:1]}, "student": {"answers": [*gold[:-1], None]}}

@@ -11,13 +11,14 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ask import AdapterFailed, Asking, System, SystemFailed, run_model, score_student
 from conftest import fails
 from distill.adapter import LORA, MERGED, Serving, check_plan, check_room, compare_with_peft, weight_bytes
 from distill.adapter_files import adapter_identity
-from report import sentences
-from scored import Scored, Unfinished, common_key, key_of, model_identity
-from scores import measure
+from distill.evaluation.ask import AdapterFailed, Asking, SystemFailed, run_model, score_student
+from distill.evaluation.report import sentences
+from distill.evaluation.scored import Scored, Unfinished, common_key, key_of, model_identity
+from distill.evaluation.scores import measure
+from distill.evaluation.systems import System
 
 STUDENT = System("student", "some/base", False, False, 0.0, 64, 50, 2)
 TEACHER = System("teacher", "some/teacher", True, True, 0.15, 4096, 50, 0)

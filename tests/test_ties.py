@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from conftest import ROOT, python, read_jsonl
 from distill.adapter import LORA, MERGED, TIE
+from distill.evaluation.ties import LEAST, NAMED, closest_place, find_ties, ties_sentence, width
 from distill.tokens import prompt_ids
 from test_adapter import byte_tokenizer
-from ties import LEAST, NAMED, closest_place, find_ties, ties_sentence, width
 
 A, B, C = byte_tokenizer().convert_tokens_to_ids(["a", "b", "c"])
 CLOSE = 40

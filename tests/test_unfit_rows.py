@@ -7,12 +7,12 @@ import pytest
 
 from conftest import fails
 from create_data import parse_args
+from distill.evaluation.templates import tokenizer_of_system, try_templates
 from distill.labels.inputs import scan_inputs
 from distill.model_tokenizer import load_tokenizer
 from distill.task import Task, load_task
 from distill.teacher.check import check_teacher
 from distill.training.rows import load_rows
-from system_templates import tokenizer_of_system, try_templates
 from test_model_tokenizer import DROPS, save_model, system
 from test_tokens import CHATML
 

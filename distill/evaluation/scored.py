@@ -15,11 +15,11 @@ from pathlib import Path
 
 from distill.adapter_files import adapter_identity
 from distill.chats import digest
+from distill.evaluation.systems import TITLES, title_of
 from distill.files import Replacing
 from distill.revisions import resolve
 from distill.staging import Staging
 from distill.system import versions
-from report import TITLES, title_of
 
 log = logging.getLogger("evaluate")
 MARK_TEXT = (

@@ -12,9 +12,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from apart import Apart
 from distill.adapter import LORA, MERGED, Serving, check_room, compare_with_peft, disagreement, merge
 from distill.adapter_files import adapter_identity
+from distill.evaluation.apart import Apart
+from distill.evaluation.scored import Scored
+from distill.evaluation.systems import System, title_of
+from distill.evaluation.ties import ROUNDINGS, find_ties
 from distill.model_tokenizer import ids_or_reason
 from distill.probes import check_probes
 from distill.revisions import resolve
@@ -23,27 +26,9 @@ from distill.system import commit, cpu_name
 from distill.task import NoAnswer, Task
 from distill.teacher.engine import EngineFailed, engine_arguments, start_engine, stop_engine, why_ended
 from distill.teacher.vllm_engine import Stream
-from report import title_of
-from scored import Scored
-from ties import ROUNDINGS, find_ties
 
 log = logging.getLogger("evaluate")
 WARM_UP = 3  # requests before the clock starts; the first ones pay for the prefix cache and lazy set-up
-
-
-@dataclass(frozen=True)
-class System:
-    """One system and how it is asked."""
-
-    name: str
-    model: str
-    prompted: bool  # under the task's prompt
-    thinks: bool
-    temperature: float
-    max_tokens: int
-    latency_rows: int  # asked one at a time
-    check_rows: int  # whose tokens are kept for the comparison with PEFT
-    revision: str | None = None  # of a model on the hub
 
 
 @dataclass(frozen=True)

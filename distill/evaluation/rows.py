@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from distill.chats import input_hash, read_chat, read_chat_rows, read_inputs
+from distill.evaluation.scores import in_one_form, quality
 from distill.outputs import read_finished
 from distill.task import Task
-from scores import in_one_form, quality
 
 
 def read_rows(args, task: Task) -> tuple[list[list[dict]], list[str], list[str | None]]:

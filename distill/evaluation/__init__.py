@@ -1,0 +1,1 @@
+"""Step 3: systems asked, scored and shown."""
