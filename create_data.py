@@ -22,6 +22,7 @@ import re
 import signal
 import sys
 import time
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from distill.cli import ROOT, Parser, check_model, check_writable, one_line
 from distill.labels.forced import Forced
 from distill.labels.inputs import InputsChanged, scan_inputs
 from distill.labels.journal import Journal
-from distill.labels.labelling import label_rows, record_rows
+from distill.labels.labelling import Labelling, Settings, record_rows
 from distill.labels.replicas import ReplicasFailed, connect, label_on_replicas
 from distill.locks import OutputLock
 from distill.outputs import check_apart
@@ -37,17 +38,13 @@ from distill.stopping import end_anyway
 from distill.streams import lasting_streams
 from distill.system import versions
 from distill.task import Task, load_task
+from distill.teacher.base import TeacherEnded
 from distill.teacher.check import check_guard, check_teacher
 from distill.teacher.child import begin_child
-from distill.teacher.engine import start_engine, stop_engine, why_ended
+from distill.teacher.engine import start_engine, stop_engine
+from distill.teacher.vllm_engine import VLLMTeacher
 
 log = logging.getLogger("create_data")
-
-# What decides how a row is asked: recorded in the journal, and a run with other values does not continue it.
-ASKING = (
-    "reasoning_parser temperature max_tokens max_retries max_repeats structured_outputs thinking_token_budget "
-    "num_samples min_agreement"
-)
 
 
 def parse_args(argv=None):
@@ -108,6 +105,11 @@ def parse_args(argv=None):
     return args, engine_flags
 
 
+def settings_of(args) -> Settings:
+    """How rows are asked under the flags."""
+    return Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
+
+
 if __name__ == "__mp_main__":  # an engine's process that was spawned, where vLLM does not fork
     begin_child()
 
@@ -130,6 +132,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     args, engine_flags = parse_args()
+    settings = settings_of(args)
     output = Path(args.output_file)
     with contextlib.ExitStack() as at_end:
         try:
@@ -144,7 +147,7 @@ def main() -> int:
                 raise ValueError(f"{output}: exists and is finished; --overwrite replaces it")
             inputs = scan_inputs(args.input_file, args.limit)
             run = {"model": args.model_name, "revision": args.revision, "task": task.hash, "inputs": inputs.sha256}
-            run |= {name: getattr(args, name) for name in ASKING.split()}
+            run.update(asdict(settings))
             journal = Journal(output, run, inputs, args.shard_index, args.num_shards)
             journal.open(args.overwrite)
             missing = journal.missing()
@@ -175,20 +178,19 @@ def main() -> int:
         details["commit"] = engine_args.revision if asked else journal.commit  # of the model on the hub
         start = time.perf_counter()
         if asked:
-            from vllm.v1.engine.exceptions import EngineDeadError
-
             try:
                 if args.overwrite:
                     journal.clear()
                 journal.start(**details, started=datetime.now(UTC).isoformat(timespec="seconds"))
                 if args.num_replicas:
-                    decided = label_on_replicas(args, engine_flags, task, inputs, missing)
+                    decided = label_on_replicas(args, settings, engine_flags, task, inputs, missing)
                 else:
-                    decided = label_rows(args, engine, task, inputs.read(missing))
-                record_rows(args, decided, inputs, missing, journal)
-            except (EngineDeadError, ReplicasFailed) as error:
-                reason = one_line(error) if args.num_replicas else why_ended(engine)
-                log.error("create_data.py: %s; what is finished is kept, the same command continues", reason)
+                    teacher = VLLMTeacher(engine, settings.thinks)
+                    decided = Labelling(teacher, task, settings).label(inputs.read(missing))
+                done = inputs.unique() - asked if args.num_shards == 1 else 0
+                record_rows(decided, journal, asked, done)
+            except (TeacherEnded, ReplicasFailed) as error:
+                log.error("create_data.py: %s; what is finished is kept, the same command continues", one_line(error))
                 if stopped:
                     return stopped[0]
                 return error.exit_code if args.num_replicas else 1

@@ -29,6 +29,7 @@ from distill.evaluation.report import markdown
 from distill.labels import replicas
 from distill.labels.inputs import scan_inputs
 from distill.labels.journal import Journal
+from distill.labels.labelling import record_rows
 from distill.task import load_task
 
 ATTEMPT = {"response": "Letters: Latin. Step 3. Language: German. " * 4, "finish_reason": "stop", "answer": "de"}
@@ -54,7 +55,7 @@ def driver_alone(rows: int, folder: Path) -> dict:
     """Step 1's driver over `rows` inputs, with replicas that answer at once: seconds of each part, memory, sizes."""
 
     class Echo:  # a replica without an engine; here, so that Ray sends its code along
-        def __init__(self, args, engine_flags, task):
+        def __init__(self, *_):
             pass
 
         def __call__(self, batch):
@@ -76,8 +77,8 @@ def driver_alone(rows: int, folder: Path) -> dict:
     stages["starting Ray"], cpu = time.perf_counter(), time.process_time()
     journal.start()
     missing = journal.missing()
-    decided = replicas.label_on_replicas(args, [], task, inputs, missing)
-    create_data.record_rows(args, decided, inputs, missing, journal)
+    decided = replicas.label_on_replicas(args, create_data.settings_of(args), [], task, inputs, missing)
+    record_rows(decided, journal, int(missing.sum()), 0)
     stages["handing out and journal"], cpu = time.perf_counter(), time.process_time() - cpu
     journal.replay()
     journal.write_outputs(True)

@@ -3,7 +3,7 @@
     python benchmarks/front_end.py --sequences 1024 --tokens 700
 
 There is no model: the tokens are known in advance and go through vLLM's own scheduler check and output processor and
-through our Stream, one for each sequence in each step, as with a full batch. Microseconds of one core a token.
+through our VLLMTeacher, one for each sequence in each step, as with a full batch. Microseconds of one core a token.
 """
 
 import argparse
@@ -18,10 +18,11 @@ from vllm.v1.core.sched.utils import check_stop
 from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest, FinishReason
 from vllm.v1.engine.output_processor import OutputProcessor
 from vllm.v1.metrics.stats import IterationStats
-from vllm.v1.request import Request
+from vllm.v1.request import Request as SchedulerRequest
 
-from distill.labels.labelling import LOOP
-from distill.teacher.vllm_engine import Stream
+from distill.labels.labelling import LOOP_FROM, LOOP_TO
+from distill.teacher.base import Loop, Prompt, Request, Sampling
+from distill.teacher.vllm_engine import VLLMTeacher
 
 REPEATS = 4  # default of --max_repeats
 VOCABULARY = 4096
@@ -99,13 +100,15 @@ def scripts_of(sequences: int, tokens: int) -> list[list[int]]:
     return [[rng.randrange(2, VOCABULARY) for _ in range(tokens - 1)] + [END] for _ in range(sequences)]
 
 
-def front_end(scripts: list[list[int]], sampling: dict, log_stats: bool) -> float:
-    """Seconds of this process that a full batch takes in vLLM's output processor and in Stream."""
+def front_end(scripts: list[list[int]], loop: Loop | None, log_stats: bool) -> float:
+    """Seconds of this process that a full batch takes in vLLM's output processor and in VLLMTeacher."""
     engine = ScriptedEngine(scripts, len(scripts), log_stats)
-    stream = Stream(engine, window=len(scripts))
-    requests = ((i, [2], dict(sampling)) for i in range(len(scripts)))
+    teacher = VLLMTeacher(engine, window=len(scripts))
+    prompt = Prompt([2], tokens=1)
+    sampling = Sampling(temperature=0, max_tokens=1 << 20, loop=loop)
+    requests = (Request(i, prompt, sampling) for i in range(len(scripts)))
     start = time.process_time()
-    finished = sum(1 for _ in stream.run(requests))
+    finished = sum(1 for _ in teacher.ask(requests))
     seconds = time.process_time() - start
     assert finished == len(scripts)
     return seconds
@@ -114,7 +117,7 @@ def front_end(scripts: list[list[int]], sampling: dict, log_stats: bool) -> floa
 def scheduler(scripts: list[list[int]], detection: RepetitionDetectionParams | None) -> float:
     """Seconds of this process that vLLM's scheduler takes for the tokens of these sequences to see whether they end."""
     params = SamplingParams(max_tokens=1 << 20, repetition_detection=detection)
-    requests = [Request(str(i), [2], params, None) for i in range(len(scripts))]
+    requests = [SchedulerRequest(str(i), [2], params, None) for i in range(len(scripts))]
     start = time.process_time()
     for tokens in zip(*scripts, strict=True):
         for request, token in zip(requests, tokens, strict=True):
@@ -130,13 +133,14 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3, help="of each way, taken in turn")
     args = parser.parse_args()
     scripts = scripts_of(args.sequences, args.tokens)
-    loop = {**LOOP, "min_count": REPEATS}
+    patterns = {"min_pattern_size": LOOP_FROM, "max_pattern_size": LOOP_TO, "min_count": REPEATS}
+    loop = Loop(**patterns)
     ways = {
-        "front end": lambda: front_end(scripts, {}, False),
-        "front end, loops looked for": lambda: front_end(scripts, {"repetition_detection": loop}, False),
-        "front end, statistics": lambda: front_end(scripts, {}, True),
+        "front end": lambda: front_end(scripts, None, False),
+        "front end, loops looked for": lambda: front_end(scripts, loop, False),
+        "front end, statistics": lambda: front_end(scripts, None, True),
         "scheduler": lambda: scheduler(scripts, None),
-        "scheduler, loops looked for by vLLM": lambda: scheduler(scripts, RepetitionDetectionParams(**loop)),
+        "scheduler, loops looked for by vLLM": lambda: scheduler(scripts, RepetitionDetectionParams(**patterns)),
     }
     found = in_turn(ways, args.repeats)
     tokens = args.sequences * args.tokens

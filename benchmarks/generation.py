@@ -10,10 +10,10 @@ windows, an answer that is guarded in every attempt, and rows that fail, asked a
 """
 
 import argparse
-import copy
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,11 @@ from figures import ROOT, finish, in_turn, ratios, show, spread, write_inputs
 import create_data
 from distill.labels.inputs import scan_inputs
 from distill.labels.journal import Journal
+from distill.labels.labelling import Labelling, record_rows
 from distill.task import load_task
+from distill.teacher.check import check_teacher
+from distill.teacher.engine import start_engine, stop_engine
+from distill.teacher.vllm_engine import VLLMTeacher
 from distill.tokens import prompt_ids
 
 FAILS = 20  # of so many rows one is made to fail once: 5 %
@@ -59,39 +63,39 @@ class Stumbling:
             params.min_tokens = params.max_tokens
 
 
-class AtOnce(create_data.Stream):
-    """A stream that asks again at once instead of gathering what is to be asked again."""
+class AtOnce(VLLMTeacher):
+    """A teacher that is asked again at once instead of gathering what is to be asked again."""
 
-    def gather(self, *request):
-        self.add(*request)
+    def gather(self, request):
+        self._add(request)
 
 
-class SecondPass(create_data.Stream):
-    """A stream that asks again only when all first attempts have ended."""
+class SecondPass(VLLMTeacher):
+    """A teacher that is asked again only when all first attempts have ended."""
 
-    def run(self, requests=()):
+    def ask(self, requests=()):
         self.together = sys.maxsize
-        yield from super().run(requests)
+        yield from super().ask(requests)
 
     def _fill(self, requests) -> bool:
         return super()._fill(requests) and not self.running
 
 
-def ours(args, engine, task, inputs, folder: Path, stream=create_data.Stream, **changes) -> dict:
+def ours(args, engine, task, inputs, folder: Path, teacher=VLLMTeacher, **changes) -> dict:
     """Step 1 from opening the journal to the written outputs: its manifest, seconds and journal.
 
-    `stream` replaces create_data.py's, `changes` replace values of flags.
+    `teacher` makes one of an engine, `changes` replace values of flags.
     """
-    args = copy.copy(args)
-    vars(args).update(changes)
+    settings = replace(create_data.settings_of(args), **changes)
     engine.reset_prefix_cache()
-    create_data.Stream, path = stream, Path(tempfile.mkdtemp(dir=folder)) / "out.jsonl"
-    start, journal = time.perf_counter(), Journal(path, {"run": 1}, inputs)
+    path = Path(tempfile.mkdtemp(dir=folder)) / "out.jsonl"
+    start = time.perf_counter()
+    journal = Journal(path, {"run": 1}, inputs)
     journal.open()
     journal.start()
     missing = journal.missing()
-    decided = create_data.label_rows(args, engine, task, inputs.read(missing))
-    create_data.record_rows(args, decided, inputs, missing, journal)
+    labelling = Labelling(teacher(engine, settings.thinks), task, settings)
+    record_rows(labelling.label(inputs.read(missing)), journal, int(missing.sum()), 0)
     journal.replay()
     manifest = journal.write_outputs(bool(task.labels))
     journal.file.close()
@@ -121,7 +125,7 @@ def start_teacher(model_name: str, max_tokens: int, engine_flags: list[str]):
     flags = ["--model_name", model_name, "--max_tokens", str(max_tokens), "--temperature", "0"]
     args, engine_flags = create_data.parse_args([*flags, *engine_flags])
     task = load_task(args.task)
-    return args, task, create_data.start_engine(create_data.check_teacher(args, engine_flags, task))
+    return args, task, start_engine(check_teacher(args, engine_flags, task))
 
 
 def main() -> int:
@@ -145,24 +149,24 @@ def main() -> int:
                 ways = {"bare engine": partial(bare, args, engine, prompts), "create_data.py": step}
                 if rows == mine.rows[0] and not mine.plain:
                     ways["bare engine, tokens only"] = partial(bare, args, engine, prompts, text=False)
-                    default = create_data.Stream(engine).window
+                    default = VLLMTeacher(engine).window
                     for window in mine.windows:
                         if min(window, rows) == min(default, rows):
                             continue  # the same requests at a time as by default
-                        stream = partial(create_data.Stream, window=window)
-                        ways[f"window of {window}" if window < rows else "no window"] = partial(step, stream=stream)
+                        teacher = partial(VLLMTeacher, window=window)
+                        ways[f"window of {window}" if window < rows else "no window"] = partial(step, teacher=teacher)
                     ways["guarded in every attempt"] = partial(step, structured_outputs="always")
                     run_on = partial(ours, args, Stumbling(engine, "runs on"), task, inputs, folder)
                     ways["5 % run on, asked again in flight"] = run_on
-                    ways["5 % run on, second pass"] = partial(run_on, stream=SecondPass)
+                    ways["5 % run on, second pass"] = partial(run_on, teacher=SecondPass)
                     loop = partial(ours, args, Stumbling(engine, "loops"), task, inputs, folder)
                     ways["5 % loop, asked again in flight"] = loop
                     ways["5 % loop, not noticed"] = partial(loop, max_repeats=0)
                     for percent in (1, 5):
                         again = f"{percent} % asked again"
                         cut = partial(ours, args, Stumbling(engine, "cut", 100 // percent), task, inputs, folder)
-                        ways[f"{again} at once, no grammar"] = partial(cut, stream=AtOnce, structured_outputs="never")
-                        ways[f"{again} at once"] = partial(cut, stream=AtOnce)
+                        ways[f"{again} at once, no grammar"] = partial(cut, teacher=AtOnce, structured_outputs="never")
+                        ways[f"{again} at once"] = partial(cut, teacher=AtOnce)
                         ways[f"{again} together, no grammar"] = partial(cut, structured_outputs="never")
                         ways[f"{again} together"] = cut
                 found = in_turn(ways, mine.repeats)
@@ -175,7 +179,7 @@ def main() -> int:
                     results.append({"rows": rows, "way": way, **rate, "ratio": ratio, "cached_share": cached})
                     results[-1] |= {key: last.get(key) for key in ("output_tokens", "accepted", "attempts")}
     finally:
-        create_data.stop_engine(engine)
+        stop_engine(engine)
     header = ["rows", "way", "rows/s", "to the bare engine", "prompt tokens from the cache"]
     notes = [
         f"Median of {mine.repeats} (lowest to highest), taken in turn with one engine; its start is left out. "

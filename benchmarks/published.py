@@ -23,10 +23,10 @@ from figures import ROOT, apart_warm, finish, in_turn, ratios, show, spread, wri
 from generation import Stumbling, ours, start_teacher
 from training import parsed, script
 
-import create_data
 from distill.chats import read_chat
 from distill.evaluation.apart import apart
 from distill.labels.inputs import scan_inputs
+from distill.teacher.engine import stop_engine
 from distill.tokens import encode
 
 ENDING = "Finish with exactly one line: Final Answer: xx, with one of the labels in place of xx."
@@ -91,7 +91,7 @@ def generation(mine, engine_flags: list[str]) -> dict:
                 found[name] = beside({way: [mine.rows / run["seconds"] for run in runs[way]] for way in runs})
                 found[name]["output_tokens"] = {way: runs[way][-1]["output_tokens"] for way in runs}
     finally:
-        create_data.stop_engine(engine)
+        stop_engine(engine)
     return found
 
 
@@ -151,10 +151,10 @@ def asked(repeats: int, *arguments) -> list[dict]:
     ask_once = ask.ask_system
     found = []
 
-    def again(system, engine, *further):
+    def again(system, teacher, *further):
         for _ in range(repeats):
-            engine.reset_prefix_cache()
-            found.append(ask_once(system, engine, *further))
+            teacher.forget()
+            found.append(ask_once(system, teacher, *further))
         return found[-1]
 
     ask.ask_system = again

@@ -30,7 +30,7 @@ from conftest import (
     trace,
 )
 from distill.task import load_task
-from distill.teacher.vllm_engine import Stream
+from distill.teacher.vllm_engine import VLLMTeacher
 
 SLOWLY = ["--max_num_seqs", 16]  # of the engine, so that a kill finds it at work even on a machine that is busy
 # On a CPU the engine runs in the script's own process unless this says otherwise; on a GPU it has one of its own.
@@ -206,15 +206,14 @@ def test_a_finished_responses_text_is_what_vllm_writes_token_by_token(text, reas
     if reason == "length":
         ids.pop()
     settings = SimpleNamespace(scheduler_config=SimpleNamespace(max_num_seqs=1))
-    stream = Stream(SimpleNamespace(get_tokenizer=lambda: tokenizer, vllm_config=settings))
-    completion = SimpleNamespace(token_ids=ids, finish_reason=reason, text="")
-    stream.decode(completion)
+    teacher = VLLMTeacher(SimpleNamespace(get_tokenizer=lambda: tokenizer, vllm_config=settings))
+    written = teacher.text_of(ids, reason)
     request = SimpleNamespace(sampling_params=SamplingParams(), request_id="1", prompt_token_ids=[end])
     vllms = IncrementalDetokenizer.from_new_request(tokenizer, request)
     for i, token in enumerate(ids, 1):
         vllms.update([token], stop_terminated=reason == "stop" and i == len(ids))
-    assert completion.text == vllms.get_next_output_text(finished=True, delta=False)
-    assert completion.text == text.replace("<|im_start|>", "")
+    assert written == vllms.get_next_output_text(finished=True, delta=False)
+    assert written == text.replace("<|im_start|>", "")
 
 
 @pytest.mark.slow

@@ -28,16 +28,18 @@ PENALTY = {"do_sample": True, "repetition_penalty": 1.3, "temperature": 0.7, "to
 ASK_VLLM = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
-from distill.teacher.vllm_engine import Stream
+from distill.teacher.base import Prompt, Request, Sampling
 from distill.teacher.engine import engine_arguments, start_engine, stop_engine
+from distill.teacher.vllm_engine import VLLMTeacher
 
 if __name__ == "__main__":
     prompts = json.loads(sys.stdin.read())
     engine = start_engine(engine_arguments(sys.argv[2], ["--dtype", "float32"]))
-    sampling = {"temperature": 0.0, "max_tokens": 12}
-    outputs = dict(Stream(engine).run((i, ids, sampling) for i, ids in enumerate(prompts)))
+    sampling = Sampling(temperature=0.0, max_tokens=12)
+    requests = [Request(i, Prompt(ids, len(ids)), sampling) for i, ids in enumerate(prompts)]
+    completions = dict(VLLMTeacher(engine).ask(requests))
     stop_engine(engine)
-    print(json.dumps([list(outputs[i].outputs[0].token_ids) for i in range(len(prompts))]))
+    print(json.dumps([completions[i].token_ids for i in range(len(prompts))]))
 """
 
 

@@ -6,10 +6,17 @@ from itertools import islice
 import pytest
 
 from conftest import ROOT
-from distill.labels.labelling import LOOP
-from distill.teacher.vllm_engine import LOOKED_AT, Loop, Stream, ends_in_loop
+from distill.labels.labelling import LOOP_FROM, LOOP_TO
+from distill.teacher.base import Loop, Prompt, Request, Sampling
+from distill.teacher.vllm_engine import LOOKED_AT, VLLMTeacher, ends_in_loop
 
-LOOPING = {"repetition_detection": {**LOOP, "min_count": 4}}
+PATTERNS = {"min_pattern_size": LOOP_FROM, "max_pattern_size": LOOP_TO}
+LOOP = Loop(LOOP_FROM, LOOP_TO, 4)
+PROMPT = Prompt([2], tokens=1)
+
+
+def request(job, loop: Loop | None = None, guard: str | None = None) -> Request:
+    return Request(job, PROMPT, Sampling(temperature=0, max_tokens=4096, loop=loop, guard=guard))
 
 
 @pytest.fixture
@@ -33,8 +40,8 @@ def test_what_counts_as_a_loop_is_vllms_rule(repeats):
     from vllm.v1.core.sched.utils import check_sequence_repetition
 
     rng, found = random.Random(0), set()
-    vllms = RepetitionDetectionParams(**LOOP, min_count=repeats)
-    ours = Loop(**LOOP, min_count=repeats)
+    vllms = RepetitionDetectionParams(**PATTERNS, min_count=repeats)
+    ours = Loop(**PATTERNS, min_count=repeats)
     for period in range(1, 70):
         tokens = looping(period, rng.randrange(100), rng)
         for end in range(1, 600, 7):
@@ -53,21 +60,21 @@ def test_a_loop_is_ended_soon_after_vllm_would_end_it(front_end):
     from vllm.v1.core.sched.utils import check_sequence_repetition
 
     rng = random.Random(1)
-    vllms = RepetitionDetectionParams(**LOOP, min_count=4)
+    vllms = RepetitionDetectionParams(**PATTERNS, min_count=4)
     loops = [looping(period, rng.randrange(300), rng) for period in range(1, 64)]
     endings = front_end.scripts_of(10, 700)
     engine = front_end.ScriptedEngine(loops + endings, 100)
-    asked = [(i, [2], LOOPING) for i in range(len(loops + endings))]
-    results = dict(Stream(engine).run(iter(asked)))
+    asked = [request(i, LOOP) for i in range(len(loops + endings))]
+    results = dict(VLLMTeacher(engine).ask(asked))
     for i, tokens in enumerate(loops):
-        completion = results[i].outputs[0]
+        completion = results[i]
         written = len(completion.token_ids)
         first = next(end for end in range(len(tokens)) if check_sequence_repetition(tokens[:end], vllms))
         assert completion.finish_reason == "repetition" and completion.token_ids == tokens[:written]
         assert first <= written <= first + LOOKED_AT, i
         assert completion.text == " ".join(map(str, tokens[:written]))
     for i, tokens in enumerate(endings, len(loops)):
-        completion = results[i].outputs[0]
+        completion = results[i]
         assert (completion.finish_reason, completion.token_ids) == ("stop", tokens)
         assert completion.text == " ".join(map(str, tokens[:-1]))  # without the end of turn
 
@@ -75,21 +82,17 @@ def test_a_loop_is_ended_soon_after_vllm_would_end_it(front_end):
 def test_without_the_rule_a_loop_runs_to_its_end(front_end):
     script = looping(32, 0, random.Random(2))
     engine = front_end.ScriptedEngine([script], 1)
-    [(_, output)] = Stream(engine).run(iter([("job", [2], {})]))
-    assert (output.outputs[0].finish_reason, output.outputs[0].token_ids) == ("length", script)
+    [(_, completion)] = VLLMTeacher(engine).ask([request("job")])
+    assert (completion.finish_reason, completion.token_ids) == ("length", script)
 
 
 def test_looking_for_loops_costs_less_than_a_microsecond_a_token(front_end):
     """At 700 tokens, where vLLM's own search takes more than ten; the cheapest of five, for a machine may be busy."""
     scripts = front_end.scripts_of(64, 700)
     tokens = 64 * 700
-    without = min(front_end.front_end(scripts, {}, False) for _ in range(5))
-    looked_for = min(front_end.front_end(scripts, LOOPING, False) for _ in range(5))
+    without = min(front_end.front_end(scripts, None, False) for _ in range(5))
+    looked_for = min(front_end.front_end(scripts, LOOP, False) for _ in range(5))
     assert 1e6 * (looked_for - without) / tokens < 1
-
-
-def guarded(text: str) -> dict:
-    return {"structured_outputs": text}
 
 
 def test_gathered_requests_are_asked_together(front_end):
@@ -98,13 +101,13 @@ def test_gathered_requests_are_asked_together(front_end):
     lengths = [rng.randrange(5, 50) for _ in range(400)]
     scripts = [[7] * length for length in lengths] + [[7] * 5] * 100
     engine = front_end.ScriptedEngine(scripts, max_num_seqs=16)
-    stream = Stream(engine, window=32, together=16)
-    first = ((i, [2], {}) for i in range(400))
+    teacher = VLLMTeacher(engine, window=32, together=16)
+    first = (request(i) for i in range(400))
     done = []
-    for job, _ in stream.run(first):
+    for job, _ in teacher.ask(first):
         done.append(job)
         if isinstance(job, int) and job % 10 == 0:
-            stream.gather(f"again {job}", [2], guarded("a|b"))
+            teacher.gather(request(f"again {job}", guard="a|b"))
     assert sorted(map(str, done)) == sorted([*map(str, range(400)), *(f"again {i}" for i in range(0, 400, 10))])
     grammars = [step for step, params in engine.asked if params.structured_outputs]
     assert len(grammars) == 40 and grammars == sorted(grammars)
@@ -118,26 +121,27 @@ def test_gathered_requests_are_asked_together(front_end):
 def test_gathered_requests_do_not_wait_for_others_where_there_are_none(front_end, pause):
     """Where no request is there at the moment, or none any more, what was gathered is asked at once."""
     engine = front_end.ScriptedEngine([[7] * 5] * 4, max_num_seqs=16)
-    stream = Stream(engine)
+    teacher = VLLMTeacher(engine)
 
     def arriving():
-        yield "one", [2], {}
+        yield request("one")
         while pause and "again" not in done:
             yield None  # nothing there at the moment, as a replica's queue says
-        yield "two", [2], {}
+        yield request("two")
 
     done = []
-    for job, _ in stream.run(arriving()):
+    for job, _ in teacher.ask(arriving()):
         done.append(job)
         if job == "one":
-            stream.gather("again", [2], guarded("a"))
+            teacher.gather(request("again", guard="a"))
     assert sorted(done) == ["again", "one", "two"]
     assert done.index("again") < done.index("two") or not pause
 
 
 def test_the_window_bounds_what_the_engine_has(front_end):
     engine = front_end.ScriptedEngine([[7] * 3] * 50, max_num_seqs=4)
-    stream, most = Stream(engine, window=8), 0
-    for _ in islice(stream.run((i, [2], {}) for i in range(50)), 50):
+    teacher = VLLMTeacher(engine, window=8)
+    most = 0
+    for _ in islice(teacher.ask(request(i) for i in range(50)), 50):
         most = max(most, len(engine.running))
     assert most <= 8 and len(engine.asked) == 50

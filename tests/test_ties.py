@@ -7,7 +7,6 @@ import json
 import random
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from conftest import ROOT, python, read_jsonl
 from distill.adapter import LORA, MERGED, TIE
 from distill.evaluation.ties import LEAST, NAMED, closest_place, find_ties, ties_sentence, width
+from distill.teacher.base import Completion, Prompt, Request, Sampling
 from distill.tokens import prompt_ids
 from test_adapter import byte_tokenizer
 
@@ -26,8 +26,8 @@ CLEAR = 20
 
 
 def places(*pairs):
-    """vLLM's logits of the tokens a and b at each place of an answer."""
-    return [{A: SimpleNamespace(logprob=best), B: SimpleNamespace(logprob=second)} for best, second in pairs]
+    """Logits of the tokens a and b at each place of an answer."""
+    return [{A: best, B: second} for best, second in pairs]
 
 
 def test_how_close_two_logits_are_a_tie():
@@ -49,19 +49,18 @@ def test_the_closest_place_is_found():
 
 
 class Answered:
-    """A Stream whose answers are given: (tokens, logits) for each row."""
+    """A teacher whose answers are given: (tokens, logits) for each row."""
 
     tokenizer = byte_tokenizer()
 
     def __init__(self, given):
         self.given = given
 
-    def run(self, requests):
-        for row, _, sampling in reversed(requests):
-            assert sampling == {"max_tokens": 2, "logprobs": 2}
-            tokens, logits = self.given[row]
-            completion = SimpleNamespace(token_ids=tokens, logprobs=logits)
-            yield row, SimpleNamespace(outputs=[completion])
+    def ask(self, requests):
+        for request in reversed(requests):
+            assert request.sampling == Sampling(temperature=0, max_tokens=2, logprobs=2)
+            tokens, logits = self.given[request.job]
+            yield request.job, Completion("", "stop", tokens, logprobs=logits)
 
 
 def test_tied_rows_are_counted_with_their_two_answers():
@@ -71,7 +70,7 @@ def test_tied_rows_are_counted_with_their_two_answers():
         3: ([C, A], places((9.0, 1.0), (3.0, 3.0))),
         5: ([A, C], places((3.0, 1.0), (9.0, 1.0))),
     }
-    requests = [(row, [0], {"max_tokens": 2}) for row in given]
+    requests = [Request(row, Prompt([0], 1), Sampling(temperature=0, max_tokens=2)) for row in given]
     answers = {0: [A, C], 2: [A, C], 3: [C, A], 5: [B, C]}  # row 5 had another answer the first time
     ties = find_ties(Answered(given), requests, answers, "bfloat16")
     assert (ties["rows"], ties["of"], ties["apart"]) == ([2, 3, 5], 4, [0.03125, 0.0, 2.0])

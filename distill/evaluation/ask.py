@@ -18,14 +18,14 @@ from distill.evaluation.apart import Apart
 from distill.evaluation.scored import Scored
 from distill.evaluation.systems import System, title_of
 from distill.evaluation.ties import ROUNDINGS, find_ties
-from distill.model_tokenizer import ids_or_reason
 from distill.probes import check_probes
 from distill.revisions import resolve
 from distill.server_settings import applied_by_server
 from distill.system import commit, cpu_name
 from distill.task import NoAnswer, Task
-from distill.teacher.engine import EngineFailed, engine_arguments, start_engine, stop_engine, why_ended
-from distill.teacher.vllm_engine import Stream
+from distill.teacher.base import Prompt, Request, Sampling, Teacher, TeacherEnded
+from distill.teacher.engine import EngineFailed, engine_arguments, start_engine, stop_engine
+from distill.teacher.vllm_engine import VLLMTeacher
 
 log = logging.getLogger("evaluate")
 WARM_UP = 3  # requests before the clock starts; the first ones pay for the prefix cache and lazy set-up
@@ -197,8 +197,6 @@ def run_model(systems: list[System], serving: Serving | None, asking: Asking) ->
         settings["revision"] = None
         settings["tokenizer"] = model  # not --tokenizer, under which it was not trained
     engine = start_engine(engine_arguments(model, asking.engine_flags, **settings))
-    from vllm.v1.engine.exceptions import EngineDeadError
-
     try:
         if model == asking.merged:
             shutil.rmtree(asking.merged)  # vLLM has read it
@@ -217,71 +215,86 @@ def run_model(systems: list[System], serving: Serving | None, asking: Asking) ->
         }
         results = {}
         for system in systems:
-            results[system.name] = ask_system(system, engine, lora, asking.task, asking.chats) | measured
+            teacher = VLLMTeacher(engine, lora_request=lora)
+            found = ask_system(system, teacher, asking.task, asking.chats, measured["dtype"])
+            results[system.name] = {**found, **measured}
             if asking.scored:
                 asking.scored.write(system.name, results[system.name])
         return results
-    except EngineDeadError:
-        raise RuntimeError(why_ended(engine)) from None
+    except TeacherEnded as error:
+        raise RuntimeError(str(error)) from None
     finally:
         stop_engine(engine)
 
 
-def ask_system(system: System, engine, lora, task: Task, chats: list[list[dict]]) -> dict:
+def ask_system(system: System, teacher: Teacher, task: Task, chats: list[list[dict]], dtype: str) -> dict:
     """Ask one system for some chats one at a time, then for all of them in a batch.
 
-    Returns answers (None: unreadable), responses, tokens per request, rows/s in a batch and seconds per request.
+    `dtype` is that of its weights. Returns answers (None: unreadable), responses, tokens per request, rows/s in a batch
+    and seconds per request.
     """
-    tokenizer, longest = engine.get_tokenizer(), engine.model_config.max_model_len
-    prompts = []
-    rows = []  # what the template refuses, or is longer than the context, is unreadable to this system
-    for i, chat in enumerate(chats):
-        ids, reason = ids_or_reason(tokenizer, task.messages(chat) if system.prompted else chat, longest)
-        prompts.append(ids)
-        if not reason:
-            rows.append(i)
+    asked = [task.messages(chat) if system.prompted else chat for chat in chats]
+    prompts = teacher.prepare(asked)
+    # what the template refuses, or is longer than the context, is unreadable to this system
+    rows = [i for i, prompt in enumerate(prompts) if not prompt.problem]
     if not rows:
-        raise ValueError(f"every row is longer than the model's context of {longest} tokens, or not for its template")
-    stream = Stream(engine)
-
-    def request(i):
-        max_tokens = min(system.max_tokens, longest - len(prompts[i]))
-        return i, prompts[i], {"temperature": system.temperature, "max_tokens": max_tokens}, lora
-
-    def ask_alone(i):
-        start = time.perf_counter()
-        list(stream.run([request(i)]))
-        return time.perf_counter() - start
-
-    for i in rows[-WARM_UP:]:
-        ask_alone(i)
-    latencies = [ask_alone(i) for i in rows[: system.latency_rows]]
-    engine.reset_prefix_cache()  # otherwise the batch would find these rows cached
-    ask_alone(rows[-1])
+        context = prompts[0].tokens + (prompts[0].room or 0)
+        raise ValueError(f"every row is longer than the model's context of {context} tokens, or not for its template")
+    requests = {i: request_of(system, i, prompts[i]) for i in rows}
+    latencies = measure_alone(system, teacher, [requests[i] for i in rows])
     start = time.perf_counter()
-    outputs = dict(stream.run(map(request, rows)))
+    completions = dict(teacher.ask(requests.values()))
     seconds = time.perf_counter() - start
 
-    none = [0] * len(prompts)
-    results = {"answers": [None] * len(prompts), "responses": [""] * len(prompts), "output_tokens": none}
-    results |= {"cached_tokens": none.copy(), "prompt_tokens": [len(ids) for ids in prompts]}
+    results = {
+        "answers": [None] * len(chats),
+        "responses": [""] * len(chats),
+        "output_tokens": [0] * len(chats),
+        "cached_tokens": [0] * len(chats),
+        "prompt_tokens": [prompt.tokens for prompt in prompts],
+    }
     # without the prompt, the answer and nothing else counts
     reader = task if system.prompted else replace(task, answer="")
-    for i in rows:
-        completion = outputs[i].outputs[0]
+    for i, completion in completions.items():
         with contextlib.suppress(NoAnswer):
             results["answers"][i] = reader.read_answer(completion.text, completion.finish_reason, system.thinks)
         results["responses"][i] = completion.text
         results["output_tokens"][i] = len(completion.token_ids)
-        results["cached_tokens"][i] = outputs[i].num_cached_tokens or 0
+        results["cached_tokens"][i] = completion.cached_tokens
     if system.check_rows:
-        tokens = {i: list(outputs[i].outputs[0].token_ids) for i in rows}
+        tokens = {i: completion.token_ids for i, completion in completions.items()}
         # in a free text nearly every row has a place where two words are about as good
         roundings = ROUNDINGS if task.labels else 0
-        results["ties"] = find_ties(stream, list(map(request, rows)), tokens, dtype_of(engine), roundings)
+        results["ties"] = find_ties(teacher, list(requests.values()), tokens, dtype, roundings)
     checked = [rows[len(rows) * k // system.check_rows] for k in range(system.check_rows)]  # from the whole file
-    results["tokens"] = [[prompts[i], list(outputs[i].outputs[0].token_ids)] for i in checked]
-    return {**results, "rows_per_second": len(rows) / seconds, "latencies": latencies}
+    results["tokens"] = [[prompts[i].content, completions[i].token_ids] for i in checked]
+    results["rows_per_second"] = len(rows) / seconds
+    results["latencies"] = latencies
+    return results
+
+
+def request_of(system: System, row: int, prompt: Prompt) -> Request:
+    """What a system is asked for one row."""
+    max_tokens = system.max_tokens
+    if prompt.room is not None:
+        max_tokens = min(max_tokens, prompt.room)
+    return Request(row, prompt, Sampling(temperature=system.temperature, max_tokens=max_tokens))
+
+
+def measure_alone(system: System, teacher: Teacher, requests: list[Request]) -> list[float]:
+    """Seconds of each of the first requests, asked one at a time; afterwards one prompt's prefix is cached."""
+
+    def ask_alone(request: Request) -> float:
+        start = time.perf_counter()
+        list(teacher.ask([request]))
+        return time.perf_counter() - start
+
+    for request in requests[-WARM_UP:]:
+        ask_alone(request)
+    latencies = [ask_alone(request) for request in requests[: system.latency_rows]]
+    teacher.forget()  # otherwise the batch would find these rows cached
+    ask_alone(requests[-1])
+    return latencies
 
 
 def dtype_of(engine) -> str:

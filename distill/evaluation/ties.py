@@ -1,9 +1,11 @@
 """Answers that rounding decides: where a model's two best tokens are nearly equal, another batch may take the other."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from distill.adapter import TIE
+from distill.teacher.base import Request
+from distill.teacher.vllm_engine import VLLMTeacher
 from distill.tokens import decode
 
 # Two ways of adding up (LoRA or a merged copy, another batch) move two logits apart by so many roundings, as seen in
@@ -46,43 +48,46 @@ def width(logit: float, dtype: str, roundings: int) -> float:
     return min(TIE[dtype], max(LEAST, roundings * rounding))
 
 
-def closest_place(token_ids: list[int], logits: list[dict], dtype: str, roundings: int) -> Place:
-    """Where an answer is decided most narrowly. `logits` are vLLM's two or three for each place.
+def closest_place(token_ids: list[int], logits: list[dict[int, float]], dtype: str, roundings: int) -> Place:
+    """Where an answer is decided most narrowly. `logits` holds those of two or three tokens for each place.
 
     That is the place where the logits are closest, counted in what makes them equal there.
     """
     places = []
     for position, found in enumerate(logits):
-        ranked = sorted(found.items(), key=lambda item: item[1].logprob, reverse=True)
-        (best, best_logit), (second, second_logit) = ranked[:2]
-        apart = best_logit.logprob - second_logit.logprob
-        within = width(best_logit.logprob, dtype, roundings)
-        places.append(Place(list(token_ids[:position]), best, second, apart, within))
+        best, second = sorted(found, key=found.get, reverse=True)[:2]
+        apart = found[best] - found[second]
+        within = width(found[best], dtype, roundings)
+        places.append(Place(token_ids[:position], best, second, apart, within))
     return min(places, key=lambda place: place.apart - place.within)
 
 
 def find_ties(
-    stream, requests: list[tuple], answers: dict[int, list[int]], dtype: str, roundings: int = ROUNDINGS
+    teacher: VLLMTeacher,
+    requests: list[Request],
+    answers: dict[int, list[int]],
+    dtype: str,
+    roundings: int = ROUNDINGS,
 ) -> dict:
-    """Ask the rows of `requests`, Stream.add()'s arguments, once more; which of them hold a tie, as Ties in a dict.
+    """Ask the rows of `requests`, whose jobs they are, once more; which of them hold a tie, as Ties in a dict.
 
     The engine's logprobs_mode must be raw_logits, since rounding is the logits'. `answers` are the tokens that they got
     the first time: a row that now gets others is one too. With 0 `roundings` only equal logits are a tie.
     """
     again = []
-    for row, ids, sampling, *lora in requests:
-        again.append((row, ids, {**sampling, "logprobs": 2}, *lora))
+    for request in requests:
+        sampling = replace(request.sampling, logprobs=2)
+        again.append(replace(request, sampling=sampling))
     tied = {}
     widest = 0.0
-    for row, output in stream.run(again):
-        completion = output.outputs[0]
+    for row, completion in teacher.ask(again):
         place = closest_place(completion.token_ids, completion.logprobs, dtype, roundings)
         widest = max(widest, place.within)
-        answer = decode(stream.tokenizer, answers[row])
-        if list(completion.token_ids) != answers[row]:
-            tied[row] = (place.apart, [answer, decode(stream.tokenizer, completion.token_ids)])
+        answer = decode(teacher.tokenizer, answers[row])
+        if completion.token_ids != answers[row]:
+            tied[row] = (place.apart, [answer, decode(teacher.tokenizer, completion.token_ids)])
         elif place.apart <= place.within:
-            begins = decode(stream.tokenizer, [*place.before, place.second])
+            begins = decode(teacher.tokenizer, [*place.before, place.second])
             tied[row] = (place.apart, [answer, f"{begins}..."])
     rows = sorted(tied)
     apart = [tied[row][0] for row in rows]

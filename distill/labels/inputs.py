@@ -35,6 +35,10 @@ class Inputs:
     def __len__(self):
         return len(self.first)
 
+    def unique(self) -> int:
+        """How many inputs are not equal to an earlier one."""
+        return int((self.first == np.arange(len(self))).sum())
+
     def read(self, wanted: np.ndarray | None = None):
         """Yield (index, messages), of all inputs or of those that are `wanted`.
 

@@ -1,24 +1,217 @@
 """Asking the teacher: attempts, retries, votes, and what the journal keeps of each row."""
 
-import time
 from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from time import perf_counter
+
+from tqdm import tqdm
 
 from distill.guard import is_guarded
 from distill.labels.journal import Journal
-from distill.model_tokenizer import ids_or_reason
 from distill.same_text import comparable
 from distill.task import NoAnswer, Task
-from distill.teacher.vllm_engine import Stream
-from distill.tokens import think_end_id
+from distill.teacher.base import Completion, Loop, Prompt, Request, Sampling, Teacher
 
 # What Qwen3's thinking model card recommends; a row that failed is asked again with it.
-RETRY_SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
+RETRY_TEMPERATURE = 0.6
+RETRY_TOP_P = 0.95
+RETRY_TOP_K = 20
 # Tokens that come again and again in a loop; every shorter period has a multiple in this range.
-LOOP = {"min_pattern_size": 32, "max_pattern_size": 63}
+LOOP_FROM = 32
+LOOP_TO = 63
 TOGETHER = 64  # rows that are tokenised at a time
 
 
-def batches(rows):
+@dataclass(frozen=True)
+class Settings:
+    """How rows are asked. The journal records all of it, and a run with other settings does not continue it."""
+
+    reasoning_parser: str  # none: the teacher does not think
+    temperature: float  # of the first attempt
+    max_tokens: int  # of an attempt, thinking and answer together
+    max_retries: int
+    max_repeats: int  # a first attempt that loops so many times is ended; 0: never
+    structured_outputs: str  # retry, always or never: which attempts are guarded
+    thinking_token_budget: int  # of guarded attempts
+    num_samples: int  # votes for each row
+    min_agreement: float  # share of the votes that the majority needs
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the teacher thinks before it answers."""
+        return self.reasoning_parser != "none"
+
+
+@dataclass
+class Attempt:
+    """One completion for a row and what was read from it."""
+
+    completion: Completion
+    sampling: Sampling
+    prompt_tokens: int
+    answer: str | None
+    reason: str | None  # why there is no answer
+
+    def recorded(self, settings: Settings) -> dict:
+        """What the journal keeps of it."""
+        tokens = len(self.completion.token_ids)
+        found = {
+            "response": self.completion.text,
+            "finish_reason": self.completion.finish_reason,
+            "answer": self.answer,
+            "reason": self.reason,
+            "sampling": recorded_sampling(self.sampling),
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.completion.cached_tokens,
+            "output_tokens": tokens,
+        }
+        if self.completion.thinking_tokens is not None:
+            # a label after such a thought was forced; vLLM counts the newline after <think> in the prompt too
+            budget = self.sampling.thinking_budget
+            if budget is None:
+                budget = settings.max_tokens
+            found["thinking_tokens"] = self.completion.thinking_tokens
+            found["thinking_cut"] = self.completion.thinking_tokens >= budget - 1
+        return found
+
+
+def recorded_sampling(sampling: Sampling) -> dict:
+    """A sampling under the names, and in the order, that the journal has had from the beginning: vLLM's."""
+    found = {"temperature": sampling.temperature, "max_tokens": sampling.max_tokens}
+    if sampling.loop:
+        found["repetition_detection"] = {
+            "min_pattern_size": sampling.loop.min_pattern_size,
+            "max_pattern_size": sampling.loop.max_pattern_size,
+            "min_count": sampling.loop.min_count,
+        }
+    further = {
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "thinking_token_budget": sampling.thinking_budget,
+        "structured_outputs": sampling.guard,
+    }
+    for name, value in further.items():
+        if value is not None:
+            found[name] = value
+    return found
+
+
+@dataclass
+class Row:
+    """One input on its way to a label."""
+
+    index: int
+    prompt: Prompt
+    open: int  # samples that are not decided yet
+    attempts: list[Attempt] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
+    reason: str | None = None  # why the sample that was decided last has no answer
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The job of a request: whose it is, after how many failures, and how it is sampled."""
+
+    row: Row
+    failures: int
+    sampling: Sampling
+
+
+class Labelling:
+    """Asks a teacher for a label for each row: again where an answer cannot be read, several times for a vote."""
+
+    def __init__(self, teacher: Teacher, task: Task, settings: Settings):
+        self.teacher = teacher
+        self.task = task
+        self.settings = settings
+        self.guard = task.constraint()
+        self.decided: deque[Row] = deque()
+
+    def label(self, rows: Iterable[tuple[int, list[dict]] | None]) -> Iterator[tuple[int, dict]]:
+        """Ask for each (index, messages) of `rows`; yield (index, what the journal keeps of it) as each is decided.
+
+        A None among the rows says that there are no more at the moment; what runs goes on meanwhile. Raises
+        TeacherEnded.
+        """
+        for sample, completion in self.teacher.ask(self._requests(rows)):
+            self._take(sample, completion)
+            yield from self._decided()
+        yield from self._decided()
+
+    def _requests(self, rows) -> Iterator[Request | None]:
+        """The first attempts."""
+        for batch in batches(rows):
+            if not batch:
+                yield None
+                continue
+            # side by side this takes half as long as between two requests, where the processor's caches are cold
+            prompts = self.teacher.prepare([self.task.messages(messages) for _, messages in batch])
+            for (index, _), prompt in zip(batch, prompts, strict=True):
+                row = Row(index, prompt, self.settings.num_samples)
+                if prompt.problem:
+                    row.reason = prompt.problem
+                    self.decided.append(row)
+                    continue
+                for _ in range(self.settings.num_samples):
+                    yield self._request(row, failures=0)
+
+    def _request(self, row: Row, failures: int) -> Request:
+        """The next attempt: warmer after a failure, and guarded so that a thought ends and a label follows."""
+        settings = self.settings
+        max_tokens = settings.max_tokens
+        if row.prompt.room is not None:
+            max_tokens = min(max_tokens, row.prompt.room)
+        guarded = is_guarded(settings.structured_outputs, failures)
+        loop = None
+        if settings.max_repeats and not failures:  # an input that repeats itself may be quoted in the next attempt
+            loop = Loop(LOOP_FROM, LOOP_TO, settings.max_repeats)
+        sampling = Sampling(
+            temperature=max(settings.temperature, RETRY_TEMPERATURE) if failures else settings.temperature,
+            max_tokens=max_tokens,
+            loop=loop,
+            top_p=RETRY_TOP_P if failures else None,
+            top_k=RETRY_TOP_K if failures else None,
+            thinking_budget=settings.thinking_token_budget if guarded and settings.thinks else None,
+            guard=self.guard if guarded and self.guard else None,
+        )
+        return Request(Sample(row, failures, sampling), row.prompt, sampling)
+
+    def _take(self, sample: Sample, completion: Completion) -> None:
+        """Read a completion: an answer is the sample's vote, a failure is asked again as long as there are retries."""
+        row = sample.row
+        answer = None
+        reason = None
+        try:
+            answer = self.task.read_answer(completion.text, completion.finish_reason, self.settings.thinks)
+        except NoAnswer as error:
+            reason = error.reason
+        row.attempts.append(Attempt(completion, sample.sampling, row.prompt.tokens, answer, reason))
+        if answer is None and sample.failures < self.settings.max_retries:
+            self.teacher.gather(self._request(row, sample.failures + 1))
+            return
+        if answer is not None:
+            row.answers.append(answer)
+        row.reason = reason
+        row.open -= 1
+        if not row.open:
+            self.decided.append(row)
+
+    def _decided(self) -> Iterator[tuple[int, dict]]:
+        while self.decided:
+            row = self.decided.popleft()
+            yield row.index, self._record(row)
+
+    def _record(self, row: Row) -> dict:
+        """What the journal keeps of a decided row."""
+        answer, reason, agreement = vote(row.answers, self.settings.num_samples, self.settings.min_agreement)
+        if not row.answers:
+            reason = row.reason
+        attempts = [attempt.recorded(self.settings) for attempt in row.attempts]
+        return {"answer": answer, "reason": reason, "agreement": round(agreement, 4), "attempts": attempts}
+
+
+def batches(rows: Iterable) -> Iterator[list]:
     """Lists of up to TOGETHER rows; a None among the rows ends a list at once, which may then be empty."""
     batch = []
     for row in rows:
@@ -28,98 +221,6 @@ def batches(rows):
             yield batch
             batch = []
     yield batch
-
-
-def label_rows(args, engine, task: Task, rows):
-    """Ask for each (index, messages) of `rows`; yield (index, what the journal keeps of it) as each is decided.
-
-    A None among the rows says that there are no more at the moment; the running batch goes on meanwhile.
-    """
-    tokenizer, longest = engine.get_tokenizer(), engine.model_config.max_model_len
-    thinks, constraint = args.reasoning_parser != "none", task.constraint()
-    think_end = think_end_id(tokenizer) if thinks else None
-    stream, decided = Stream(engine), deque()
-
-    def request(job, tries=0):
-        """The next attempt: warmer after a failure, and guarded so that a thought ends and a label follows."""
-        sampling = {"temperature": args.temperature, "max_tokens": min(args.max_tokens, longest - len(job["ids"]))}
-        if args.max_repeats and not tries:  # an input that repeats itself may be quoted in the next attempt
-            sampling["repetition_detection"] = {**LOOP, "min_count": args.max_repeats}
-        if tries:
-            sampling |= {**RETRY_SAMPLING, "temperature": max(args.temperature, RETRY_SAMPLING["temperature"])}
-        guarded = is_guarded(args.structured_outputs, tries)
-        if guarded and thinks:
-            sampling["thinking_token_budget"] = args.thinking_token_budget
-        if guarded and constraint:
-            sampling["structured_outputs"] = constraint
-        return (job, tries, sampling), job["ids"], sampling
-
-    def decide(job):
-        answer, reason, agreement = vote(job["answers"], args.num_samples, args.min_agreement)
-        reason = job["reason"] if answer is None and not job["answers"] else reason
-        record = {"answer": answer, "reason": reason, "agreement": round(agreement, 4), "attempts": job["attempts"]}
-        decided.append((job["index"], record))
-
-    def requests():
-        for batch in batches(rows):
-            if not batch:
-                yield None
-            # side by side this takes half as long as between two requests, where the processor's caches are cold
-            prompts = [ids_or_reason(tokenizer, task.messages(messages), longest) for _, messages in batch]
-            for (index, _), (ids, reason) in zip(batch, prompts, strict=True):
-                job = {"index": index, "ids": ids, "attempts": [], "answers": []}
-                job |= {"open": args.num_samples, "reason": reason}
-                if reason:
-                    decide(job)
-                else:
-                    yield from [request(job)] * args.num_samples
-
-    for (job, tries, sampling), output in stream.run(requests()):
-        completion, answer, reason = output.outputs[0], None, None
-        try:
-            answer = task.read_answer(completion.text, completion.finish_reason, thinks)
-        except NoAnswer as error:
-            reason = error.reason
-        attempt = {"response": completion.text, "finish_reason": completion.finish_reason, "answer": answer}
-        attempt |= {"reason": reason, "sampling": sampling, "prompt_tokens": len(job["ids"])}
-        attempt |= {"cached_tokens": output.num_cached_tokens or 0, "output_tokens": len(completion.token_ids)}
-        if think_end is not None:
-            ids = list(completion.token_ids)
-            attempt["thinking_tokens"] = len(ids) - 1 - ids[::-1].index(think_end) if think_end in ids else len(ids)
-            # a label after such a thought was forced; vLLM counts the newline after <think> in the prompt too
-            budget = sampling.get("thinking_token_budget", args.max_tokens)
-            attempt["thinking_cut"] = attempt["thinking_tokens"] >= budget - 1
-        job["attempts"].append(attempt)
-        if answer is None and tries < args.max_retries:
-            stream.gather(*request(job, tries + 1))
-            continue
-        job["answers"] += [] if answer is None else [answer]
-        job["reason"], job["open"] = reason, job["open"] - 1
-        if not job["open"]:
-            decide(job)
-        while decided:
-            yield decided.popleft()
-    yield from decided
-
-
-def record_rows(args, decided, inputs, missing, journal: Journal):
-    """Journal each decided row as it comes, and show how far it is."""
-    from tqdm import tqdm
-
-    counts, start = Counter(), time.perf_counter()
-    done = int((inputs.first == range(len(inputs))).sum() - missing.sum()) if args.num_shards == 1 else 0
-    bar = tqdm(total=done + int(missing.sum()), initial=done, desc="labelling", unit="row", mininterval=1)
-    for index, record in decided:
-        journal.record(index, seconds=round(time.perf_counter() - start, 2), **record)
-        counts["rejected"] += record["answer"] is None
-        for attempt in record["attempts"]:
-            counts.update({key: attempt[key] for key in ("prompt_tokens", "cached_tokens", "output_tokens")})
-        bar.update()
-        rate = counts["output_tokens"] / max(bar.format_dict["elapsed"], 1e-9)
-        cached = counts["cached_tokens"] / max(counts["prompt_tokens"], 1)
-        shown = f"rejected {counts['rejected']}, {journal.forced.shown()}, {rate:.0f} tok/s, cached {cached:.1%}"
-        bar.set_postfix_str(shown, refresh=False)
-    bar.close()
 
 
 def vote(answers: list[str], num_samples: int, min_agreement: float) -> tuple[str | None, str | None, float]:
@@ -133,3 +234,24 @@ def vote(answers: list[str], num_samples: int, min_agreement: float) -> tuple[st
         return None, "low_agreement", agreement
     winner = next(answer for answer in answers if comparable(answer) == ranked[0][0])
     return winner, None, agreement
+
+
+def record_rows(decided: Iterable[tuple[int, dict]], journal: Journal, left: int, done: int) -> None:
+    """Journal each decided row as it comes, and show how far it is: `left` rows to come beside `done` ones."""
+    start = perf_counter()
+    rejected = 0
+    tokens = Counter()
+    bar = tqdm(total=done + left, initial=done, desc="labelling", unit="row", mininterval=1)
+    for index, record in decided:
+        journal.record(index, seconds=round(perf_counter() - start, 2), **record)
+        if record["answer"] is None:
+            rejected += 1
+        for attempt in record["attempts"]:
+            for key in ("prompt_tokens", "cached_tokens", "output_tokens"):
+                tokens[key] += attempt[key]
+        bar.update()
+        rate = tokens["output_tokens"] / max(bar.format_dict["elapsed"], 1e-9)
+        cached = tokens["cached_tokens"] / max(tokens["prompt_tokens"], 1)
+        shown = f"rejected {rejected}, {journal.forced.shown()}, {rate:.0f} tok/s, cached {cached:.1%}"
+        bar.set_postfix_str(shown, refresh=False)
+    bar.close()

@@ -23,10 +23,11 @@ from pathlib import Path
 from distill.chats import input_hash, read_inputs
 from distill.cli import one_line
 from distill.labels.inputs import InputsChanged
-from distill.labels.labelling import label_rows
+from distill.labels.labelling import Labelling, Settings
 from distill.teacher import child
 from distill.teacher.check import check_teacher
 from distill.teacher.engine import CANNOT_START, start_engine
+from distill.teacher.vllm_engine import VLLMTeacher
 
 log = logging.getLogger("create_data")
 CHUNK = 64  # inputs that travel together
@@ -84,8 +85,8 @@ def silent_stderr():
         os.close(kept)
 
 
-def label_on_replicas(args, engine_flags: list[str], task, inputs, missing):
-    """What label_rows() does, on replicas: yields (index, record) as the inputs are decided.
+def label_on_replicas(args, settings: Settings, engine_flags: list[str], task, inputs, missing):
+    """What Labelling.label() does, on replicas: yields (index, record) as the inputs are decided.
 
     What was in flight where a replica is lost is asked again in another pass, by those that are left. Raises
     ReplicasFailed if a whole pass decides nothing, and InputsChanged if a replica was given another text than the first
@@ -96,7 +97,7 @@ def label_on_replicas(args, engine_flags: list[str], task, inputs, missing):
     missing, failure = missing.copy(), None
     while left := int(missing.sum()):
         try:
-            for row in pass_over(args, engine_flags, task, inputs, missing).iter_rows():
+            for row in pass_over(args, settings, engine_flags, task, inputs, missing).iter_rows():
                 for index, asked, record in json.loads(row["records"]):
                     if asked != inputs.hash(index):
                         raise InputsChanged(inputs.path, f"input {index} has changed")
@@ -118,7 +119,7 @@ def last_line(error: Exception) -> str:
     return str(error).strip().splitlines()[-1]
 
 
-def pass_over(args, engine_flags, task, inputs, missing):
+def pass_over(args, settings, engine_flags, task, inputs, missing):
     """A Ray dataset of the decided chunks of all missing inputs, which runs while it is read."""
     import ray
     from ray.data import ActorPoolStrategy, DataContext
@@ -138,7 +139,7 @@ def pass_over(args, engine_flags, task, inputs, missing):
     return chunks.map_batches(
         Replica,
         batch_size=None,
-        fn_constructor_args=[args, engine_flags, task],
+        fn_constructor_args=[args, settings, engine_flags, task],
         compute=ActorPoolStrategy(
             size=args.num_replicas,
             max_tasks_in_flight_per_actor=at_once,
@@ -179,8 +180,11 @@ def chunks_of(path: str, missing):
 class Replica:
     """One engine, which a thread of its own starts and steps; Ray Data calls it from many threads, a chunk in each."""
 
-    def __init__(self, args, engine_flags: list[str], task):
-        self.args, self.engine_flags, self.task = args, engine_flags, task
+    def __init__(self, args, settings: Settings, engine_flags: list[str], task):
+        self.args = args
+        self.settings = settings
+        self.engine_flags = engine_flags
+        self.task = task
         self.arriving, self.decided, self.open = queue.SimpleQueue(), queue.SimpleQueue(), {}
         self.hashes = {}  # of the inputs that are open, by which the driver checks that they are its own
         self.lock, self.taken, started = threading.Lock(), 0.0, Future()
@@ -223,10 +227,11 @@ class Replica:
             started.set_exception(RuntimeError(reason))  # Ray sends its last line to the driver
             return
         started.set_result(None)
+        labelling = Labelling(VLLMTeacher(engine, self.settings.thinks), self.task, self.settings)
         try:
             while True:
                 rows = self.rows(self.arriving.get())
-                for index, record in label_rows(self.args, engine, self.task, rows):
+                for index, record in labelling.label(rows):
                     self.decided.put((index, self.hashes.pop(index), record))
                     self.open.pop(index).set_result(None)
         except BaseException:

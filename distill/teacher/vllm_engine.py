@@ -1,20 +1,18 @@
-"""vLLM's engine as a stream of requests."""
+"""The teacher on this machine: vLLM's engine, whose batch is kept full.
 
+`engine.py` starts and ends the engine. Here requests go into it and completions come out.
+"""
+
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from distill.tokens import decode
+from distill.model_tokenizer import ids_or_reason
+from distill.teacher.base import Completion, Loop, Prompt, Request, Sampling, Teacher, TeacherEnded
+from distill.teacher.engine import why_ended
+from distill.tokens import decode, think_end_id
 
 WINDOW = 512  # requests handed to the engine at a time, at least; memory stays constant
 LOOKED_AT = 128  # tokens after which a running request is looked at, for a loop
-
-
-@dataclass
-class Loop:
-    """What counts as a loop: a pattern of so many tokens that came `min_count` times in a row, up to the last token."""
-
-    min_pattern_size: int
-    max_pattern_size: int
-    min_count: int
 
 
 def ends_in_loop(tokens: list[int], loop: Loop) -> bool:
@@ -32,7 +30,7 @@ def ends_in_loop(tokens: list[int], loop: Loop) -> bool:
 
 
 @dataclass
-class Request:
+class Running:
     """A request that the engine has: whose it is, what it has written so far, and when that counts as a loop."""
 
     job: object
@@ -40,60 +38,66 @@ class Request:
     loop: Loop | None
 
 
-class Stream:
+class VLLMTeacher(Teacher):
     """One continuous batch: requests go in while others are still running, results come out as they finish.
 
     One request whose answer must follow a grammar, or that is sampled with top_p and top_k, slows each step of the
     whole batch. Such requests can be gathered and asked together: the others are slowed for a short time, not always.
+
+    `thinks`: completions say how long their thought was. `lora_request` is vLLM's, of the adapter that answers.
     """
 
-    def __init__(self, engine, window: int | None = None, together: int | None = None):
+    def __init__(
+        self,
+        engine,
+        thinks: bool = False,
+        lora_request=None,
+        window: int | None = None,
+        together: int | None = None,
+    ):
         at_once = engine.vllm_config.scheduler_config.max_num_seqs
         self.engine = engine
         self.tokenizer = engine.get_tokenizer()
+        self.think_end = think_end_id(self.tokenizer) if thinks else None
+        self.lora_request = lora_request
         # twice what the engine runs at once, so that it never waits for us
         self.window = window or max(WINDOW, 2 * at_once)
         # as many as fill the engine's batch; what waits is not journalled yet, so it must not be too many
         self.together = together or at_once
-        self.running: dict[str, Request] = {}
-        self.waiting: list[tuple] = []  # gathered requests, add()'s arguments
+        self.running: dict[str, Running] = {}
+        self.waiting: list[Request] = []
         self.count = 0
 
-    def add(self, job, token_ids: list[int], sampling: dict, lora_request=None):
-        """Queue one request; `job` comes back with its result.
+    def prepare(self, chats: list[list[dict]]) -> list[Prompt]:
+        """Each chat as token ids; one that the template refuses, or that fills the context, has a problem."""
+        longest = self.engine.model_config.max_model_len
+        prompts = []
+        for chat in chats:
+            ids, problem = ids_or_reason(self.tokenizer, chat, longest)
+            prompts.append(Prompt(ids, len(ids), longest - len(ids), problem))
+        return prompts
 
-        `sampling` is vLLM's, but structured_outputs is a regular expression, and repetition_detection has the fields of
-        Loop: vLLM would look for loops after each token, in the scheduler, which caps the engine's speed. We look every
-        LOOKED_AT tokens.
-        """
-        from vllm import SamplingParams
-        from vllm.inputs.engine import tokens_input
-        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
-
-        settings = {**sampling, "detokenize": False, "output_kind": RequestOutputKind.FINAL_ONLY}
-        loop = None
-        if "repetition_detection" in settings:
-            loop = Loop(**settings.pop("repetition_detection"))
-            settings["output_kind"] = RequestOutputKind.DELTA
-            settings["stream_interval"] = LOOKED_AT
-        if "structured_outputs" in settings:
-            settings["structured_outputs"] = StructuredOutputsParams(regex=settings["structured_outputs"])
-        self.count += 1
-        name = str(self.count)
-        self.running[name] = Request(job, [], loop)
-        self.engine.add_request(name, tokens_input(token_ids), SamplingParams(**settings), lora_request=lora_request)
-
-    def gather(self, *request):
-        """Queue one request, add()'s arguments, that may wait until there are enough like it or nothing else to ask."""
+    def gather(self, request: Request) -> None:
+        """Queue one request that may wait until there are enough like it, or nothing else to ask."""
         self.waiting.append(request)
 
-    def run(self, requests=()):
-        """Feed `requests`, add()'s arguments, through a window; yield (job, vLLM RequestOutput) as they finish.
+    def ask(self, requests: Iterable[Request | None] = ()) -> Iterator[tuple[object, Completion]]:
+        """Feed requests through a window; yield (job, completion) as they finish. Raises TeacherEnded.
 
-        Whoever reads the results may add() to the running batch meanwhile, or gather(). A request that was ended for a
-        loop has the finish reason "repetition".
+        Whoever reads the results may gather() meanwhile.
         """
-        requests = iter(requests)
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            yield from self._run(iter(requests))
+        except EngineDeadError:
+            raise TeacherEnded(why_ended(self.engine)) from None
+
+    def forget(self) -> None:
+        """Empty the prefix cache."""
+        self.engine.reset_prefix_cache()
+
+    def _run(self, requests: Iterator[Request | None]) -> Iterator[tuple[object, Completion]]:
         while True:
             nothing_else = self._fill(requests)
             if nothing_else or len(self.waiting) >= self.together:
@@ -102,40 +106,103 @@ class Stream:
                 return
             for output in self.engine.step():
                 if self._ended(output):
-                    self.decode(output.outputs[0])
-                    yield self.running.pop(output.request_id).job, output
+                    job = self.running.pop(output.request_id).job
+                    yield job, self._completion(output)
 
-    def _fill(self, requests) -> bool:
+    def _fill(self, requests: Iterator[Request | None]) -> bool:
         """Add requests up to the window; whether there were none left to add."""
         while len(self.running) < self.window:
             request = next(requests, None)
             if request is None:
                 return True
-            self.add(*request)
+            self._add(request)
         return False
 
-    def _ask_gathered(self):
+    def _ask_gathered(self) -> None:
         gathered = self.waiting
         self.waiting = []
         for request in gathered:
-            self.add(*request)
+            self._add(request)
+
+    def _add(self, request: Request) -> None:
+        """Hand one request to the engine.
+
+        vLLM would look for loops after each token, in the scheduler, which caps the engine's speed. We look every
+        LOOKED_AT tokens.
+        """
+        from vllm.inputs.engine import tokens_input
+
+        self.count += 1
+        name = str(self.count)
+        self.running[name] = Running(request.job, [], request.sampling.loop)
+        prompt = tokens_input(request.prompt.content)
+        self.engine.add_request(name, prompt, vllm_sampling(request.sampling), lora_request=self.lora_request)
 
     def _ended(self, output) -> bool:
         """Take in what a request has written since the last time; whether it has finished, or was ended for a loop."""
-        request = self.running[output.request_id]
+        running = self.running[output.request_id]
         completion = output.outputs[0]
-        request.tokens.extend(completion.token_ids)
-        completion.token_ids = request.tokens
+        running.tokens.extend(completion.token_ids)
+        completion.token_ids = running.tokens
         if output.finished:
             return True
-        if not ends_in_loop(request.tokens, request.loop):
+        if not ends_in_loop(running.tokens, running.loop):
             return False
         self.engine.abort_request([output.request_id])
         completion.finish_reason = "repetition"
         return True
 
-    def decode(self, completion):
-        """Fill in a completion's text, at once when it is finished; vLLM would do it token by token meanwhile."""
-        stopped = completion.finish_reason == "stop"  # the last token is then the end of turn, which is no text
-        ids = completion.token_ids[: len(completion.token_ids) - stopped]
-        completion.text = decode(self.tokenizer, ids)
+    def _completion(self, output) -> Completion:
+        written = output.outputs[0]
+        return Completion(
+            text=self.text_of(written.token_ids, written.finish_reason),
+            finish_reason=written.finish_reason,
+            token_ids=written.token_ids,
+            cached_tokens=output.num_cached_tokens or 0,
+            thinking_tokens=self._thinking_tokens(written.token_ids),
+            logprobs=plain_logprobs(written.logprobs),
+        )
+
+    def text_of(self, token_ids: list[int], finish_reason: str) -> str:
+        """A completion's text, at once when it is finished; vLLM would write it token by token meanwhile."""
+        if finish_reason == "stop":  # the last token is then the end of turn, which is no text
+            token_ids = token_ids[:-1]
+        return decode(self.tokenizer, token_ids)
+
+    def _thinking_tokens(self, token_ids: list[int]) -> int | None:
+        """How many tokens precede the last </think>; None where the teacher does not think."""
+        if self.think_end is None:
+            return None
+        if self.think_end not in token_ids:
+            return len(token_ids)
+        return len(token_ids) - 1 - token_ids[::-1].index(self.think_end)
+
+
+def vllm_sampling(sampling: Sampling):
+    """vLLM's SamplingParams; a completion comes back whole, and without text."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+    settings = {"detokenize": False, "output_kind": RequestOutputKind.FINAL_ONLY}
+    if sampling.loop:
+        settings["output_kind"] = RequestOutputKind.DELTA
+        settings["stream_interval"] = LOOKED_AT
+    if sampling.guard is not None:
+        settings["structured_outputs"] = StructuredOutputsParams(regex=sampling.guard)
+    if sampling.thinking_budget is not None:
+        settings["thinking_token_budget"] = sampling.thinking_budget
+    for name in ("temperature", "max_tokens", "top_p", "top_k", "logprobs"):
+        value = getattr(sampling, name)
+        if value is not None:
+            settings[name] = value
+    return SamplingParams(**settings)
+
+
+def plain_logprobs(places) -> list[dict[int, float]] | None:
+    """vLLM's log-probabilities as plain numbers; None where none were asked for."""
+    if places is None:
+        return None
+    found = []
+    for place in places:
+        found.append({token: entry.logprob for token, entry in place.items()})
+    return found

@@ -1,0 +1,91 @@
+"""The teacher's door: what is asked and what comes back, wherever the answers are made.
+
+Labelling and evaluation know nothing else, so another teacher implements `Teacher` and nothing has to change beside it.
+`vllm_engine.py` implements it with an engine on this machine.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+
+class TeacherEnded(Exception):
+    """The teacher cannot go on, and why, in one line; what it has answered so far counts."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What counts as a loop: a pattern of so many tokens that came `min_count` times in a row, up to the last token."""
+
+    min_pattern_size: int
+    max_pattern_size: int
+    min_count: int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a completion is sampled; what is None is left out."""
+
+    temperature: float  # 0: greedily
+    max_tokens: int  # thinking and answer together
+    loop: Loop | None = None  # a completion that falls into one is ended, with the finish reason "repetition"
+    top_p: float | None = None
+    top_k: int | None = None
+    thinking_budget: int | None = None  # tokens after which a thought is closed
+    guard: str | None = None  # regular expression of all that may follow the thinking
+    logprobs: int | None = None  # the likeliest tokens that are reported for each place
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A chat as its teacher takes it."""
+
+    content: object  # token ids for an engine; a server may take the chat itself
+    tokens: int  # its length; 0 where only the server knows
+    room: int | None = None  # tokens that the context leaves for a completion; None where only the server knows
+    problem: str | None = None  # why it cannot be asked, as a row's reason in the journal
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion that is wanted; `job` comes back with it."""
+
+    job: object
+    prompt: Prompt
+    sampling: Sampling
+
+
+@dataclass
+class Completion:
+    """What a teacher has written."""
+
+    text: str  # with its thinking, as Task.read_answer() takes it
+    finish_reason: str  # stop, length or repetition
+    token_ids: list[int]  # of the text and the end of turn
+    cached_tokens: int = 0  # of the prompt, which an earlier request has paid for
+    thinking_tokens: int | None = None  # up to </think>, or all if it is missing; None: this teacher does not think
+    # for each place, where asked for: tokens and their log-probabilities (nats), or logits if the engine gives those
+    logprobs: list[dict[int, float]] | None = None
+
+
+class Teacher(ABC):
+    """Answers requests while others run."""
+
+    @abstractmethod
+    def prepare(self, chats: list[list[dict]]) -> list[Prompt]:
+        """Each chat as a prompt; one that cannot be asked has a `problem`."""
+
+    @abstractmethod
+    def ask(self, requests: Iterable[Request | None]) -> Iterator[tuple[object, Completion]]:
+        """Take requests as there is room for them; yield (job, completion) as they finish, in any order.
+
+        A None among the requests says that there are no more at the moment. Raises TeacherEnded.
+        """
+
+    @abstractmethod
+    def gather(self, request: Request) -> None:
+        """Queue one request beside those that ask() takes; it may wait until there are enough like it."""
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Drop what is cached of earlier prompts, where the teacher can, so that a measurement starts afresh."""
