@@ -1,0 +1,77 @@
+"""The rooms of distill/ and the arrows between them: scripts -> steps -> what is shared, and no circle."""
+
+import ast
+import os
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
+
+import pytest
+
+from conftest import ROOT
+
+STEPS = ("distill.labels", "distill.training", "distill.evaluation")
+SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
+MODULES = {}
+for path in sorted((ROOT / "distill").rglob("*.py")):
+    MODULES[".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")] = path
+
+
+def imports_of(path) -> set[str]:
+    """The modules of this repository that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            # "from distill.teacher import child" names a module, "from distill.cli import ROOT" a thing in one
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in MODULES else node.module for name in names]
+        found.update(name for name in names if name in MODULES or name in SCRIPTS)
+    return found
+
+
+def room_of(module: str) -> str:
+    """The step that a module belongs to; empty for what is shared."""
+    return next((step for step in STEPS if module.startswith(f"{step}.")), "")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_room_knows_neither_scripts_nor_the_next_room(module):
+    for imported in imports_of(MODULES[module]):
+        assert imported not in SCRIPTS, f"{module} imports the script {imported}"
+        if room_of(imported):
+            assert room_of(imported) == room_of(module), f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_do_not_import_each_other(script):
+    assert not imports_of(ROOT / f"{script}.py") & set(SCRIPTS)
+
+
+def test_there_is_no_circle():
+    try:
+        TopologicalSorter({module: imports_of(path) for module, path in MODULES.items()}).prepare()
+    except CycleError as circle:
+        pytest.fail(" -> ".join(circle.args[1]))
+
+
+def test_labels_know_the_teachers_door_alone():
+    """Retries, votes and the journal work with any teacher; only who starts an engine knows which one it is."""
+    allowed = {"distill.teacher.base"}
+    for name in ("inputs", "labelling", "journal", "forced"):
+        module = f"distill.labels.{name}"
+        teachers = {imported for imported in imports_of(MODULES[module]) if imported.startswith("distill.teacher")}
+        assert teachers <= allowed, module
+
+
+def test_the_package_is_found_from_any_directory(tmp_path):
+    """Where a script is called by its path, from elsewhere and without PYTHONPATH."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, str(ROOT / "report.py"), "--metrics", "nowhere.json"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "nowhere.json" in result.stderr
+    assert "Traceback" not in result.stderr
