@@ -17,24 +17,25 @@ import argparse
 import contextlib
 import json
 import logging
-import os
 import re
 import signal
 import sys
 import time
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+
 from distill.cli import ROOT, Parser, check_model, check_writable, one_line
 from distill.labels.forced import Forced
-from distill.labels.inputs import InputsChanged, scan_inputs
+from distill.labels.inputs import Inputs, InputsChanged, scan_inputs
 from distill.labels.journal import Journal
 from distill.labels.labelling import Labelling, Settings, record_rows
 from distill.labels.replicas import ReplicasFailed, connect, label_on_replicas
 from distill.locks import OutputLock
 from distill.outputs import check_apart
-from distill.stopping import end_anyway
+from distill.stopping import UnwindAtSignals
 from distill.streams import lasting_streams
 from distill.system import versions
 from distill.task import Task, load_task
@@ -114,105 +115,144 @@ if __name__ == "__mp_main__":  # an engine's process that was spawned, where vLL
     begin_child()
 
 
+@dataclass
+class Run:
+    """One call of this script, as far as it was checked without a model."""
+
+    args: argparse.Namespace
+    engine_flags: list[str]
+    settings: Settings
+    task: Task
+    inputs: Inputs
+    journal: Journal
+    missing: np.ndarray  # which inputs are to be asked
+
+    @property
+    def asked(self) -> int:
+        """How many inputs are to be asked."""
+        return int(self.missing.sum())
+
+    def details(self) -> dict:
+        """What the journal and the manifest say of this call, and what does not decide whether it continues."""
+        # what was begun goes on with its commit; without a question nothing was loaded
+        commit = self.args.revision if self.asked else self.journal.commit
+        return {"versions": versions(), "engine_flags": self.engine_flags, "commit": commit}
+
+
+def begin(args, engine_flags: list[str], at_end: contextlib.ExitStack) -> Run:
+    """Check everything that needs no model, take the output's lock until `at_end`, and find what is to be asked.
+
+    Raises ValueError or OSError, and then nothing was changed.
+    """
+    output = Path(args.output_file)
+    task = load_task(args.task)
+    check_model(args.model_name)
+    check_writable(output)
+    check_apart(output, args.input_file, args.task)
+    if args.overwrite and args.num_shards > 1:
+        raise ValueError("--overwrite does not go with --shard; remove the output and its journals instead")
+    at_end.enter_context(OutputLock(output, args.shard_index, args.num_shards))
+    if output.exists() and not args.overwrite:
+        raise ValueError(f"{output}: exists and is finished; --overwrite replaces it")
+    settings = settings_of(args)
+    inputs = scan_inputs(args.input_file, args.limit)
+    header = {
+        "model": args.model_name,
+        "revision": args.revision,
+        "task": task.hash,
+        "inputs": inputs.sha256,
+        **asdict(settings),
+    }
+    journal = Journal(output, header, inputs, args.shard_index, args.num_shards)
+    journal.open(args.overwrite)
+    return Run(args, engine_flags, settings, task, inputs, journal, journal.missing())
+
+
+def start_teacher(run: Run, stop: UnwindAtSignals):
+    """Check the teacher and start its engine; None where replicas on a cluster start theirs.
+
+    Raises ValueError or OSError.
+    """
+    args = run.args
+    check_guard(args, run.task)
+    if run.asked < len(run.inputs):
+        already = "%d inputs, %d to ask; the others are finished, repeated or not ours"
+        log.info(already, len(run.inputs), run.asked)
+    # what was begun goes on with its commit, should the branch have moved since; replicas load it too
+    args.revision = run.journal.commit or args.revision
+    engine_args = check_teacher(args, run.engine_flags, run.task, run.inputs.roles)
+    args.revision = engine_args.revision
+    if not args.num_replicas:
+        return start_engine(engine_args)
+    if engine_args.pipeline_parallel_size > 1:
+        raise ValueError("--pipeline_parallel_size spans nodes, a replica does not; drop --num_replicas")
+    connect(args)
+    stop.listen()  # Ray has put its own handler of SIGTERM in the place
+    return None
+
+
+def label(run: Run, engine) -> None:
+    """Ask for what is missing, and journal it. Raises TeacherEnded or ReplicasFailed."""
+    if run.args.overwrite:
+        run.journal.clear()
+    run.journal.start(**run.details(), started=datetime.now(UTC).isoformat(timespec="seconds"))
+    if engine is None:
+        decided = label_on_replicas(run.args, run.settings, run.engine_flags, run.task, run.inputs, run.missing)
+    else:
+        teacher = VLLMTeacher(engine, run.settings.thinks)
+        decided = Labelling(teacher, run.task, run.settings).label(run.inputs.read(run.missing))
+    done = run.inputs.unique() - run.asked if run.args.num_shards == 1 else 0
+    record_rows(decided, run.journal, run.asked, done)
+
+
 def main() -> int:
     lasting_streams()
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO)
-    stopped = []  # by a signal, which may reach the engine first
-
-    def stop(number, _):
-        if 128 + number in stopped:
-            os._exit(128 + number)  # who asks twice does not want to wait for the engine's end
-        stopped.append(128 + number)
-        if len(stopped) == 1:
-            log.error("create_data.py: stopped; what is finished is kept, the same command continues")
-            end_anyway(stopped[0])
-            sys.exit(stopped[0])
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    stop = UnwindAtSignals("create_data.py: stopped; what is finished is kept, the same command continues")
+    stop.listen()
     args, engine_flags = parse_args()
-    settings = settings_of(args)
-    output = Path(args.output_file)
     with contextlib.ExitStack() as at_end:
+        engine = None
         try:
-            task = load_task(args.task)
-            check_model(args.model_name)
-            check_writable(output)
-            check_apart(output, args.input_file, args.task)
-            if args.overwrite and args.num_shards > 1:
-                raise ValueError("--overwrite does not go with --shard; remove the output and its journals instead")
-            at_end.enter_context(OutputLock(output, args.shard_index, args.num_shards))
-            if output.exists() and not args.overwrite:
-                raise ValueError(f"{output}: exists and is finished; --overwrite replaces it")
-            inputs = scan_inputs(args.input_file, args.limit)
-            run = {"model": args.model_name, "revision": args.revision, "task": task.hash, "inputs": inputs.sha256}
-            run.update(asdict(settings))
-            journal = Journal(output, run, inputs, args.shard_index, args.num_shards)
-            journal.open(args.overwrite)
-            missing = journal.missing()
-            asked = int(missing.sum())
-            engine = None
-            if asked:
-                check_guard(args, task)
-                if asked < len(inputs):
-                    log.info("%d inputs, %d to ask; the others are finished, repeated or not ours", len(inputs), asked)
-                # what was begun goes on with its commit, should the branch have moved since; replicas load it too
-                args.revision = journal.commit or args.revision
-                engine_args = check_teacher(args, engine_flags, task, inputs.roles)
-                args.revision = engine_args.revision
-                if args.num_replicas:
-                    if engine_args.pipeline_parallel_size > 1:
-                        raise ValueError(
-                            "--pipeline_parallel_size spans nodes, a replica does not; drop --num_replicas"
-                        )
-                    connect(args)
-                    signal.signal(signal.SIGTERM, stop)  # Ray has put its own in the place
-                else:
-                    engine = start_engine(engine_args)
+            run = begin(args, engine_flags, at_end)
+            if run.asked:
+                engine = start_teacher(run, stop)
         except (ValueError, OSError) as error:
             print(f"create_data.py: {one_line(error)}", file=sys.stderr)
             return 2
 
-        details = {"versions": versions(), "engine_flags": engine_flags}
-        details["commit"] = engine_args.revision if asked else journal.commit  # of the model on the hub
         start = time.perf_counter()
-        if asked:
+        if run.asked:
             try:
-                if args.overwrite:
-                    journal.clear()
-                journal.start(**details, started=datetime.now(UTC).isoformat(timespec="seconds"))
-                if args.num_replicas:
-                    decided = label_on_replicas(args, settings, engine_flags, task, inputs, missing)
-                else:
-                    teacher = VLLMTeacher(engine, settings.thinks)
-                    decided = Labelling(teacher, task, settings).label(inputs.read(missing))
-                done = inputs.unique() - asked if args.num_shards == 1 else 0
-                record_rows(decided, journal, asked, done)
+                label(run, engine)
             except (TeacherEnded, ReplicasFailed) as error:
                 log.error("create_data.py: %s; what is finished is kept, the same command continues", one_line(error))
-                if stopped:
-                    return stopped[0]
-                return error.exit_code if args.num_replicas else 1
+                if stop.code:  # the signal has reached the engine first
+                    return stop.code
+                return error.exit_code
             finally:
                 if engine:
                     stop_engine(engine)
-        summary = {"asked": asked, "seconds": round(time.perf_counter() - start, 1)}
-        return write_results(args, journal, task, summary, details)
+        return write_results(run, seconds=time.perf_counter() - start)
 
 
-def write_results(args, journal: Journal, task: Task, summary: dict, details: dict) -> int:
-    """Write the outputs and print the last line, `summary` with the counts; a shard writes no outputs."""
+def write_results(run: Run, seconds: float) -> int:
+    """Write the outputs and print the last line; a shard writes no outputs. Returns the exit code."""
+    args = run.args
+    journal = run.journal
+    summary = {"asked": run.asked, "seconds": round(seconds, 1)}
     if args.num_shards > 1:
         journal.forced.warn(args.structured_outputs)
         print(json.dumps({"shard": args.shard, **summary, **journal.forced.counts()}))
         return 0
+    details = run.details()
     journal.replay()
     left = int(journal.missing().sum())
     if left:
         log.error("create_data.py: %d inputs are not decided; the same command asks them", left)
         return 1
-    manifest = journal.write_outputs(bool(task.labels), task_file=args.task, input_file=args.input_file, **details)
+    manifest = journal.write_outputs(bool(run.task.labels), task_file=args.task, input_file=args.input_file, **details)
     forced = Forced(*(manifest[key] for key in Forced().counts()))
     forced.warn(args.structured_outputs)
     for key in ("rows", "accepted", "rejected", "success_rate", *forced.counts(), *forced.shares()):

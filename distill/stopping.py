@@ -1,6 +1,7 @@
 """How scripts end at Ctrl-C and at SIGTERM: in one line, in whatever phase they are."""
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable
 
 import psutil
 
+log = logging.getLogger("create_data")
 END_WITHIN = 30.0  # seconds; an engine split over several GPUs is given 10 for its own end
 SAID = "train_sft_trl.py: stopped; the same command goes on from the last complete checkpoint"
 LAUNCHER_SAYS = "LAUNCHER_SAYS_STOPPED"  # environment variable: launch.py says it, for all its processes
@@ -74,3 +76,31 @@ def end_children() -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
     psutil.wait_procs(children, timeout=10)
+
+
+class UnwindAtSignals:
+    """The handler of a run that says so at SIGINT and SIGTERM and unwinds, so that its engine ends too.
+
+    Whoever sends a signal twice does not want to wait for that. `code` is the exit code of the first signal, 0 so far.
+    """
+
+    def __init__(self, message: str):
+        self.message = message
+        self.code = 0
+        self.seen: set[int] = set()
+
+    def listen(self) -> None:
+        """Be the handler of both signals from now on."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self)
+
+    def __call__(self, number: int, _) -> None:
+        if number in self.seen:
+            os._exit(128 + number)
+        self.seen.add(number)
+        if self.code:
+            return
+        self.code = 128 + number
+        log.error(self.message)
+        end_anyway(self.code)
+        sys.exit(self.code)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 class TeacherEnded(Exception):
     """The teacher cannot go on, and why, in one line; what it has answered so far counts."""
 
+    exit_code = 1  # the script's
+
 
 @dataclass(frozen=True)
 class Loop:
