@@ -4,10 +4,11 @@ The journal OUTPUT.trace.jsonl holds a header line {"run": ...} for each start a
 decided, appended and flushed as it finishes. It says all that a restart needs, and the outputs are written from it.
 """
 
+import contextlib
 import json
-import logging
 import os
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +20,47 @@ from distill.locks import journals_of, own_journal
 from distill.old_values import OLD_HEADER, first_difference
 from distill.outputs import beside, parse
 
-log = logging.getLogger("create_data")
 FILE_BITS = 48  # a place is the number of a journal file above this bit, and the offset of a line in it below
 
 
+@dataclass
+class Totals:
+    """What the manifest counts. Attempts and tokens are those of inputs that differ; labels and reasons of all rows."""
+
+    attempts: Counter = field(default_factory=Counter)  # inputs by how many attempts they took
+    tokens: Counter = field(default_factory=Counter)
+    labels: Counter = field(default_factory=Counter)
+    reasons: Counter = field(default_factory=Counter)
+    forced: Forced = field(default_factory=Forced)
+
+    def count_attempts(self, attempts: list[dict], mode: str) -> None:
+        """Take in the attempts at one input, under --structured_outputs `mode`."""
+        self.forced.count(attempts, mode)
+        self.attempts[len(attempts)] += 1
+        for attempt in attempts:
+            for key in ("prompt_tokens", "cached_tokens", "output_tokens"):
+                self.tokens[key] += attempt[key]
+
+    def count_answer(self, record: dict) -> None:
+        """Take in a row's label, or why it has none."""
+        if record["answer"] is None:
+            self.reasons[record["reason"]] += 1
+        else:
+            self.labels[record["answer"]] += 1
+
+
 class Journal:
-    """The journal of one output; with shards, one file each, of which all are read and one is written."""
+    """The journal of one output; with shards, one file each, of which all are read and one is written.
+
+    `run` is the header: what decides how rows are asked. A journal with another header is not continued.
+    """
 
     def __init__(self, output: Path, run: dict, inputs: Inputs, shard: int = 0, num_shards: int = 1):
-        self.output, self.run, self.inputs, self.shard, self.num_shards = output, run, inputs, shard, num_shards
+        self.output = output
+        self.run = run
+        self.inputs = inputs
+        self.shard = shard
+        self.num_shards = num_shards
         self.own = own_journal(output, shard, num_shards)
         self.file = None
 
@@ -37,9 +70,7 @@ class Journal:
 
     def open(self, overwrite: bool = False) -> None:
         """Read what is there, under an OutputLock; raises ValueError if the journal is another run's."""
-        self.places = np.full(len(self.inputs), -1, np.int64)
-        self.forced = Forced()
-        self.commit = None
+        self._forget()
         if not overwrite:
             self.replay(repair=True)
 
@@ -53,29 +84,42 @@ class Journal:
                 path.unlink(missing_ok=True)
 
     def replay(self, repair: bool = False) -> None:
-        """Find each decided input's line. A half-written last line is cut off, but only from our own journal."""
-        self.places = np.full(len(self.inputs), -1, np.int64)
-        self.forced = Forced()  # of the answers in our own journal
-        self.files, self.seconds = self.paths(), 0.0
-        self.commit = None  # of the teacher on the hub, as the last header names one
+        """Find each decided input's line; with `repair`, a half-written last line is cut off our own journal."""
+        self._forget()
+        self.files = self.paths()
         for number, path in enumerate(self.files):
-            offset, spent, last, known = 0, 0.0, 0.0, False
-            with open(path, "rb") as file:
-                for line in file:
-                    record = parse(line)
-                    if record and "run" in record:
-                        self._compare(path, record["run"])
-                        self.commit = record.get("commit") or self.commit
-                        known, spent, last = True, spent + last, 0.0
-                    elif record and known and self.inputs.hash(record["index"]) == record["hash"]:
-                        if path == self.own and self.places[record["index"]] < 0:
-                            self.forced.count(record["attempts"], self.run.get("structured_outputs"))
-                        self.places[record["index"]] = number << FILE_BITS | offset
-                        last = record["seconds"]
-                    offset += len(line)
-            if repair and path == self.own and offset and not line.endswith(b"\n"):
-                os.truncate(path, offset - len(line))  # the run was killed while it wrote this line
-            self.seconds = max(self.seconds, spent + last)
+            self._replay_file(number, path, repair)
+
+    def _forget(self) -> None:
+        self.places = np.full(len(self.inputs), -1, np.int64)  # of each input's line; -1: not decided
+        self.forced = Forced()  # of the answers in our own journal
+        self.commit = None  # of the teacher on the hub, as the last header names one
+        self.seconds = 0.0  # of all starts together, in the journal that took longest
+
+    def _replay_file(self, number: int, path: Path, repair: bool) -> None:
+        offset = 0
+        spent = 0.0  # seconds of the starts before the last one
+        last = 0.0  # seconds of the last one, as far as a row has recorded them
+        known = False  # whether there was a header, which says that the rows after it are this run's
+        line = b"\n"
+        with open(path, "rb") as file:
+            for line in file:  # noqa: B007, the last one is looked at below
+                record = parse(line)
+                if record and "run" in record:
+                    self._compare(path, record["run"])
+                    self.commit = record.get("commit") or self.commit
+                    known = True
+                    spent += last
+                    last = 0.0
+                elif record and known and self.inputs.hash(record["index"]) == record["hash"]:
+                    if path == self.own and self.places[record["index"]] < 0:
+                        self.forced.count(record["attempts"], self.run.get("structured_outputs"))
+                    self.places[record["index"]] = number << FILE_BITS | offset
+                    last = record["seconds"]
+                offset += len(line)
+        if repair and path == self.own and not line.endswith(b"\n"):
+            os.truncate(path, offset - len(line))  # the run was killed while it wrote this line
+        self.seconds = max(self.seconds, spent + last)
 
     def _compare(self, path: Path, run: dict) -> None:
         found = first_difference(run, self.run, OLD_HEADER)
@@ -86,9 +130,12 @@ class Journal:
 
     def missing(self) -> np.ndarray:
         """Which inputs of our share must be asked: of equal inputs the first one."""
-        index = np.arange(len(self.inputs))
-        low, high = (len(self.inputs) * (self.shard + k) // self.num_shards for k in (0, 1))
-        return (index >= low) & (index < high) & (self.inputs.first == index) & (self.places < 0)
+        count = len(self.inputs)
+        index = np.arange(count)
+        low = count * self.shard // self.num_shards
+        high = count * (self.shard + 1) // self.num_shards
+        ours = (index >= low) & (index < high)
+        return ours & (self.inputs.first == index) & (self.places < 0)
 
     def start(self, **details) -> None:
         """Begin to write: a header line, with what is not compared in `details`."""
@@ -110,36 +157,46 @@ class Journal:
 
         Raises InputsChanged if the input file is no longer what was labelled, and then writes nothing.
         """
-        files = [open(path, "rb") for path in self.files]  # noqa: SIM115
-        labels, totals, attempts, reasons = Counter(), Counter(), Counter(), Counter()
-        forced = Forced()
-        with Replacing(self.output) as good, Replacing(beside(self.output, "rejected.jsonl")) as bad:
+        totals = Totals()
+        with contextlib.ExitStack() as opened:
+            files = [opened.enter_context(open(path, "rb")) for path in self.files]
+            good = opened.enter_context(Replacing(self.output))
+            bad = opened.enter_context(Replacing(beside(self.output, "rejected.jsonl")))
             for index, messages in self.inputs.read():
-                first = self.inputs.first[index]
-                place = int(self.places[first])
-                file = files[place >> FILE_BITS]
-                file.seek(place & (1 << FILE_BITS) - 1)
-                record = json.loads(file.readline())
+                first = int(self.inputs.first[index])
+                record = self._recorded(files, first)
                 if first == index:
-                    forced.count(record["attempts"], self.run.get("structured_outputs"))
-                    attempts[len(record["attempts"])] += 1
-                    for attempt in record["attempts"]:
-                        for key in ("prompt_tokens", "cached_tokens", "output_tokens"):
-                            totals[key] += attempt[key]
+                    totals.count_attempts(record["attempts"], self.run.get("structured_outputs"))
+                totals.count_answer(record)
                 if record["answer"] is None:
-                    reasons[record["reason"]] += 1
-                    row = {"index": index, "messages": messages, "reason": record["reason"]}
-                    row["responses"] = [attempt["response"] for attempt in record["attempts"]]
+                    responses = [attempt["response"] for attempt in record["attempts"]]
+                    row = {"index": index, "messages": messages, "reason": record["reason"], "responses": responses}
                     bad.write(json.dumps(row, ensure_ascii=False) + "\n")
                 else:
-                    if count_labels:
-                        labels[record["answer"]] += 1
                     answer = {"role": "assistant", "content": record["answer"]}
                     good.write(json.dumps({"messages": [*messages, answer]}, ensure_ascii=False) + "\n")
-        for file in files:
-            file.close()
-        rows, unique, rejected = len(self.inputs), sum(attempts.values()), sum(reasons.values())
-        manifest = {
+        manifest = self._manifest(totals, count_labels, details)
+        with Replacing(beside(self.output, "manifest.json")) as file:
+            file.write(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+        return manifest
+
+    def _recorded(self, files: list, index: int) -> dict:
+        """A decided input's line."""
+        place = int(self.places[index])
+        file = files[place >> FILE_BITS]
+        file.seek(place & (1 << FILE_BITS) - 1)
+        return json.loads(file.readline())
+
+    def _manifest(self, totals: Totals, count_labels: bool, details: dict) -> dict:
+        rows = len(self.inputs)
+        unique = sum(totals.attempts.values())
+        rejected = sum(totals.reasons.values())
+        rows_per_second = None
+        tokens_per_second = None
+        if self.seconds:
+            rows_per_second = round(unique / self.seconds, 2)
+            tokens_per_second = round(totals.tokens["output_tokens"] / self.seconds, 1)
+        return {
             **self.run,
             **details,
             "rows": rows,
@@ -148,16 +205,13 @@ class Journal:
             "accepted": rows - rejected,
             "rejected": rejected,
             "success_rate": (rows - rejected) / rows,
-            "reasons": dict(reasons),
-            "label_counts": dict(labels.most_common()),
-            "attempts": {str(k): v for k, v in sorted(attempts.items())},
-            **forced.counts(),
-            **forced.shares(),
-            **totals,
+            "reasons": dict(totals.reasons),
+            "label_counts": dict(totals.labels.most_common()) if count_labels else {},
+            "attempts": {str(count): inputs for count, inputs in sorted(totals.attempts.items())},
+            **totals.forced.counts(),
+            **totals.forced.shares(),
+            **totals.tokens,
             "seconds": round(self.seconds, 1),
-            "rows_per_second": round(unique / self.seconds, 2) if self.seconds else None,
-            "output_tokens_per_second": round(totals["output_tokens"] / self.seconds, 1) if self.seconds else None,
+            "rows_per_second": rows_per_second,
+            "output_tokens_per_second": tokens_per_second,
         }
-        with Replacing(beside(self.output, "manifest.json")) as file:
-            file.write(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-        return manifest
