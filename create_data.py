@@ -111,6 +111,17 @@ def settings_of(args) -> Settings:
     return Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
 
 
+def header_of(args, task: Task, inputs: Inputs) -> dict:
+    """What decides the labels, as the journal's header has it."""
+    return {
+        "model": args.model_name,
+        "revision": args.revision,
+        "task": task.hash,
+        "inputs": inputs.sha256,
+        **asdict(settings_of(args)),
+    }
+
+
 if __name__ == "__mp_main__":  # an engine's process that was spawned, where vLLM does not fork
     begin_child()
 
@@ -154,18 +165,10 @@ def begin(args, engine_flags: list[str], at_end: contextlib.ExitStack) -> Run:
     at_end.enter_context(OutputLock(output, args.shard_index, args.num_shards))
     if output.exists() and not args.overwrite:
         raise ValueError(f"{output}: exists and is finished; --overwrite replaces it")
-    settings = settings_of(args)
     inputs = scan_inputs(args.input_file, args.limit)
-    header = {
-        "model": args.model_name,
-        "revision": args.revision,
-        "task": task.hash,
-        "inputs": inputs.sha256,
-        **asdict(settings),
-    }
-    journal = Journal(output, header, inputs, args.shard_index, args.num_shards)
+    journal = Journal(output, header_of(args, task, inputs), inputs, args.shard_index, args.num_shards)
     journal.open(args.overwrite)
-    return Run(args, engine_flags, settings, task, inputs, journal, journal.missing())
+    return Run(args, engine_flags, settings_of(args), task, inputs, journal, journal.missing())
 
 
 def start_teacher(run: Run, stop: UnwindAtSignals):

@@ -29,7 +29,7 @@ from distill.evaluation.ask import Asking, SystemFailed, score_systems
 from distill.evaluation.report import markdown, not_thinking, sentences, tables, write_report
 from distill.evaluation.rows import label_quality, read_rows, read_teacher
 from distill.evaluation.scored import Scored, Unfinished, common_key, key_of
-from distill.evaluation.scores import measure
+from distill.evaluation.scores import Prices, measure
 from distill.evaluation.systems import TITLES, System
 from distill.evaluation.templates import try_templates
 from distill.model_tokenizer import check_student_tokens
@@ -312,7 +312,8 @@ def main() -> int:
             return error.exit_code
         results.update(found)
 
-        metrics = measure(results, gold, kinds, bool(task.labels), args) | origin(args, task, results)
+        prices = Prices(args.price_input, args.price_cached, args.price_output)
+        metrics = measure(results, gold, kinds, bool(task.labels), prices) | origin(args, task, results)
         metrics.update(how_measured(results, check, taken_over))
         metrics.update(left_out=left_out, dated_templates=dated)
         if "teacher" in results:
@@ -322,8 +323,11 @@ def main() -> int:
         write_report(args.report_dir, metrics, predictions(chats, gold, results))
         unfinished.remove_scored()
 
-    _, header, rows = tables(metrics)[0]
-    print(markdown(header, rows), *sentences(metrics), f"Report: {args.report_dir / 'report.html'}", sep="\n")
+    compared = tables(metrics)[0]
+    print(markdown(compared.header, compared.rows))
+    for sentence in sentences(metrics):
+        print(sentence)
+    print(f"Report: {args.report_dir / 'report.html'}")
     print(json.dumps(shown_summary(metrics, time.perf_counter() - start)))
     return 0
 

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from distill.evaluation.report import markdown, sentences, tables
+from distill.evaluation.report import LABELS_TITLE, markdown, sentences, tables
 from distill.files import write_between
 
 MARKS = "<!-- quickstart results -->", "<!-- end of quickstart results -->"
@@ -21,8 +21,10 @@ def main() -> int:
     args = parser.parse_args()
     try:
         metrics = json.loads(Path(args.metrics).read_text("utf-8"))
-        shown = [table for table in tables(metrics) if table[0] != "Labels"]
-        section = [" ".join(sentences(metrics)), *(f"{title}:\n\n{markdown(*cells)}" for title, *cells in shown)]
+        section = [" ".join(sentences(metrics))]
+        for table in tables(metrics):
+            if table.title != LABELS_TITLE:
+                section.append(f"{table.title}:\n\n{markdown(table.header, table.rows)}")
         write_between(Path(args.readme), MARKS, "\n\n".join(section))
     except (OSError, ValueError) as error:
         print(f"report.py: {error}", file=sys.stderr)

@@ -14,14 +14,14 @@ from conftest import ROOT, fails, last_json, python, qwen_tokenizer
 from distill.evaluation import rows as evaluation_rows
 from distill.evaluation.report import markdown, tables, write_report
 from distill.evaluation.rows import label_quality, read_rows, read_teacher
-from distill.evaluation.scores import mcnemar, measure, quality
+from distill.evaluation.scores import Prices, mcnemar, measure, quality
 from distill.task import load_task
 from distill.teacher.check import check_reasoning_parser
 from report import MARKS
 
 CHROMIUM = shutil.which("chromium")
 TASK = ROOT / "example-data" / "language_classification.yaml"
-PRICES = SimpleNamespace(price_input=1.0, price_cached=0.1, price_output=4.0)
+PRICES = Prices(input=1.0, cached=0.1, output=4.0)
 
 
 def result(answers, **further):
@@ -47,8 +47,10 @@ def test_figures():
     assert {kind: of["student"]["correct"] for kind, of in metrics["kinds"].items()} == {"a": 2, "b": 0}
     # gold de, en, fr by answer de, en, fr, other
     assert metrics["confusion"]["student"]["matrix"] == [[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
-    _, header, rows = tables(metrics)[0]
-    assert "50.0% (2 of 4; 15.0% to 85.0%)" in rows[1] and "5.0" in rows[1] and len(rows[1]) == len(header)
+    table = tables(metrics)[0]
+    assert "50.0% (2 of 4; 15.0% to 85.0%)" in table.rows[1]
+    assert "5.0" in table.rows[1]
+    assert len(table.rows[1]) == len(table.header)
 
 
 def test_inputs_without_gold_count_for_agreement_alone():
@@ -65,7 +67,7 @@ def test_one_system_alone_and_unmeasured_figures_are_shown_as_missing():
     metrics = measure({"student": {"answers": ["en", "de"]}}, ["en", "en"], [None, None], True, PRICES)
     assert metrics["mcnemar"] is None and "agreement" not in metrics["systems"]["student"]
     assert metrics["systems"]["student"]["tokens"] is None
-    assert tables(metrics)[0][2][0][3:] == ["–", "0", "– (– + –)", "–", "–", "–, –", "–", "–"]
+    assert tables(metrics)[0].rows[0][3:] == ["–", "0", "– (– + –)", "–", "–", "–, –", "–", "–"]
 
 
 def test_free_answers_have_exact_match_and_token_f1():
@@ -78,8 +80,8 @@ def test_free_answers_have_exact_match_and_token_f1():
     )
     assert quality(["it was"], ["it is"], labelled=False)["token_f1"] == pytest.approx(0.5)
     metrics = measure({"student": {"answers": ["a b"]}}, ["b a"], [None], False, PRICES)
-    _, header, rows = tables(metrics)[0]
-    assert dict(zip(header, rows[0], strict=True))["token-F1"] == "1.000"
+    table = tables(metrics)[0]
+    assert dict(zip(table.header, table.rows[0], strict=True))["token-F1"] == "1.000"
     assert "macro_f1" not in metrics["systems"]["student"] and metrics["confusion"] == {}
 
 

@@ -2,16 +2,15 @@
 
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
 from conftest import ROOT
 from distill.evaluation.plots import SETTINGS, figures_of, shortened
 from distill.evaluation.report import is_wrong, sentences, tables, titles_of, write_report
-from distill.evaluation.scores import SHOWN_LABELS, measure
+from distill.evaluation.scores import SHOWN_LABELS, Prices, measure
 
-PRICES = SimpleNamespace(price_input=0.0, price_cached=0.0, price_output=0.0)
+PRICES = Prices()
 
 
 def figures(gold, teacher, student, **further):
@@ -79,7 +78,7 @@ def test_only_the_most_confused_of_many_labels_are_in_the_matrix():
     assert metrics["confusion"]["student"]["left_out"] == {"labels": 60, "rows": 120, "wrong": 0}
     text = "show 40 of 100 labels, those that are confused most; wrong with the others: teacher 0 of 120 rows"
     assert any(text in sentence for sentence in sentences(metrics))
-    labels = next(rows for title, _, rows in tables(metrics) if title == "Labels")
+    labels = next(table.rows for table in tables(metrics) if table.title == "Labels")
     assert len(labels) == 100  # the table has them all
 
 
@@ -87,11 +86,10 @@ def test_only_the_most_confused_of_many_labels_are_in_the_matrix():
 MANY = """
 import re, sys
 from pathlib import Path
-from types import SimpleNamespace
 from distill.evaluation.report import write_report
-from distill.evaluation.scores import measure
+from distill.evaluation.scores import Prices, measure
 gold = [f"category number {i} of the catalogue" for i in range(int(sys.argv[2]))] * 2
-prices = SimpleNamespace(price_input=0, price_cached=0, price_output=0)
+prices = Prices()
 results = {"teacher": {"answers": gold[1:] + gold[:1]}, "student": {"answers": [*gold[:-1], None]}}
 write_report(Path(sys.argv[1]), measure(results, gold, [None] * len(gold), True, prices), [])
 print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024)
@@ -109,12 +107,12 @@ def test_many_labels_take_little_memory(tmp_path):
 
 def test_slow_systems_and_teachers_without_thinking_are_named_as_they_are():
     metrics = figures(["a"], ["a"], ["a"], rows_per_second=0.48)
-    _, header, rows = tables(metrics)[0]
-    assert dict(zip(header, rows[0], strict=True))["rows/s in a batch"] == "0.48"
-    assert rows[0][0] == "teacher, prompt and thinking"  # figures of before the key
-    _, _, rows = tables(metrics | {"teacher_thinks": False})[0]
+    table = tables(metrics)[0]
+    assert dict(zip(table.header, table.rows[0], strict=True))["rows/s in a batch"] == "0.48"
+    assert table.rows[0][0] == "teacher, prompt and thinking"  # figures of before the key
+    rows = tables(metrics | {"teacher_thinks": False})[0].rows
     assert rows[0][0] == "teacher, prompt"
-    rates = [tables(figures(["a"], ["a"], ["a"], rows_per_second=value))[0][2][0][-1] for value in (9.96, 10.4, 1533)]
+    rates = [tables(figures(["a"], ["a"], ["a"], rows_per_second=value))[0].rows[0][-1] for value in (9.96, 10.4, 1533)]
     assert rates == ["10", "10", "1533"]
 
 

@@ -17,7 +17,7 @@ from distill.adapter_files import adapter_identity
 from distill.evaluation.ask import AdapterFailed, Asking, SystemFailed, run_model, score_student
 from distill.evaluation.report import sentences
 from distill.evaluation.scored import Scored, Unfinished, common_key, key_of, model_identity
-from distill.evaluation.scores import measure
+from distill.evaluation.scores import Prices, measure
 from distill.evaluation.systems import System
 
 STUDENT = System("student", "some/base", False, False, 0.0, 64, 50, 2)
@@ -50,7 +50,7 @@ def test_what_is_kept_is_what_was_scored(tmp_path):
     assert scored.take_over() == {} and scored.what_is_kept() == ""
     scored.write("teacher", RESULT)
     assert scored.take_over() == {"teacher": RESULT}  # texts, None and the last digit of each float
-    prices = SimpleNamespace(price_input=1.0, price_cached=0.1, price_output=4.0)
+    prices = Prices(input=1.0, cached=0.1, output=4.0)
     figures = [measure({"teacher": of}, ["es", "de"], [None] * 2, True, prices) for of in (RESULT, *take(scored))]
     assert figures[0] == figures[1]
     assert "kept (teacher, prompt and thinking), the same command goes on" in scored.what_is_kept()

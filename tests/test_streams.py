@@ -42,9 +42,8 @@ def decide_all(flags):
     """Journal all inputs under the header that create_data.py itself would write."""
     args, _ = create_data.parse_args(flags)
     inputs = scan_inputs(args.input_file)
-    run = {"model": args.model_name, "revision": None, "task": load_task(args.task).hash, "inputs": inputs.sha256}
-    run |= {name: getattr(args, name) for name in create_data.ASKING.split()}
-    journal = Journal(Path(args.output_file), run, inputs)
+    header = create_data.header_of(args, load_task(args.task), inputs)
+    journal = Journal(Path(args.output_file), header, inputs)
     journal.open()
     journal.start()
     for index, sampling in enumerate((PLAIN, GUARDED, PLAIN)):

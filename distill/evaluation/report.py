@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from distill.evaluation.plots import draw
@@ -13,49 +14,8 @@ from distill.server_settings import server_sentence
 
 UNREADABLE = 0.1  # a larger share of the teacher's answers that cannot be read is reported
 SHOWN_ROWS = 500  # of the predictions on the page; all are in predictions.jsonl
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>Prompt distillation: evaluation</title>
-<style>
-body { font: 15px/1.45 system-ui, "Noto Sans", "Noto Sans CJK SC", sans-serif; max-width: 1100px; margin: 2em auto; }
-body { padding: 0 1em; color: #222; }
-table { border-collapse: collapse; margin: 1em 0; display: block; overflow-x: auto; }
-th, td { border: 1px solid #ccc; padding: .3em .6em; text-align: start; vertical-align: top; }
-th { background: #f3f3f3; }
-td.text { min-width: 20em; white-space: pre-wrap; overflow-wrap: anywhere; }
-td.wrong { background: #fde8e8; }
-img { max-width: 100%; }
-</style>
-</head>
-<body>
-<h1>Is the student as good as the teacher, and what did it save?</h1>
-{% for sentence in sentences %}<p>{{ sentence }}</p>
-{% endfor %}
-{% for title, header, rows in tables %}<h2>{{ title }}</h2>
-<table>
-<tr>{% for cell in header %}<th>{{ cell }}</th>{% endfor %}</tr>
-{% for row in rows %}<tr>{% for cell in row %}<td dir="auto">{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</table>
-{% endfor %}
-{% for name, data in images %}<h2>{{ name }}</h2>
-<img alt="{{ name }}" src="data:image/png;base64,{{ data }}">
-{% endfor %}
-<h2>Rows</h2>
-<p>{{ shown | length }} of {{ total }} rows, first those that teacher or student get wrong. All are in
-predictions.jsonl.</p>
-<table id="rows">
-<tr><th>input</th><th>gold</th>{% for name in systems %}<th>{{ titles[name] }}</th>{% endfor %}</tr>
-{% for row in shown %}<tr><td class="text" dir="auto">{{ row.messages[-1].content }}</td>
-<td dir="auto">{{ row.gold if row.gold is not none else "–" }}</td>
-{% for name in systems %}{% set answer = row[name].answer %}
-<td dir="auto"{% if is_wrong(row, name) %} class="wrong"{% endif %}>
-{{ answer if answer is not none else "unreadable" }}</td>{% endfor %}</tr>
-{% endfor %}</table>
-</body>
-</html>
-"""
+LABELS_TITLE = "Labels"
+PAGE = Path(__file__).with_name("page.html.j2")  # the template of report.html
 
 
 def show(value: float | None, form: str) -> str:
@@ -77,51 +37,122 @@ def accuracy(m: dict) -> str:
     return f"{m['accuracy']:.1%} ({m['correct']} of {m['rows']}; {low:.1%} to {high:.1%})"
 
 
-def tables(metrics: dict) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Every table as (title, header, rows of cells)."""
-    systems, found = metrics["systems"], []
+@dataclass(frozen=True)
+class Table:
+    """A table of the report."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]  # of cells
+
+
+def tables(metrics: dict) -> list[Table]:
+    """Every table for which there are figures; the first one compares the systems."""
+    found = [systems_table(metrics), cost_table(metrics), kinds_table(metrics), further_table(metrics)]
+    found.append(labels_table(metrics))
+    return [table for table in found if table is not None]
+
+
+def systems_table(metrics: dict) -> Table:
+    """The systems on the gold rows."""
     titles = titles_of(metrics)
-    labelled = all("macro_f1" in m for m in systems.values())
-    header = ["system", "accuracy on gold (rows; 95 % interval)", *(["macro-F1"] if labelled else [])]
-    header += [*([] if labelled else ["exact match", "token-F1"]), "agrees with teacher", "unreadable"]
-    header += ["tokens per request (prompt + output)", "of these cached", "times fewer than the teacher"]
-    header += ["seconds per request (median, p95)", "speed-up", "rows/s in a batch"]
+    labelled = all("macro_f1" in measured for measured in metrics["systems"].values())
+    header = [
+        "system",
+        "accuracy on gold (rows; 95 % interval)",
+        *(["macro-F1"] if labelled else ["exact match", "token-F1"]),
+        "agrees with teacher",
+        "unreadable",
+        "tokens per request (prompt + output)",
+        "of these cached",
+        "times fewer than the teacher",
+        "seconds per request (median, p95)",
+        "speed-up",
+        "rows/s in a batch",
+    ]
     rows = []
-    for name, m in systems.items():
-        row = [titles[name], accuracy(m)]
-        row += [f"{m['macro_f1']:.3f}"] if labelled else [f"{m['exact_match']:.1%}", f"{m['token_f1']:.3f}"]
-        row += [show(m.get("agreement"), ".1%"), str(m["unreadable"])]
-        parts = f" ({show(m['prompt_tokens'], '.1f')} + {show(m['output_tokens'], '.1f')})"
-        row += [show(m["tokens"], ".1f") + parts, show(m["cached_tokens"], ".1f"), show(m.get("token_ratio"), ".1f")]
-        row += [f"{show(m['latency_s'], '.4f')}, {show(m['latency_p95_s'], '.4f')}", show(m.get("speedup"), ".1f")]
-        rows.append([*row, rate(m["rows_per_second"])])
-    found.append((f"Systems on {metrics['rows']} held-out rows", header, rows))
-    if any(m.get("cost_per_million") for m in systems.values()):
-        rows = [[titles[name], show(m.get("cost_per_million"), ",.2f")] for name, m in systems.items()]
-        found.append(("Cost of a million requests, in the currency of the prices given", ["system", "cost"], rows))
-    if metrics["kinds"]:
-        rows = [[titles[n], *(accuracy(of[n]) for of in metrics["kinds"].values())] for n in systems]
-        found.append(("By kind of row", ["system", *metrics["kinds"]], rows))
-    if metrics["without_gold"]:
-        rows = [
-            [titles[name], str(m["rows"]), show(m.get("agreement"), ".1%"), str(m["unreadable"])]
-            for name, m in metrics["without_gold"].items()
-        ]
-        found.append(("Inputs without gold", ["system", "rows", "agrees with teacher", "unreadable"], rows))
+    for name, measured in metrics["systems"].items():
+        if labelled:
+            quality = [f"{measured['macro_f1']:.3f}"]
+        else:
+            quality = [f"{measured['exact_match']:.1%}", f"{measured['token_f1']:.3f}"]
+        parts = f"{show(measured['prompt_tokens'], '.1f')} + {show(measured['output_tokens'], '.1f')}"
+        rows.append(
+            [
+                titles[name],
+                accuracy(measured),
+                *quality,
+                show(measured.get("agreement"), ".1%"),
+                str(measured["unreadable"]),
+                f"{show(measured['tokens'], '.1f')} ({parts})",
+                show(measured["cached_tokens"], ".1f"),
+                show(measured.get("token_ratio"), ".1f"),
+                f"{show(measured['latency_s'], '.4f')}, {show(measured['latency_p95_s'], '.4f')}",
+                show(measured.get("speedup"), ".1f"),
+                rate(measured["rows_per_second"]),
+            ]
+        )
+    return Table(f"Systems on {metrics['rows']} held-out rows", header, rows)
+
+
+def cost_table(metrics: dict) -> Table | None:
+    """What a million requests cost; None without prices."""
+    titles = titles_of(metrics)
+    costs = {name: measured.get("cost_per_million") for name, measured in metrics["systems"].items()}
+    if not any(costs.values()):
+        return None
+    rows = [[titles[name], show(cost, ",.2f")] for name, cost in costs.items()]
+    return Table("Cost of a million requests, in the currency of the prices given", ["system", "cost"], rows)
+
+
+def kinds_table(metrics: dict) -> Table | None:
+    """Accuracy by kind of row; None where rows have no kind."""
+    if not metrics["kinds"]:
+        return None
+    titles = titles_of(metrics)
+    rows = []
+    for name in metrics["systems"]:
+        of_kinds = [accuracy(of_systems[name]) for of_systems in metrics["kinds"].values()]
+        rows.append([titles[name], *of_kinds])
+    return Table("By kind of row", ["system", *metrics["kinds"]], rows)
+
+
+def further_table(metrics: dict) -> Table | None:
+    """The inputs without gold; None if there are none."""
+    if not metrics["without_gold"]:
+        return None
+    titles = titles_of(metrics)
+    rows = []
+    for name, measured in metrics["without_gold"].items():
+        agreement = show(measured.get("agreement"), ".1%")
+        rows.append([titles[name], str(measured["rows"]), agreement, str(measured["unreadable"])])
+    return Table("Inputs without gold", ["system", "rows", "agrees with teacher", "unreadable"], rows)
+
+
+def labels_table(metrics: dict) -> Table | None:
+    """Precision, recall and F1 of each label for teacher and student; None for a free-form task."""
+    systems = metrics["systems"]
     names = [name for name in systems if name in metrics["confusion"]]
-    if names:
-        header = ["label", "rows", *(f"{n}: {what}" for n in names for what in ("precision", "recall", "F1"))]
-        rows = []
-        for label, m in systems[names[0]]["per_label"].items():
-            values = [systems[n]["per_label"][label][key] for n in names for key in ("precision", "recall", "f1")]
-            rows.append([label, f"{m['rows']:.0f}", *(f"{value:.3f}" for value in values)])
-        found.append(("Labels", header, rows))
-    return found
+    if not names:
+        return None
+    header = ["label", "rows"]
+    for name in names:
+        header += [f"{name}: precision", f"{name}: recall", f"{name}: F1"]
+    rows = []
+    for label, measured in systems[names[0]]["per_label"].items():
+        row = [label, f"{measured['rows']:.0f}"]
+        for name in names:
+            of_label = systems[name]["per_label"][label]
+            row += [f"{of_label[key]:.3f}" for key in ("precision", "recall", "f1")]
+        rows.append(row)
+    return Table(LABELS_TITLE, header, rows)
 
 
 def sentences(metrics: dict) -> list[str]:
     """What the tables do not say."""
-    found, test, check = [], metrics["mcnemar"], metrics.get("check")
+    found = []
+    test = metrics["mcnemar"]
+    check = metrics.get("check")
     titles = titles_of(metrics)
     if test:
         found.append(
@@ -147,7 +178,9 @@ def sentences(metrics: dict) -> list[str]:
     found += [sentence for sentence in further if sentence]
     for name, measured in metrics.get("taken_over", {}).items():
         found.append(f"Taken over from an earlier run of the same command: {titles[name]} ({origin(measured)}).")
-    return [*found, *([f"Measured on {origin(metrics)}."] if origin(metrics) else [])]
+    if origin(metrics):
+        found.append(f"Measured on {origin(metrics)}.")
+    return found
 
 
 def not_thinking(metrics: dict) -> str:
@@ -187,14 +220,16 @@ def origin(measured: dict) -> str:
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in line) + " |" for line in lines)
+    """A table in Markdown."""
+    written = []
+    for line in (header, ["---"] * len(header), *rows):
+        cells = [cell.replace("|", "\\|").replace("\n", " ") for cell in line]
+        written.append("| " + " | ".join(cells) + " |")
+    return "\n".join(written)
 
 
 def write_report(folder: Path, metrics: dict, predictions: list[dict]) -> None:
     """report/: metrics.json, predictions.jsonl, report.md, the PNGs, and report.html, which needs no other file."""
-    import jinja2
-
     folder.mkdir(parents=True, exist_ok=True)
     with Replacing(folder / "metrics.json") as file:
         file.write(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
@@ -204,28 +239,35 @@ def write_report(folder: Path, metrics: dict, predictions: list[dict]) -> None:
     with Replacing(folder / "report.md") as file:
         file.write("# Is the student as good as the teacher, and what did it save?\n\n")
         file.write("\n\n".join(sentences(metrics)) + "\n")
-        for title, header, rows in tables(metrics):
-            file.write(f"\n## {title}\n\n{markdown(header, rows)}\n")
+        for table in tables(metrics):
+            file.write(f"\n## {table.title}\n\n{markdown(table.header, table.rows)}\n")
         for title, path in images:
             file.write(f"\n## {title}\n\n![{title}]({path.name})\n")
+    with Replacing(folder / "report.html") as file:
+        file.write(page(metrics, predictions, images))
+
+
+def page(metrics: dict, predictions: list[dict], images: list[tuple[str, Path]]) -> str:
+    """report.html, with the PNGs in it. Of the rows it shows SHOWN_ROWS, first those that a system gets wrong."""
+    import jinja2
+
     systems = list(metrics["systems"])
     judged = [name for name in ("teacher", "student") if name in systems]
-    wrong = [any(is_wrong(row, name) for name in judged) for row in predictions]
-    shown = sorted(range(len(predictions)), key=lambda i: (predictions[i]["gold"] is None, not wrong[i]))[:SHOWN_ROWS]
-    page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
-    with Replacing(folder / "report.html") as file:
-        file.write(
-            page.render(
-                sentences=sentences(metrics),
-                tables=tables(metrics),
-                images=[(title, base64.b64encode(path.read_bytes()).decode()) for title, path in images],
-                shown=[predictions[i] for i in shown],
-                total=len(predictions),
-                systems=systems,
-                titles=titles_of(metrics),
-                is_wrong=is_wrong,
-            )
-        )
+
+    def interest(row: dict) -> tuple[bool, bool]:
+        return row["gold"] is None, not any(is_wrong(row, name) for name in judged)
+
+    template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(PAGE.read_text(encoding="utf-8"))
+    return template.render(
+        sentences=sentences(metrics),
+        tables=tables(metrics),
+        images=[(title, base64.b64encode(path.read_bytes()).decode()) for title, path in images],
+        shown=sorted(predictions, key=interest)[:SHOWN_ROWS],
+        total=len(predictions),
+        systems=systems,
+        titles=titles_of(metrics),
+        is_wrong=is_wrong,
+    )
 
 
 def is_wrong(row: dict, name: str) -> bool:

@@ -2,19 +2,30 @@
 
 import statistics
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 
 from distill.same_text import comparable
 
 SHOWN_LABELS = 40  # in a confusion matrix, whose cost grows with their square
+ELSEWHERE = "\ue000"  # in a confusion matrix, an answer that is no shown label; a private-use character, so no label
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Of a million tokens, in one currency."""
+
+    input: float = 0.0  # tokens of a prompt that are not cached
+    cached: float = 0.0
+    output: float = 0.0
 
 
 def quality(answers: list[str | None], gold: list[str], labelled: bool = True) -> dict:
     """How good answers are on gold; None (unreadable) counts as wrong. Without labels, SQuAD's two text measures."""
     from scipy.stats import binomtest
 
-    correct = sum(a == g for a, g in zip(answers, gold, strict=True))
+    correct = sum(answer == right for answer, right in zip(answers, gold, strict=True))
     interval = binomtest(correct, len(gold)).proportion_ci(method="wilson")
     found = {
         "rows": len(gold),
@@ -23,24 +34,40 @@ def quality(answers: list[str | None], gold: list[str], labelled: bool = True) -
         "accuracy_interval": [interval.low, interval.high],  # 95 %, Wilson
         "unreadable": answers.count(None),
     }
-    if not labelled:
-        from torchmetrics.functional.text import squad
+    found.update(of_labels(answers, gold) if labelled else of_texts(answers, gold))
+    return found
 
-        unreadable = "\ue000"  # a private-use character, which no gold answer equals
-        answers = [{"prediction_text": unreadable if a is None else a, "id": str(i)} for i, a in enumerate(answers)]
-        gold = [{"answers": {"answer_start": [0], "text": [g]}, "id": str(i)} for i, g in enumerate(gold)]
-        text = squad(answers, gold)  # in percent, without regard to case, punctuation and articles
-        return {**found, "exact_match": float(text["exact_match"]) / 100, "token_f1": float(text["f1"]) / 100}
+
+def of_labels(answers: list[str | None], gold: list[str]) -> dict:
+    """Precision, recall and F1 of each label that gold has, and the mean F1."""
     from sklearn.metrics import precision_recall_fscore_support
 
     labels = sorted(set(gold))
-    per_label = precision_recall_fscore_support(gold, [a or "" for a in answers], labels=labels, zero_division=0)
-    found["macro_f1"] = float(per_label[2].mean())
-    found["per_label"] = {
-        label: dict(zip(("precision", "recall", "f1", "rows"), map(float, values), strict=True))
-        for label, *values in zip(labels, *per_label, strict=True)
-    }
-    return found
+    readable = [answer or "" for answer in answers]
+    columns = precision_recall_fscore_support(gold, readable, labels=labels, zero_division=0)
+    per_label = {}
+    for label, precision, recall, f1, rows in zip(labels, *columns, strict=True):
+        per_label[label] = {
+            "precision": float(precision),
+            "recall": float(recall),
+            "f1": float(f1),
+            "rows": float(rows),
+        }
+    return {"macro_f1": float(columns[2].mean()), "per_label": per_label}
+
+
+def of_texts(answers: list[str | None], gold: list[str]) -> dict:
+    """SQuAD's exact match and token F1, without regard to case, punctuation and articles."""
+    from torchmetrics.functional.text import squad
+
+    unreadable = "\ue000"  # a private-use character, which no gold answer equals
+    predictions = []
+    targets = []
+    for i, (answer, right) in enumerate(zip(answers, gold, strict=True)):
+        predictions.append({"prediction_text": unreadable if answer is None else answer, "id": str(i)})
+        targets.append({"answers": {"answer_start": [0], "text": [right]}, "id": str(i)})
+    percent = squad(predictions, targets)
+    return {"exact_match": float(percent["exact_match"]) / 100, "token_f1": float(percent["f1"]) / 100}
 
 
 def in_one_form(texts: list[str | None]) -> list[str | None]:
@@ -50,23 +77,29 @@ def in_one_form(texts: list[str | None]) -> list[str | None]:
 
 def agreement(answers: list[str | None], teacher: list[str | None]) -> float | None:
     """Share of equal answers among the rows that the teacher answered; None if there are none."""
-    pairs = [(a, t) for a, t in zip(answers, teacher, strict=True) if t is not None]
-    return sum(a == t for a, t in pairs) / len(pairs) if pairs else None
+    equal = [answer == other for answer, other in zip(answers, teacher, strict=True) if other is not None]
+    return sum(equal) / len(equal) if equal else None
 
 
-def cost(result: dict, rows: int, args) -> dict:
+def cost(result: dict, rows: int, prices: Prices) -> dict:
     """Tokens (means of the first `rows` requests), seconds and money of one system; None where not measured."""
-    keys = ("prompt_tokens", "cached_tokens", "output_tokens")
-    prompt, cached, output = (statistics.mean(result[key][:rows]) if result.get(key) else None for key in keys)
+    found = {}
+    for key in ("prompt_tokens", "cached_tokens", "output_tokens"):
+        found[key] = statistics.mean(result[key][:rows]) if result.get(key) else None
+    found["tokens"] = None
+    if found["prompt_tokens"] is not None:
+        found["tokens"] = found["prompt_tokens"] + found["output_tokens"]
+        computed = found["prompt_tokens"] - found["cached_tokens"]
+        # of a million requests, for prices are for a million tokens
+        found["cost_per_million"] = (
+            computed * prices.input + found["cached_tokens"] * prices.cached + found["output_tokens"] * prices.output
+        )
     latencies = result.get("latencies", [])
-    p50, p95 = map(float, np.percentile(latencies, [50, 95])) if latencies else (None, None)
-    found = {"prompt_tokens": prompt, "cached_tokens": cached, "output_tokens": output, "tokens": None}
-    if prompt is not None:
-        found["tokens"] = prompt + output
-        price = (prompt - cached) * args.price_input + cached * args.price_cached + output * args.price_output
-        found["cost_per_million"] = price  # requests; prices are for a million tokens
-    found |= {"latency_s": p50, "latency_p95_s": p95, "latencies_s": latencies}
-    return {**found, "rows_per_second": result.get("rows_per_second")}
+    found["latency_s"] = float(np.percentile(latencies, 50)) if latencies else None
+    found["latency_p95_s"] = float(np.percentile(latencies, 95)) if latencies else None
+    found["latencies_s"] = latencies
+    found["rows_per_second"] = result.get("rows_per_second")
+    return found
 
 
 def mcnemar(one: list, other: list, gold: list[str]) -> dict:
@@ -76,10 +109,17 @@ def mcnemar(one: list, other: list, gold: list[str]) -> dict:
     """
     from scipy.stats import binomtest
 
-    right = [(a == g, b == g) for a, b, g in zip(one, other, gold, strict=True)]
-    only_one, only_other = right.count((True, False)), right.count((False, True))
-    p_value = binomtest(only_one, only_one + only_other).pvalue if only_one + only_other else 1.0
-    return {"only_student": only_one, "only_teacher": only_other, "p_value": float(p_value)}
+    only_one = 0
+    only_other = 0
+    for first, second, right in zip(one, other, gold, strict=True):
+        if first == right and second != right:
+            only_one += 1
+        if second == right and first != right:
+            only_other += 1
+    p_value = 1.0
+    if only_one + only_other:
+        p_value = float(binomtest(only_one, only_one + only_other).pvalue)
+    return {"only_student": only_one, "only_teacher": only_other, "p_value": p_value}
 
 
 def most_confused(answers: list[list[str | None]], gold: list[str]) -> list[str]:
@@ -104,53 +144,75 @@ def confusion(answers: list[str | None], gold: list[str], labels: list[str]) -> 
 
     Only `labels` are shown; how many others there are, and how many of their rows are wrong, is "left_out".
     """
-    places = {label: place for place, label in enumerate(labels)}
-    matrix = np.zeros((len(labels), len(labels) + 1), int)
+    from sklearn.metrics import confusion_matrix
+
+    known = set(labels)
+    shown_gold = []
+    shown_answers = []
     others = Counter()
     wrong = 0
     for answer, label in zip(answers, gold, strict=True):
-        if label in places:
-            matrix[places[label], places.get(answer, -1)] += 1
+        if label in known:
+            shown_gold.append(label)
+            shown_answers.append(answer if answer in known else ELSEWHERE)
         else:
             others[label] += 1
             wrong += answer != label
-    found = {"labels": labels, "matrix": matrix.tolist()}
+    matrix = confusion_matrix(shown_gold, shown_answers, labels=[*labels, ELSEWHERE])
+    found = {"labels": labels, "matrix": matrix[:-1].tolist()}  # no gold label is elsewhere
     if others:
         found["left_out"] = {"labels": len(others), "rows": others.total(), "wrong": wrong}
     return found
 
 
-def measure(results: dict, gold: list[str], kinds: list[str | None], labelled: bool, args) -> dict:
+def by_kind(answers: list[str | None], gold: list[str], kinds: list[str | None], labelled: bool) -> dict[str, dict]:
+    """What quality() finds on the rows of each kind."""
+    found = {}
+    for kind in sorted(set(kinds) - {None}):
+        rows = [row for row, of_row in enumerate(kinds) if of_row == kind]
+        found[kind] = quality([answers[row] for row in rows], [gold[row] for row in rows], labelled)
+    return found
+
+
+def times_fewer(teacher: float | None, system: float | None) -> float | None:
+    """How many times a system's figure fits into the teacher's; None where one was not measured."""
+    return teacher / system if teacher and system else None
+
+
+def measure(results: dict[str, dict], gold: list[str], kinds: list[str | None], labelled: bool, prices: Prices) -> dict:
     """Every system on the gold rows, by kind of row, and on the inputs without gold, which follow the gold rows.
 
     `results` holds for each system answers (None: unreadable) and, where measured, tokens per request, seconds per
     request (latencies) and rows_per_second.
     """
+    answers = {name: result["answers"] for name, result in results.items()}
     if not labelled:
         gold = in_one_form(gold)
-        results = {name: {**result, "answers": in_one_form(result["answers"])} for name, result in results.items()}
-    rows, teacher = len(gold), results.get("teacher")
+        answers = {name: in_one_form(of_system) for name, of_system in answers.items()}
+    rows = len(gold)
+    on_gold = {name: of_system[:rows] for name, of_system in answers.items()}
+    further = {name: of_system[rows:] for name, of_system in answers.items()}
     metrics = {"rows": rows, "systems": {}, "kinds": {}, "without_gold": {}, "confusion": {}, "mcnemar": None}
     for name, result in results.items():
-        answers = result["answers"]
-        found = metrics["systems"][name] = quality(answers[:rows], gold, labelled) | cost(result, rows, args)
-        for kind in sorted(set(kinds) - {None}):
-            pairs = [(a, g) for a, g, k in zip(answers[:rows], gold, kinds, strict=True) if k == kind]
-            metrics["kinds"].setdefault(kind, {})[name] = quality(*map(list, zip(*pairs, strict=True)), labelled)
-        if len(answers) > rows:
-            unreadable = answers[rows:].count(None)
-            metrics["without_gold"][name] = {"rows": len(answers) - rows, "unreadable": unreadable}
-        if teacher:
-            found["agreement"] = agreement(answers[:rows], teacher["answers"][:rows])
-            if len(answers) > rows:
-                metrics["without_gold"][name]["agreement"] = agreement(answers[rows:], teacher["answers"][rows:])
-            for key, of in (("speedup", "latency_s"), ("token_ratio", "tokens")):  # how many times the teacher's
-                ours, theirs = found[of], metrics["systems"]["teacher"][of]
-                found[key] = theirs / ours if ours and theirs else None
-    judged = {name: results[name]["answers"][:rows] for name in ("teacher", "student") if labelled and name in results}
+        found = {**quality(on_gold[name], gold, labelled), **cost(result, rows, prices)}
+        metrics["systems"][name] = found
+        for kind, of_kind in by_kind(on_gold[name], gold, kinds, labelled).items():
+            metrics["kinds"].setdefault(kind, {})[name] = of_kind
+        if further[name]:
+            metrics["without_gold"][name] = {"rows": len(further[name]), "unreadable": further[name].count(None)}
+        if "teacher" in results:
+            found["agreement"] = agreement(on_gold[name], on_gold["teacher"])
+            if further[name]:
+                metrics["without_gold"][name]["agreement"] = agreement(further[name], further["teacher"])
+            teacher = metrics["systems"]["teacher"]  # it is the first
+            found["speedup"] = times_fewer(teacher["latency_s"], found["latency_s"])
+            found["token_ratio"] = times_fewer(teacher["tokens"], found["tokens"])
+    judged = {}
+    if labelled:
+        judged = {name: on_gold[name] for name in ("teacher", "student") if name in results}
     labels = most_confused(list(judged.values()), gold)
-    for name, answers in judged.items():
-        metrics["confusion"][name] = confusion(answers, gold, labels)
-    if teacher and "student" in results:
-        metrics["mcnemar"] = mcnemar(results["student"]["answers"][:rows], teacher["answers"][:rows], gold)
+    for name, of_system in judged.items():
+        metrics["confusion"][name] = confusion(of_system, gold, labels)
+    if "teacher" in results and "student" in results:
+        metrics["mcnemar"] = mcnemar(on_gold["student"], on_gold["teacher"], gold)
     return metrics
