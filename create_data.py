@@ -53,29 +53,59 @@ def parse_args(argv=None):
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     # what is labelled
     parser.add(
-        "input_file", default="./example-data/multilingual.txt", help="one input a line, or .jsonl (text or messages)"
+        "input_file",
+        default="./example-data/multilingual.txt",
+        help="one input a line, or JSON lines (.jsonl, .ndjson) with text or chat messages, whose answer is left out",
     )
-    parser.add("output_file", default="./data/prompt_distillation_lang.jsonl", help="chat JSONL for train_sft_trl.py")
-    parser.add("task", default=str(ROOT / "example-data/language_classification.yaml"), help="prompt, labels, answer")
+    parser.add(
+        "output_file",
+        default="./data/prompt_distillation_lang.jsonl",
+        help="chat JSONL for step 2: input and answer, no prompt",
+    )
+    parser.add(
+        "task",
+        default=str(ROOT / "example-data/language_classification.yaml"),
+        help="prompt, labels and how an answer is read",
+    )
     parser.add("limit", type=int, default=0, help="only the first N inputs (0: all)")
     parser.add("shard", default="0/1", help="i/n: only the i-th of n contiguous shares, journalled apart")
     # the teacher
     parser.add("model_name", default="Qwen/Qwen3-30B-A3B-Thinking-2507", help="the teacher, a thinking model")
-    parser.add("revision", help="of the teacher on the hub: a branch, tag or commit")
+    parser.add("revision", help="of the teacher on the hub: a branch, tag or commit (default: main)")
     parser.add("tensor_parallel_size", type=int, default=1, help="GPUs the teacher is split over")
-    parser.add("reasoning_parser", default="qwen3", help="vLLM's for this teacher; none: it does not think")
-    parser.add("num_replicas", type=int, default=0, help="engines on the Ray cluster at RAY_ADDRESS (0: one, here)")
-    parser.add("cpus_per_replica", type=int, default=0, help="cores for each replica instead of GPUs")
+    parser.add("reasoning_parser", default="qwen3", help="vLLM's for this teacher's thinking; none: it does not think")
+    parser.add(
+        "num_replicas",
+        type=int,
+        default=0,
+        help="engines on the Ray cluster at RAY_ADDRESS, or on one of its own (0: one engine, here)",
+    )
+    parser.add(
+        "cpus_per_replica", type=int, default=0, help="cores for each replica instead of GPUs, on machines without"
+    )
     # how it is asked
-    parser.add("temperature", type=float, default=0.15, help="of the first attempt; retries are warmer")
+    parser.add(
+        "temperature",
+        type=float,
+        default=0.15,
+        help="of the first attempt; retries use at least 0.6, with top_p 0.95 and top_k 20",
+    )
     parser.add("max_tokens", type=int, default=4096, help="thinking and answer together, in tokens")
     parser.add("max_retries", type=int, default=3, help="further attempts for a row without a valid answer")
     parser.add("max_repeats", type=int, default=4, help="end a first attempt that loops so many times (0: never)")
     parser.add(
-        "structured_outputs", default="retry", choices=["retry", "always", "never"], help="only a label can follow"
+        "structured_outputs",
+        default="retry",
+        choices=["retry", "always", "never"],
+        help="which attempts are guarded, so that only a label can follow the thinking",
     )
-    parser.add("thinking_token_budget", type=int, default=0, help="of guarded attempts (0: max_tokens less an eighth)")
-    parser.add("num_samples", type=int, default=1, help="ask so many times and take the majority")
+    parser.add(
+        "thinking_token_budget",
+        type=int,
+        default=0,
+        help="tokens after which a guarded attempt's thinking is closed (0: max_tokens less an eighth)",
+    )
+    parser.add("num_samples", type=int, default=1, help="ask so many times and take the majority; a tie is rejected")
     parser.add("min_agreement", type=float, default=0.0, help="reject a row whose majority is a smaller share")
     # the run
     parser.add("min_success_rate", type=float, default=0.95, help="exit code 1 below this share of labelled rows")

@@ -56,30 +56,44 @@ def parse_args(argv=None):
     parser.add("task", default=str(ROOT / "example-data/language_classification.yaml"), help="as in create_data.py")
     parser.add("limit", type=int, default=0, help="only the first N rows of each file (0: all)")
     # who is asked
-    parser.add("systems", default=",".join(TITLES), help="which of them, with commas")
-    parser.add("teacher_model", default="Qwen/Qwen3-30B-A3B-Thinking-2507", help="the teacher")
-    parser.add("teacher_revision", help="of the teacher on the hub: a branch, tag or commit")
+    parser.add("systems", default=",".join(TITLES), help="which of them are compared, with commas")
+    parser.add("teacher_model", default="Qwen/Qwen3-30B-A3B-Thinking-2507", help="asked with its prompt and thinking")
+    parser.add("teacher_revision", help="of the teacher on the hub: a branch, tag or commit (default: main)")
     parser.add("teacher_answers", default="", help="instead of asking it: what create_data.py wrote for these rows")
     parser.add("reasoning_parser", default="qwen3", help="none: the teacher does not think")
-    parser.add("student_model", default="Qwen/Qwen3-30B-A3B-Instruct-2507", help="the student's base")
+    parser.add(
+        "student_model",
+        default="Qwen/Qwen3-30B-A3B-Instruct-2507",
+        help="the student's base, which the adapter was trained on",
+    )
     parser.add("student_revision", help="of the student's base (default: what the adapter was trained on)")
     parser.add("revision", help="of all models on the hub, unless the two above say otherwise")
     parser.add("adapter", default="./models/prompt_distillation_trl", help="what train_sft_trl.py wrote")
-    parser.add("serve_adapter", default="auto", choices=["auto", "lora", "merged"], help="by vLLM, or a merged copy")
+    parser.add(
+        "serve_adapter",
+        default="auto",
+        choices=["auto", "lora", "merged"],
+        help="by vLLM, or as a merged copy; auto: by vLLM, then a merged copy should that fail",
+    )
     # how it is asked
     parser.add("temperature", type=float, default=0.15, help="of the teacher; students answer greedily")
     parser.add("max_tokens", type=int, default=4096, help="under the prompt, thinking included")
     parser.add("student_max_tokens", type=int, default=64, help="of the students without prompt")
-    parser.add("latency_rows", type=int, default=50, help="rows asked one at a time for the latency")
+    parser.add(
+        "latency_rows",
+        type=int,
+        default=50,
+        help="rows asked one at a time for the latency, after three for warming up",
+    )
     parser.add("check_rows", type=int, default=8, help="rows whose served tokens must be PEFT's (0: no check)")
     parser.add("tensor_parallel_size", type=int, default=1, help="GPUs a model is split over")
     # prices for the cost of a million requests
     parser.add("price_input", type=float, default=0.0, help="of a million input tokens that are not cached")
     parser.add("price_cached", type=float, default=0.0, help="of a million cached input tokens")
     parser.add("price_output", type=float, default=0.0, help="of a million output tokens")
-    parser.add("report_dir", default="", help="where the report goes (report/ in the adapter)")
+    parser.add("report_dir", default="", help="where the report goes (default: report/ in the adapter)")
     # instead: the labels of step 1 against gold, without any model
-    parser.add("labels", default="", help="what create_data.py wrote")
+    parser.add("labels", default="", help="without any model: what create_data.py wrote, against --gold")
     parser.add("gold", default="", help="the right answers for the same inputs, chat JSONL")
     args, engine_flags = parser.parse_known_args(argv)
     for name, least in {

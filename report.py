@@ -1,4 +1,4 @@
-"""How step 3's figures are shown: report.md, report.html, PNGs, and the results table of README.md.
+"""Write the results table of README.md, in six columns; all figures are in report.md beside metrics.json.
 
 python report.py --metrics models/tiny-distilled/report/metrics.json    # writes the table into README.md
 """
@@ -8,10 +8,27 @@ import json
 import sys
 from pathlib import Path
 
-from distill.evaluation.report import LABELS_TITLE, markdown, sentences, tables
+from distill.evaluation.report import markdown, sentences, tables
 from distill.files import write_between
 
 MARKS = "<!-- quickstart results -->", "<!-- end of quickstart results -->"
+COLUMNS = [  # what a newcomer needs of the first table
+    "system",
+    "accuracy on gold (rows; 95 % interval)",
+    "agrees with teacher",
+    "tokens per request (prompt + output)",
+    "seconds per request (median, p95)",
+    "speed-up",
+]
+
+
+def narrowed(header: list[str], rows: list[list[str]]) -> list[list[str]]:
+    """The cells of these rows that stand under COLUMNS."""
+    places = [header.index(name) for name in COLUMNS]
+    found = []
+    for row in rows:
+        found.append([row[place] for place in places])
+    return found
 
 
 def main() -> int:
@@ -21,11 +38,14 @@ def main() -> int:
     args = parser.parse_args()
     try:
         metrics = json.loads(Path(args.metrics).read_text("utf-8"))
-        section = [" ".join(sentences(metrics))]
-        for table in tables(metrics):
-            if table.title != LABELS_TITLE:
-                section.append(f"{table.title}:\n\n{markdown(table.header, table.rows)}")
-        write_between(Path(args.readme), MARKS, "\n\n".join(section))
+        compared = tables(metrics)[0]
+        table = markdown(COLUMNS, narrowed(compared.header, compared.rows))
+        section = f"{compared.title}:
+
+{table}
+
+{' '.join(sentences(metrics))}"
+        write_between(Path(args.readme), MARKS, section)
     except (OSError, ValueError) as error:
         print(f"report.py: {error}", file=sys.stderr)
         return 2

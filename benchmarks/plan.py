@@ -1,7 +1,7 @@
 """The 30B pair on paper: memory per GPU, KV cache, and the most that GPUs could generate, from the configuration.
 
     python benchmarks/plan.py --gpu h100 --num_gpus 8
-    python benchmarks/plan.py --readme    # writes the memory table into README.md
+    python benchmarks/plan.py --readme    # writes the memory table into docs/memory.md
 
 Every number is printed with its formula. Sizes are exact for the architecture (Qwen3-MoE). Rates are bounds, which no
 program passes: the slower of reading what must be read from memory and computing what must be computed.
@@ -211,7 +211,8 @@ def parse_args(argv=None):
     parser.add_argument("--output_tokens", type=int, default=700, help="of a row, thinking included; an assumption")
     parser.add_argument("--max_num_seqs", type=int, default=1024, help="rows that an engine runs at once")
     parser.add_argument("--utilization", type=float, default=0.92, help="share of the memory that vLLM takes")
-    parser.add_argument("--readme", nargs="?", const=str(ROOT / "README.md"), help=f"write the memory table to {MARKS}")
+    page = str(ROOT / "docs" / "memory.md")
+    parser.add_argument("--readme", nargs="?", const=page, help=f"write the memory table to {MARKS} of a page")
     return parser.parse_args(argv)
 
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # All benchmarks with the tiny pair, in an environment that has it (see quickstart.sh); rewrites benchmarks/RESULTS.md.
 #   bash benchmarks/run.sh
-# ROWS, GROWTH_ROWS and REPEATS choose how much is measured. Kept are what is written by hand and, without a GPU, gpu.py's.
+# ROWS, GROWTH_ROWS and REPEATS choose how much is measured. Kept are what is written by hand, the targets on
+# top included, and, without a GPU, gpu.py's.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$here/.."
@@ -22,8 +23,9 @@ show() { # one benchmark: the command, then what it prints but for the last line
 python tests/tiny_pair.py >&2
 student=(models/tiny-instruct "$scratch/adapter" example-data/multilingual_gold.jsonl)
 {
-  printf '# Results\n\nWritten by benchmarks/run.sh with the tiny pair. %s, commit %s, ' "$(date -u +%F)" "$(git describe --always --dirty --exclude='*')"
-  python -c 'import evaluate; print(evaluate.cpu_name())'
+  sed '/^## One run of run.sh/,$d' "$results"
+  printf '## One run of run.sh\n\nWritten by benchmarks/run.sh with the tiny pair. %s, commit %s, ' "$(date -u +%F)" "$(git describe --always --dirty --exclude='*')"
+  python -c 'from distill.system import cpu_name; print(cpu_name())'
   show python benchmarks/generation.py --rows "${rows[@]}" "${repeats[@]}"
   show python benchmarks/training.py --num_train_epochs 1 "${repeats[@]}"
   show python benchmarks/published.py --rows 400 --num_train_epochs 0.5 --generated_rows 50 "${repeats[@]}"

@@ -49,7 +49,7 @@ def driver_problem(cuda: str | None, driver: str) -> str:
         return ""
     return (
         f"NVIDIA driver {driver}: this PyTorch is built for CUDA {cuda}, which needs driver {needed} or newer; "
-        "see 'Older drivers' in README.md"
+        "see 'Older drivers' in docs/troubleshooting.md"
     )
 
 

@@ -70,8 +70,9 @@ def test_report_holds_every_row_and_every_figure(evaluated):
 
 
 @pytest.mark.slow
-def test_readme_code_block_answers(distilled):
-    block = next(b for b in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S) if "Peft" in b)
+def test_code_of_the_page_on_serving_answers(distilled):
+    page = (ROOT / "docs" / "serving.md").read_text()
+    block = next(b for b in re.findall(r"```python\n(.*?)```", page, re.S) if "Peft" in b)
     block = block.replace("Qwen/Qwen3-30B-A3B-Instruct-2507", str(STUDENT))
     block = block.replace("models/prompt_distillation_trl", str(distilled[0]))
     answer = run(sys.executable, "-c", block).stdout.strip().splitlines()[-1]

@@ -129,10 +129,10 @@ def test_plan_as_a_user_runs_it():
     assert found["parameters"] == Model().parameters and {"one GPU", "DDP over 8", "FSDP2 over 8"} < table.keys()
 
 
-def test_readme_holds_the_table(tmp_path):
-    text = (ROOT / "README.md").read_text("utf-8")
+def test_the_page_on_memory_holds_the_table(tmp_path):
+    text = (ROOT / "docs" / "memory.md").read_text("utf-8")
     before, after = text.partition(MARKS[0])[0], text.partition(MARKS[1])[2]
-    copy = tmp_path / "README.md"
+    copy = tmp_path / "memory.md"
     copy.write_text("".join([before, *MARKS, after]), "utf-8")
     python("benchmarks/plan.py", "--readme", copy)
     assert copy.read_text("utf-8") == text

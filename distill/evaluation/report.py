@@ -14,7 +14,6 @@ from distill.server_settings import server_sentence
 
 UNREADABLE = 0.1  # a larger share of the teacher's answers that cannot be read is reported
 SHOWN_ROWS = 500  # of the predictions on the page; all are in predictions.jsonl
-LABELS_TITLE = "Labels"
 PAGE = Path(__file__).with_name("page.html.j2")  # the template of report.html
 
 
@@ -145,7 +144,7 @@ def labels_table(metrics: dict) -> Table | None:
             of_label = systems[name]["per_label"][label]
             row += [f"{of_label[key]:.3f}" for key in ("precision", "recall", "f1")]
         rows.append(row)
-    return Table(LABELS_TITLE, header, rows)
+    return Table("Labels", header, rows)
 
 
 def sentences(metrics: dict) -> list[str]:

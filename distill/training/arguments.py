@@ -24,23 +24,25 @@ class ScriptArguments:
     """What is ours; everything else is SFTConfig's."""
 
     model_name: str = field(default="Qwen/Qwen3-30B-A3B-Instruct-2507", metadata={"help": "the student"})
-    revision: str | None = field(default=None, metadata={"help": "of the student on the hub: branch, tag or commit"})
+    revision: str | None = field(
+        default=None, metadata={"help": "of the student on the hub: a branch, tag or commit (default: main)"}
+    )
     # found out, not asked for: which commit that is (None: a directory), and the student's tokens of a few texts
     commit: str | None = field(default=None, init=False)
     probe_tokens: dict | None = field(default=None, init=False)
     train_file: str = field(
         default="./data/prompt_distillation_lang.jsonl", metadata={"help": "chat JSONL from create_data.py"}
     )
-    eval_file: str = field(default="", metadata={"help": "chat JSONL, scored at each evaluation (default: each epoch)"})
+    eval_file: str = field(default="", metadata={"help": "chat JSONL whose loss and exact answers are logged"})
     eval_fraction: float = field(
         default=0.0, metadata={"help": "or this share of the train file, left out of training"}
     )
     lora_rank: int = field(default=32, metadata={"help": "rank on attention and dense layers"})
-    lora_alpha: int = field(default=16, metadata={"help": "scale is alpha / rank"})
+    lora_alpha: int = field(default=16, metadata={"help": "the scale is alpha / rank, the same everywhere"})
     lora_expert_rank: int = field(
         default=0, metadata={"help": "rank on each expert (0: lora_rank // experts per token)"}
     )
-    lora_dropout: float = field(default=0.0, metadata={"help": "not on experts, where PEFT has none"})
+    lora_dropout: float = field(default=0.0, metadata={"help": "only with --lora_target attention or a dense student"})
     lora_target: str = field(
         default="all-linear", metadata={"help": "all-linear (never head or router), attention, or names with commas"}
     )
@@ -87,7 +89,9 @@ class TrainArguments(SFTConfig):
 
     output_dir: str = field(default="./models/prompt_distillation_trl", metadata={"help": "the adapter goes here"})
     learning_rate: float = field(default=2e-4, metadata={"help": "peak; ten times that of full fine-tuning"})
-    lr_scheduler_type: str = field(default="cosine_with_min_lr", metadata={"help": "of the learning rate"})
+    lr_scheduler_type: str = field(
+        default="cosine_with_min_lr", metadata={"help": "the default ends at a tenth of the peak"}
+    )
     lr_scheduler_kwargs: dict | str | None = field(
         default=None, metadata={"help": "of the schedule (cosine_with_min_lr: ends at a tenth of the peak)"}
     )
@@ -106,8 +110,12 @@ class TrainArguments(SFTConfig):
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "DDP: every LoRA weight is used"})
     bf16: bool = field(default=True, metadata={"help": "weights and computation in bfloat16"})
     # TRL turns the load-balancing loss on by default, which would train something the answers do not ask for
-    router_aux_loss_coef: float | None = field(default=0.0, metadata={"help": "load-balancing loss of a MoE"})
-    report_to: str = field(default="none", metadata={"help": "none, or wandb, tensorboard, trackio with commas"})
+    router_aux_loss_coef: float | None = field(
+        default=0.0, metadata={"help": "load-balancing loss of a mixture of experts; 0 is off"}
+    )
+    report_to: str = field(
+        default="none", metadata={"help": "none, or what is installed of wandb, tensorboard, trackio, with commas"}
+    )
     save_strategy: str = field(default="epoch", metadata={"help": "when checkpoints are written"})
     resume_from_checkpoint: str | None = field(
         default=None, metadata={"help": "a checkpoint, or none to start afresh (default: the last complete one)"}
