@@ -40,11 +40,7 @@ def main() -> int:
         metrics = json.loads(Path(args.metrics).read_text("utf-8"))
         compared = tables(metrics)[0]
         table = markdown(COLUMNS, narrowed(compared.header, compared.rows))
-        section = f"{compared.title}:
-
-{table}
-
-{' '.join(sentences(metrics))}"
+        section = f"{compared.title}:\n\n{table}\n\n{' '.join(sentences(metrics))}"
         write_between(Path(args.readme), MARKS, section)
     except (OSError, ValueError) as error:
         print(f"report.py: {error}", file=sys.stderr)
