@@ -19,28 +19,27 @@ import signal
 import sys
 import time
 from collections import Counter
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 
-from distill.adapter import LORA, check_plan, plan_serving
-from distill.cli import ROOT, Parser, check_model, check_writable, one_line
+from distill.adapter import LORA, Serving, check_plan, plan_serving
+from distill.cli import ROOT, Parser, one_line
 from distill.evaluation.apart import Apart
 from distill.evaluation.ask import Asking, SystemFailed, score_systems
+from distill.evaluation.models import check_models
+from distill.evaluation.provenance import how_measured, origin, predictions, shown_summary, thinking
 from distill.evaluation.report import markdown, not_thinking, sentences, tables, write_report
-from distill.evaluation.rows import label_quality, read_rows, read_teacher
+from distill.evaluation.rows import Rows, label_quality, read_rows, read_teacher
 from distill.evaluation.scored import Scored, Unfinished, common_key, key_of
 from distill.evaluation.scores import Prices, measure
 from distill.evaluation.systems import TITLES, System
 from distill.evaluation.templates import try_templates
 from distill.model_tokenizer import check_student_tokens
-from distill.revisions import resolve
 from distill.streams import lasting_streams
-from distill.system import commit, cpu_name, versions
+from distill.system import cpu_name
 from distill.task import Task, guard_problem, load_task
 from distill.teacher.check import check_teacher_model
 from distill.teacher.child import begin_child
-from distill.teacher.engine import check_engine_flags
-from distill.tokens import THINK_END
 from distill.unfit_rows import roles_of
 
 log = logging.getLogger("evaluate")
@@ -96,17 +95,13 @@ def parse_args(argv=None):
     parser.add("labels", default="", help="without any model: what create_data.py wrote, against --gold")
     parser.add("gold", default="", help="the right answers for the same inputs, chat JSONL")
     args, engine_flags = parser.parse_known_args(argv)
-    for name, least in {
-        "latency_rows": 1,
-        "limit": 0,
-        "check_rows": 0,
-        "max_tokens": 1,
-        "student_max_tokens": 1,
-    }.items():
+    at_least = {"latency_rows": 1, "limit": 0, "check_rows": 0, "max_tokens": 1, "student_max_tokens": 1}
+    for name, least in at_least.items():
         if getattr(args, name) < least:
             parser.error(f"--{name} {getattr(args, name)}: must be at least {least}")
     wanted = args.systems.split(",")
-    if unknown := [name for name in wanted if name not in TITLES]:
+    unknown = [name for name in wanted if name not in TITLES]
+    if unknown:
         parser.error(f"--systems {args.systems}: {unknown[0]!r} is none of {','.join(TITLES)}")
     args.systems = [name for name in TITLES if name in wanted]  # in our order
     if args.teacher_answers and "teacher" not in args.systems:
@@ -114,7 +109,7 @@ def parse_args(argv=None):
     if bool(args.labels) != bool(args.gold):
         parser.error("--labels and --gold go together")
     args.report_dir = Path(args.report_dir or Path(args.adapter) / "report")
-    args.teacher_commit = None  # what check_revisions() finds
+    args.teacher_commit = None  # what check_models() finds
     args.student_commit = None
     return args, engine_flags
 
@@ -136,124 +131,6 @@ def describe(name: str, args, rows: int) -> System:
     )
 
 
-def check_models(args, engine_flags: list[str], process: Apart) -> None:
-    """Refuse models, an adapter or flags that cannot work, before anything is loaded; `process` imports vLLM."""
-    if "teacher" in args.systems and not args.teacher_answers:
-        check_model(args.teacher_model)
-    if args.systems != ["teacher"]:
-        check_model(args.student_model)
-    if "student" in args.systems:
-        config_path = Path(args.adapter) / "adapter_config.json"
-        if not config_path.is_file():
-            raise ValueError(f"{args.adapter}: no adapter here (adapter_config.json is missing); train one first")
-        base = json.loads(config_path.read_text())["base_model_name_or_path"]
-        if Path(base).name != Path(args.student_model).name:
-            raise ValueError(f"{args.adapter}: adapter of {base}, not of --student_model {args.student_model}")
-    check_writable(args.report_dir / "report.md")
-    choose_revisions(args)
-    if engine_flags:  # a bad one is refused before the hub is asked
-        asked = describe(args.systems[-1], args, rows=0)
-        revision = args.teacher_revision if asked.name == "teacher" else args.student_revision
-        process.call(check_engine_flags, asked.model, engine_flags, revision)
-    check_revisions(args)
-
-
-def choose_revisions(args) -> None:
-    """Fill in the revisions of models on the hub: --revision is both's, and an adapter knows its base's."""
-    recorded = None
-    if "student" in args.systems:
-        recorded = json.loads((Path(args.adapter) / "adapter_config.json").read_text()).get("revision")
-    if not Path(args.teacher_model).expanduser().is_dir():
-        args.teacher_revision = args.teacher_revision or args.revision
-    if not Path(args.student_model).expanduser().is_dir():
-        args.student_revision = args.student_revision or args.revision or recorded
-
-
-def check_revisions(args) -> None:
-    """Find the commits of models on the hub, once, so that a branch that moves meanwhile changes nothing.
-
-    Raises ValueError for a revision that there is not. Warns if the adapter was trained on another commit.
-    """
-    if "teacher" in args.systems and not args.teacher_answers:
-        args.teacher_commit = resolve(args.teacher_model, args.teacher_revision, "--teacher_revision")
-    if args.systems == ["teacher"]:
-        return
-    commit = resolve(args.student_model, args.student_revision, "--student_revision")
-    args.student_commit = commit
-    run = Path(args.adapter) / "run.json"
-    trained_on = json.loads(run.read_text()).get("commit") if "student" in args.systems and run.is_file() else None
-    if commit and trained_on and commit != trained_on:
-        remedy = f"--student_revision {trained_on} loads that"
-        log.warning("%s: trained on another commit of %s; %s", args.adapter, args.student_model, remedy)
-
-
-def origin(args, task: Task, results: dict) -> dict:
-    """Where and with what the figures were measured."""
-    machines = [result["machine"] for result in results.values() if "machine" in result]
-    found = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit(),
-        "machine": machines[-1] if machines else cpu_name(),  # the last one is the least likely to be taken over
-        "versions": versions(),
-        "task_hash": task.hash,
-    }
-    names = ["teacher_model", "teacher_revision", "student_model", "student_revision", "adapter", "test_file"]
-    names += ["temperature", "max_tokens"]
-    return {**found, **{name: getattr(args, name) for name in names}}
-
-
-def how_measured(results: dict[str, dict], check: dict | None, taken_over: dict[str, dict]) -> dict:
-    """How the student was served for its figures, instead of what, and which figures an earlier run has measured."""
-    student = results.get("student", {})
-    earlier = {}
-    for name, result in taken_over.items():
-        if results[name] is result:  # a student that was taken over may have been served again
-            earlier[name] = {key: result[key] for key in ("machine", "date", "commit")}
-    return {
-        "served_as": student.get("served_as"),
-        "instead_of": student.get("instead_of") or None,
-        "check": check,
-        "ties": student.get("ties"),
-        "server_settings": student.get("server_settings"),
-        "taken_over": earlier,
-    }
-
-
-def thinking(teacher: dict, args, rows: int) -> dict:
-    """Whether the teacher thinks, and how many of its responses to the gold rows lack the end of a thought."""
-    thinks = teacher.get("thinks", args.reasoning_parser != "none")
-    unfinished = None
-    if thinks and not args.teacher_answers:  # the responses of a file may be answers alone
-        unfinished = sum(THINK_END not in response for response in teacher["responses"][:rows])
-    return {"teacher_thinks": thinks, "unfinished_thinking": unfinished}
-
-
-def predictions(chats: list[list[dict]], gold: list[str], results: dict[str, dict]) -> list[dict]:
-    """The lines of predictions.jsonl; inputs without gold come last."""
-    rows = []
-    tied = {name: set(result.get("ties", {}).get("rows", [])) for name, result in results.items()}
-    for i, chat in enumerate(chats):
-        row = {"messages": chat, "gold": gold[i] if i < len(gold) else None}
-        for name, result in results.items():
-            row[name] = {"answer": result["answers"][i], "response": result["responses"][i]}
-            if i in tied[name]:
-                row[name]["tie"] = True  # see ties.py
-        rows.append(row)
-    return rows
-
-
-def shown_summary(metrics: dict, seconds: float) -> dict:
-    """The last line of stdout."""
-    summary = {f"{name}_accuracy": round(m["accuracy"], 4) for name, m in metrics["systems"].items()}
-    for name in ("teacher", "student"):
-        for key, digits in (("latency_s", 4), ("tokens", 1)):
-            if (value := metrics["systems"].get(name, {}).get(key)) is not None:
-                summary[f"{name}_{key}"] = round(value, digits)
-    if speedup := metrics["systems"].get("student", {}).get("speedup"):
-        summary["speedup"] = round(speedup, 1)
-    return {**summary, "rows": metrics["rows"], "seconds": round(seconds, 1)}
-
-
 def stop(number, _):
     """End at a signal, and with us the processes of the systems; what was scored is kept."""
     processes = multiprocessing.active_children()
@@ -265,6 +142,112 @@ def stop(number, _):
     sys.exit(128 + number)
 
 
+@dataclass
+class Plan:
+    """What is asked and how, after everything that was checked before an engine starts."""
+
+    args: argparse.Namespace
+    engine_flags: list[str]
+    task: Task
+    rows: Rows
+    process: Apart  # in which the first system runs, too
+    unfinished: Unfinished
+    given: dict[str, dict]  # results that a file holds, by system
+    systems: list[System]  # to be asked
+    ways: list[Serving]  # to serve the adapter
+    left_out: dict[str, str]  # systems that cannot be asked, and why
+    dated: list[str]  # models whose chat templates write the date
+
+
+def prepare(args, engine_flags: list[str], task: Task, at_end: contextlib.ExitStack) -> Plan:
+    """Read the rows and refuse what cannot work. Raises what main() says in one line."""
+    rows = read_rows(args.test_file, args.inputs_without_gold, args.limit, task)
+    problem = guard_problem(args.task, task)
+    if problem and {"teacher", "base_prompt"}.intersection(args.systems):  # whose answers it reads
+        log.warning("evaluate.py: %s; nothing is guarded here, it matters where a model answers so", problem)
+    given = {}
+    if args.teacher_answers:
+        given["teacher"] = read_teacher(Path(args.teacher_answers), rows.chats, task)
+    process = at_end.enter_context(Apart())
+    check_models(args, engine_flags, process)
+    unfinished = at_end.enter_context(Unfinished(args.report_dir))
+    if "teacher" in args.systems and not given:
+        parser = args.reasoning_parser
+        process.call(check_teacher_model, args.teacher_model, args.teacher_commit, parser, engine_flags)
+    ways = plan_student(args, engine_flags, process, unfinished) if "student" in args.systems else []
+    systems = [describe(name, args, len(rows.chats)) for name in args.systems if name not in given]
+    left_out = {}
+    dated = []
+    if systems:
+        roles = Counter(map(roles_of, rows.chats))
+        left_out, dated = process.call(try_templates, systems, task, roles, args.adapter, engine_flags)
+    for name, reason in left_out.items():
+        log.warning("%s is left out: %s", TITLES[name], reason)
+    systems = [system for system in systems if system.name not in left_out]
+    if not systems and not given:
+        raise ValueError("no system is left to be asked")
+    return Plan(args, engine_flags, task, rows, process, unfinished, given, systems, ways, left_out, dated)
+
+
+def plan_student(args, engine_flags: list[str], process: Apart, unfinished: Unfinished) -> list[Serving]:
+    """The ways to serve the adapter, for which there is room on the disk. Raises ValueError."""
+    ways = process.call(
+        plan_serving,
+        args.serve_adapter,
+        args.adapter,
+        args.student_model,
+        engine_flags,
+        args.tensor_parallel_size,
+        args.student_commit,
+    )
+    check_plan(ways, unfinished.folder)
+    if ways[0].served_as == LORA:  # a merged copy has the adapter's own tokenizer
+        process.call(check_student_tokens, args.adapter, args.student_model, args.student_commit)
+    return ways
+
+
+def score(plan: Plan) -> dict:
+    """Ask the systems and measure them: what metrics.json holds. Writes the report. Raises SystemFailed."""
+    args = plan.args
+    chats = plan.rows.chats
+    common = common_key(plan.task, chats, plan.engine_flags, args.tensor_parallel_size, cpu_name())
+    keys = {}
+    for system in plan.systems:
+        keys[system.name] = key_of(system, common, args.adapter, args.serve_adapter)
+    scored = Scored(plan.unfinished.folder, keys)
+    taken_over = scored.take_over()
+    asking = Asking(
+        task=plan.task,
+        chats=chats,
+        engine_flags=plan.engine_flags,
+        tensor_parallel_size=args.tensor_parallel_size,
+        adapter=args.adapter,
+        merged=str(plan.unfinished.merged),
+        scored=scored,
+    )
+    try:
+        found, check = score_systems(plan.process, plan.systems, plan.ways, asking, taken_over)
+    except SystemFailed as error:
+        log.error("evaluate.py: %s%s", error, scored.what_is_kept())
+        raise
+    results = {**plan.given, **found}
+
+    gold = plan.rows.gold
+    prices = Prices(args.price_input, args.price_cached, args.price_output)
+    metrics = measure(results, gold, plan.rows.kinds, bool(plan.task.labels), prices)
+    metrics.update(origin(vars(args), plan.task, results))
+    metrics.update(how_measured(results, check, taken_over))
+    metrics.update(left_out=plan.left_out, dated_templates=plan.dated)
+    if "teacher" in results:
+        thinks = args.reasoning_parser != "none"
+        metrics.update(thinking(results["teacher"], thinks, bool(args.teacher_answers), len(gold)))
+    if not_thinking(metrics):
+        log.warning("evaluate.py: %s", not_thinking(metrics))
+    write_report(args.report_dir, metrics, predictions(chats, gold, results))
+    plan.unfinished.remove_scored()
+    return metrics
+
+
 def main() -> int:
     lasting_streams()
     logging.basicConfig(format="%(message)s")
@@ -272,71 +255,21 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     args, engine_flags = parse_args()
-    start, results = time.perf_counter(), {}
+    start = time.perf_counter()
     with contextlib.ExitStack() as at_end:
         try:
             task = load_task(args.task)
             if args.labels:
                 print(json.dumps(label_quality(args.labels, args.gold, args.limit, task)))
                 return 0
-            chats, gold, kinds = read_rows(args, task)
-            problem = guard_problem(args.task, task)
-            if problem and {"teacher", "base_prompt"}.intersection(args.systems):  # whose answers it reads
-                log.warning("evaluate.py: %s; nothing is guarded here, it matters where a model answers so", problem)
-            if args.teacher_answers:
-                results["teacher"] = read_teacher(Path(args.teacher_answers), chats, task)
-            process = at_end.enter_context(Apart())
-            check_models(args, engine_flags, process)
-            unfinished = at_end.enter_context(Unfinished(args.report_dir))
-            if "teacher" in args.systems and not args.teacher_answers:
-                teacher = (args.teacher_model, args.teacher_commit)
-                process.call(check_teacher_model, *teacher, args.reasoning_parser, engine_flags)
-            ways = []
-            if "student" in args.systems:  # the first system runs in the process that has made this plan
-                student = (args.serve_adapter, args.adapter, args.student_model)
-                commit = args.student_commit
-                ways = process.call(plan_serving, *student, engine_flags, args.tensor_parallel_size, commit)
-                check_plan(ways, unfinished.folder)
-                if ways[0].served_as == LORA:  # a merged copy has the adapter's own tokenizer
-                    process.call(check_student_tokens, args.adapter, args.student_model, commit)
-            systems = [describe(name, args, len(chats)) for name in args.systems if name not in results]
-            left_out, dated = {}, []
-            if systems:
-                roles = Counter(map(roles_of, chats))
-                left_out, dated = process.call(try_templates, systems, task, roles, args.adapter, engine_flags)
-            for name, reason in left_out.items():
-                log.warning("%s is left out: %s", TITLES[name], reason)
-            systems = [system for system in systems if system.name not in left_out]
-            if not systems and not results:
-                raise ValueError("no system is left to be asked")
+            plan = prepare(args, engine_flags, task, at_end)
         except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
             print(f"evaluate.py: {one_line(error)}", file=sys.stderr)
             return 2
-
-        engine = (engine_flags, args.tensor_parallel_size)
-        common = common_key(task, chats, *engine, cpu_name())
-        keys = {system.name: key_of(system, common, args.adapter, args.serve_adapter) for system in systems}
-        scored = Scored(unfinished.folder, keys)
-        taken_over = scored.take_over()
-        asking = Asking(task, chats, *engine, args.adapter, str(unfinished.merged), scored)
         try:
-            found, check = score_systems(process, systems, ways, asking, taken_over)
-        except SystemFailed as error:
-            log.error("evaluate.py: %s%s", error, scored.what_is_kept())
+            metrics = score(plan)
+        except SystemFailed as error:  # it is said
             return error.exit_code
-        results.update(found)
-
-        prices = Prices(args.price_input, args.price_cached, args.price_output)
-        metrics = measure(results, gold, kinds, bool(task.labels), prices) | origin(args, task, results)
-        metrics.update(how_measured(results, check, taken_over))
-        metrics.update(left_out=left_out, dated_templates=dated)
-        if "teacher" in results:
-            metrics.update(thinking(results["teacher"], args, len(gold)))
-        if not_thinking(metrics):
-            log.warning("evaluate.py: %s", not_thinking(metrics))
-        write_report(args.report_dir, metrics, predictions(chats, gold, results))
-        unfinished.remove_scored()
-
     compared = tables(metrics)[0]
     print(markdown(compared.header, compared.rows))
     for sentence in sentences(metrics):

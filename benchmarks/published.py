@@ -172,7 +172,7 @@ def evaluated(mine, adapter: str) -> dict:
     flags = ["--student_model", mine.student, "--adapter", adapter, "--test_file", mine.test_file]
     args, engine_flags = evaluate.parse_args([*flags, "--check_rows", "0", "--systems", "student"])
     task = evaluate.load_task(args.task)
-    chats, _, _ = read_rows(args, task)
+    chats = read_rows(args.test_file, "", args.limit, task).chats
     student = evaluate.describe("student", args, len(chats))
     engine = (engine_flags, args.tensor_parallel_size)
     ways = apart(plan_serving, args.serve_adapter, args.adapter, args.student_model, *engine)

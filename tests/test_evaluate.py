@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
@@ -126,10 +125,10 @@ def test_labels_are_scored_under_their_task(tmp_path):
 def test_gold_is_read_in_any_case_and_form(tmp_path):
     (tmp_path / "task.yaml").write_text("prompt: p\nlabels: [café, Thé]", encoding="utf-8")
     rows = [chat("a", "Cafe\u0301"), chat("cafe\u0301 \u200b", "THÉ.")]
-    args = SimpleNamespace(test_file=write(tmp_path / "gold.jsonl", *rows), limit=0, inputs_without_gold="")
-    chats, gold, _ = read_rows(args, load_task(tmp_path / "task.yaml"))
-    assert gold == ["café", "Thé"]
-    assert chats[1][0]["content"] == "cafe\u0301 \u200b"  # inputs stay as they are
+    path = write(tmp_path / "gold.jsonl", *rows)
+    found = read_rows(path, "", 0, load_task(tmp_path / "task.yaml"))
+    assert found.gold == ["café", "Thé"]
+    assert found.chats[1][0]["content"] == "cafe\u0301 \u200b"  # inputs stay as they are
 
 
 def test_a_row_keeps_its_kind_where_the_test_file_is_replaced_meanwhile(tmp_path, monkeypatch):
@@ -143,8 +142,9 @@ def test_a_row_keeps_its_kind_where_the_test_file_is_replaced_meanwhile(tmp_path
         return text
 
     monkeypatch.setattr(evaluation_rows, "known_answer", replace_file)
-    args = SimpleNamespace(test_file=path, limit=0, inputs_without_gold="")
-    assert read_rows(args, load_task(TASK))[1:] == (["es", "en", "it"], ["edge", None, "parallel"])
+    found = read_rows(path, "", 0, load_task(TASK))
+    assert found.gold == ["es", "en", "it"]
+    assert found.kinds == ["edge", None, "parallel"]
     assert "adieu" in path.read_text()
 
 

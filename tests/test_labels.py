@@ -8,7 +8,7 @@ import time
 import pytest
 
 from conftest import fails, python
-from create_data import ASKING, parse_args
+from create_data import header_of, parse_args
 from distill.guard import LABEL, written_shapes
 from distill.labels.inputs import scan_inputs
 from distill.labels.journal import Journal
@@ -116,8 +116,7 @@ def test_a_half_finished_journal_of_such_a_task_goes_on_where_nothing_is_guarded
     flags = ["--input_file", tmp_path / "in.txt", "--output_file", output, "--model_name", tmp_path, "--task", path]
     flags = [str(flag) for flag in [*flags, "--structured_outputs", guard]]
     args, _ = parse_args(flags)
-    run = {"model": args.model_name, "revision": None, "task": load_task(path).hash}
-    begin(output, {**run, **{name: getattr(args, name) for name in ASKING.split()}})
+    begin(output, header_of(args, load_task(path), scan_inputs(args.input_file)))
     before = own_journal(output).read_bytes()
     said = "key 'answer': in 'Final Answer: very good' it finds 'very' and not the label 'very good'"
     if guard == "retry":

@@ -1,5 +1,6 @@
 """The rows of step 3: inputs with gold, a teacher's answers that are there already, and labels compared with gold."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from distill.chats import input_hash, read_chat, read_chat_rows, read_inputs
@@ -8,31 +9,41 @@ from distill.outputs import read_finished
 from distill.task import Task
 
 
-def read_rows(args, task: Task) -> tuple[list[list[dict]], list[str], list[str | None]]:
-    """All chats without their answers, those without gold last; the gold answers; and each gold row's `kind`, if any.
+@dataclass(frozen=True)
+class Rows:
+    """What the systems are asked. The gold rows come first, those without gold last."""
 
-    Raises ValueError that names file and line.
-    """
-    chats, gold, kinds = [], [], []
-    for number, messages, row in read_chat_rows(args.test_file, last_role="assistant"):
+    chats: list[list[dict]]  # of all rows, without their answers
+    gold: list[str]  # of the gold rows
+    kinds: list[str | None]  # of the gold rows, where they have one
+
+
+def read_rows(test_file: str, inputs_without_gold: str, limit: int, task: Task) -> Rows:
+    """Read the first `limit` rows of each file (0: all); raises ValueError that names file and line."""
+    chats = []
+    gold = []
+    kinds = []
+    for number, messages, row in read_chat_rows(test_file, last_role="assistant"):
+        where = f"{test_file}:{number}"
         *chat, answer = messages
         if not chat:
-            raise ValueError(f"{args.test_file}:{number}: an answer without a question")
+            raise ValueError(f"{where}: an answer without a question")
+        kind = row.get("kind")
         chats.append(chat)
-        gold.append(known_answer(task, answer["content"], f"{args.test_file}:{number}: gold answer"))
-        kinds.append(row.get("kind"))
-        if not isinstance(kinds[-1], str | None):
-            raise ValueError(f"{args.test_file}:{number}: 'kind' must be a text such as \"edge\"")
-        if len(chats) == args.limit:
+        gold.append(known_answer(task, answer["content"], f"{where}: gold answer"))
+        kinds.append(kind)
+        if not isinstance(kind, str | None):
+            raise ValueError(f"{where}: 'kind' must be a text such as \"edge\"")
+        if len(chats) == limit:
             break
     if not chats:
-        raise ValueError(f"{args.test_file}: no rows")
-    if args.inputs_without_gold:
-        further = [messages for _, messages in read_inputs(args.inputs_without_gold)]
+        raise ValueError(f"{test_file}: no rows")
+    if inputs_without_gold:
+        further = [messages for _, messages in read_inputs(inputs_without_gold)]
         if not further:
-            raise ValueError(f"{args.inputs_without_gold}: no inputs")
-        chats += further[: args.limit or None]
-    return chats, gold, kinds
+            raise ValueError(f"{inputs_without_gold}: no inputs")
+        chats += further[: limit or None]
+    return Rows(chats, gold, kinds)
 
 
 def known_answer(task: Task, text: str, where: str) -> str:

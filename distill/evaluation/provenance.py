@@ -1,0 +1,96 @@
+"""What step 3 says beside its scores: where they come from, how the student was served, each row, and the last line."""
+
+from datetime import UTC, datetime
+
+from distill.system import commit, cpu_name, versions
+from distill.task import Task
+from distill.tokens import THINK_END
+
+# of evaluate.py's flags, those that metrics.json holds
+RECORDED = (
+    "teacher_model",
+    "teacher_revision",
+    "student_model",
+    "student_revision",
+    "adapter",
+    "test_file",
+    "temperature",
+    "max_tokens",
+)
+
+
+def origin(flags: dict, task: Task, results: dict[str, dict]) -> dict:
+    """Where and with what the figures were measured; `flags` are evaluate.py's."""
+    machines = [result["machine"] for result in results.values() if "machine" in result]
+    found = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit(),
+        "machine": machines[-1] if machines else cpu_name(),  # the last one is the least likely to be taken over
+        "versions": versions(),
+        "task_hash": task.hash,
+    }
+    for name in RECORDED:
+        found[name] = flags[name]
+    return found
+
+
+def how_measured(results: dict[str, dict], check: dict | None, taken_over: dict[str, dict]) -> dict:
+    """How the student was served for its figures, instead of what, and which figures an earlier run has measured."""
+    student = results.get("student", {})
+    earlier = {}
+    for name, result in taken_over.items():
+        if results[name] is result:  # a student that was taken over may have been served again
+            earlier[name] = {key: result[key] for key in ("machine", "date", "commit")}
+    return {
+        "served_as": student.get("served_as"),
+        "instead_of": student.get("instead_of") or None,
+        "check": check,
+        "ties": student.get("ties"),
+        "server_settings": student.get("server_settings"),
+        "taken_over": earlier,
+    }
+
+
+def thinking(teacher: dict, thinks: bool, from_file: bool, rows: int) -> dict:
+    """Whether the teacher thinks, and how many of its responses to the gold rows lack the end of a thought.
+
+    `thinks` says what the flags say, which answers from a file may know better.
+    """
+    thinks = teacher.get("thinks", thinks)
+    unfinished = None
+    if thinks and not from_file:  # the responses of a file may be answers alone
+        unfinished = sum(THINK_END not in response for response in teacher["responses"][:rows])
+    return {"teacher_thinks": thinks, "unfinished_thinking": unfinished}
+
+
+def predictions(chats: list[list[dict]], gold: list[str], results: dict[str, dict]) -> list[dict]:
+    """The lines of predictions.jsonl; inputs without gold come last."""
+    rows = []
+    tied = {name: set(result.get("ties", {}).get("rows", [])) for name, result in results.items()}
+    for i, chat in enumerate(chats):
+        row = {"messages": chat, "gold": gold[i] if i < len(gold) else None}
+        for name, result in results.items():
+            row[name] = {"answer": result["answers"][i], "response": result["responses"][i]}
+            if i in tied[name]:
+                row[name]["tie"] = True  # see ties.py
+        rows.append(row)
+    return rows
+
+
+def shown_summary(metrics: dict, seconds: float) -> dict:
+    """The last line of stdout."""
+    systems = metrics["systems"]
+    summary = {}
+    for name, measured in systems.items():
+        summary[f"{name}_accuracy"] = round(measured["accuracy"], 4)
+    for name in ("teacher", "student"):
+        for key, digits in (("latency_s", 4), ("tokens", 1)):
+            value = systems.get(name, {}).get(key)
+            if value is not None:
+                summary[f"{name}_{key}"] = round(value, digits)
+    speedup = systems.get("student", {}).get("speedup")
+    if speedup:
+        summary["speedup"] = round(speedup, 1)
+    summary["rows"] = metrics["rows"]
+    summary["seconds"] = round(seconds, 1)
+    return summary
