@@ -42,7 +42,7 @@ from distill.training.arguments import OneLineParser, ScriptArguments, TrainArgu
 from distill.training.hub import PushError, Repository, open_repository, push
 from distill.training.loading import allocate_trained, check_fsdp, check_types, empty_model, fsdp_settings, load_student
 from distill.training.lock import lock_output
-from distill.training.lora import describe, lora_config
+from distill.training.lora import describe, lora_of
 from distill.training.rows import check_fraction, load_rows, warn_about_rows
 from distill.training.run_directory import (
     CompleteCheckpoint,
@@ -79,9 +79,15 @@ def make_trainer(
     if load:
         dtype = torch.bfloat16 if args.bf16 else torch.float32
         fsdp = parse_flag_from_env("ACCELERATE_USE_FSDP") or bool(args.fsdp)
-        broadcast = is_fsdp_enabled()  # and fsdp_cpu_ram_efficient_loading
-        where = (args.device, args.process_index, fsdp, broadcast)
-        model = load_student(script.model_name, dtype, *where, script.commit)
+        model = load_student(
+            script.model_name,
+            dtype,
+            device=args.device,
+            rank=args.process_index,
+            fsdp=fsdp,
+            broadcast=is_fsdp_enabled(),  # and fsdp_cpu_ram_efficient_loading
+            commit=script.commit,
+        )
         check_loaded(script.model_name, script.commit, model.config)
         if Path(script.model_name).is_dir():
             model.name_or_path = os.path.abspath(script.model_name)  # as the adapter's config will say it
@@ -198,9 +204,8 @@ def main() -> int:
         stops = stop_tokens(eos_in_generation_config(script.model_name, config, revision), tokenizer)
         check_answer_end(script.model_name, tokenizer, stops, rows[0]["labels"][-1])
         eval_rows = load_rows(script.eval_file, tokenizer, args.max_length) if script.eval_file else None
-        empty, ranks = empty_model(config), (script.lora_rank, script.lora_alpha, script.lora_expert_rank)
-        lora = lora_config(empty, *ranks, script.lora_target, script.lora_dropout)
-        lora.revision = script.revision
+        empty = empty_model(config)
+        lora = lora_of(script, empty)
         fsdp = fsdp_settings()
         if fsdp:
             check_fsdp(fsdp, args.save_only_model, args.load_best_model_at_end)

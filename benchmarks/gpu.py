@@ -26,13 +26,19 @@ from plan import GIB, Model, training
 from random_student import EXACT_LAYERS, SMALL, adapted, batch_of, build, check_adapter, check_in_fp32, fill, now
 
 from distill.training.lora import describe
-from distill.training.student_ops import ATTENTION, EXPERTS, use_fewer_kernels
+from distill.training.student_ops import ATTENTION_IMPLEMENTATION, EXPERTS_IMPLEMENTATION, use_fewer_kernels
 
 LENGTHS, SMALL_LENGTHS = (64, 512, 2048), (16, 32, 64)  # tokens of the longest row
 BATCHES = (1, 4, 16)  # rows of a micro-batch: one, the default, and the whole effective batch at once
 # How a step can be computed: by default as in train_sft_trl.py. Other experts than those of student_ops.py are those of
 # transformers, with LoRA added to the weights by PEFT; what is not here of them needs kernels from the hub.
-DEFAULT = {"padding_free": True, "attention": ATTENTION, "experts": EXPERTS, "checkpointing": True, "fewer": True}
+DEFAULT = {
+    "padding_free": True,
+    "attention": ATTENTION_IMPLEMENTATION,
+    "experts": EXPERTS_IMPLEMENTATION,
+    "checkpointing": True,
+    "fewer": True,
+}
 WAYS = {
     "default": {},  # for micro-batches of --checkpoint_from_tokens and more; shorter ones are not checkpointed
     "padded": {"padding_free": False, "attention": "sdpa"},

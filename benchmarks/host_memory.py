@@ -132,7 +132,7 @@ def as_rank(student: str, folder: Path, dtype: str, before: bool) -> None:
             os._exit(0)
 
     if before:
-        step2.load_student = lambda name, dtype, *_: AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        step2.load_student = lambda name, dtype, **_: AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
     flags = {
         "model_name": student,
         "train_file": __file__,  # has to be a file; the rows are ROW

@@ -13,7 +13,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from trl.trainer.utils import add_fused_lm_head
 
 from distill.training.lora import lora_config
-from distill.training.student_ops import EXPERTS, keep_lora_beside_experts, use_fewer_kernels
+from distill.training.student_ops import EXPERTS_IMPLEMENTATION, keep_lora_beside_experts, use_fewer_kernels
 
 SMALL = Model(
     hidden=128, layers=2, heads=4, kv_heads=2, head_dim=32, experts=8, per_token=2, expert_size=64, vocabulary=4096
@@ -62,7 +62,7 @@ def build(plan: Model, dtype: torch.dtype, device: torch.device) -> dict:
 def adapted(model, rank: int, expert_rank: int, device: torch.device) -> dict:
     """The model as SFTTrainer trains it: LoRA in fp32, checkpointing, the head on the labelled tokens alone."""
     start = now(device)
-    model = get_peft_model(model, lora_config(model, rank, ALPHA, expert_rank))
+    model = get_peft_model(model, lora_config(model, rank, ALPHA, expert_rank=expert_rank))
     model.gradient_checkpointing_enable()
     model.enable_input_require_grads()
     keep_lora_beside_experts(model)
@@ -99,7 +99,7 @@ def logits(model, batch: dict) -> torch.Tensor:
 def check_adapter(model, length: int, device: torch.device) -> dict:
     """The adapter saved, taken off, loaded, merged: largest differences of logits, shares of equal likeliest tokens."""
     batch, _ = batch_of(length, COMPARED_ROWS, False, model.config.vocab_size, device)
-    model.get_base_model().set_experts_implementation(EXPERTS)
+    model.get_base_model().set_experts_implementation(EXPERTS_IMPLEMENTATION)
     model.get_base_model().set_attn_implementation("sdpa")  # rows apart are compared
     use_fewer_kernels(model, False)  # there is no autocast here
     model.eval()

@@ -45,7 +45,7 @@ def parsed(flags: list[str], folder: str):
 
     from distill.training.arguments import OneLineParser, ScriptArguments, TrainArguments
     from distill.training.loading import empty_model
-    from distill.training.lora import lora_config
+    from distill.training.lora import lora_of
     from distill.training.rows import load_rows
 
     sys.argv = ["train_sft_trl.py", *flags, "--output_dir", folder]
@@ -53,8 +53,7 @@ def parsed(flags: list[str], folder: str):
     tokenizer = AutoTokenizer.from_pretrained(own.model_name)
     rows = load_rows(own.train_file, tokenizer, args.max_length)
     empty = empty_model(AutoConfig.from_pretrained(own.model_name))
-    lora = lora_config(empty, own.lora_rank, own.lora_alpha, own.lora_expert_rank)
-    return own, args, tokenizer, lora, rows
+    return own, args, tokenizer, lora_of(own, empty), rows
 
 
 def prepared(flags: list[str], folder: str):

@@ -8,7 +8,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from distill.training.lora import lora_config
 from distill.training.side_by_side import PLAIN, distance_between, find_obstacle, logits_of, put_side_by_side
-from distill.training.student_ops import ATTENTION
+from distill.training.student_ops import ATTENTION_IMPLEMENTATION
 
 WINDOW = 8  # shorter than the rows
 SIZES = {
@@ -23,7 +23,7 @@ SIZES = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+EXPERT_SIZES = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
 SHARED = {"shared_expert_intermediate_size": 48}
 LINEAR = {
     "linear_num_key_heads": 2,
@@ -38,8 +38,8 @@ FURTHER = {
     "mistral": {"sliding_window": None},
     "mixtral": {"num_local_experts": 4},
     "phi3": {"sliding_window": None},
-    "qwen2_moe": {**EXPERTS, **SHARED},
-    "qwen3_moe": EXPERTS,
+    "qwen2_moe": {**EXPERT_SIZES, **SHARED},
+    "qwen3_moe": EXPERT_SIZES,
 }
 OTHERS = {
     "mistral": {"sliding_window": WINDOW},
@@ -47,7 +47,7 @@ OTHERS = {
     "gemma2": {"sliding_window": WINDOW},
     "gemma3_text": {"sliding_window": WINDOW},
     "gpt_oss": {"sliding_window": WINDOW, "num_local_experts": 4, "num_experts_per_tok": 2},
-    "qwen3_next": {**LINEAR, **EXPERTS, **SHARED},
+    "qwen3_next": {**LINEAR, **EXPERT_SIZES, **SHARED},
     "qwen3_5_text": LINEAR,
     "falcon_h1": {**MAMBA, "mamba_d_ssm": 128},
     "bamba": {**MAMBA, "attn_layer_indices": [1]},
@@ -78,7 +78,7 @@ def test_rows_side_by_side_are_as_each_alone(model_type):
     rows = some_rows()
     alone = torch.cat([logits_of(model, [row]) for row in rows])
     assert put_side_by_side(model, rows) == ""
-    assert model.config._attn_implementation == ATTENTION
+    assert model.config._attn_implementation == ATTENTION_IMPLEMENTATION
     assert distance_between(logits_of(model, rows), alone) < 1e-5
 
 
@@ -98,7 +98,7 @@ def test_other_students_get_padded_batches(model_type):
             torch.testing.assert_close(together[number, : len(row)], alone, rtol=1e-3, atol=1e-4)
     if model_type in TAKE_OUR_ATTENTION:  # a thousand times what rounding makes
         alone = torch.cat([logits_of(model, [row]) for row in rows])
-        model.set_attn_implementation(ATTENTION)
+        model.set_attn_implementation(ATTENTION_IMPLEMENTATION)
         assert distance_between(logits_of(model, rows), alone) > 1e-2
 
 

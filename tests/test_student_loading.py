@@ -94,7 +94,9 @@ def test_other_ranks_hold_the_student_without_weights(tied, tmp_path):
     config = LlamaConfig(**sizes, vocab_size=99, tie_word_embeddings=tied)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     cpu = torch.device("cpu")
-    first, other = (load_student(str(tmp_path), torch.bfloat16, cpu, rank, True, True) for rank in (0, 1))
+    name = str(tmp_path)
+    first = load_student(name, torch.bfloat16, device=cpu, rank=0, fsdp=True, broadcast=True)
+    other = load_student(name, torch.bfloat16, device=cpu, rank=1, fsdp=True, broadcast=True)
     shapes = [{name: (p.shape, p.dtype) for name, p in model.named_parameters()} for model in (first, other)]
     assert shapes[0] == shapes[1] and ("lm_head.weight" in shapes[0]) != tied
     assert not any(p.is_meta for p in first.parameters()) and all(p.is_meta for p in other.parameters())
@@ -102,10 +104,11 @@ def test_other_ranks_hold_the_student_without_weights(tied, tmp_path):
     own = dict(other.named_buffers())
     assert own and own.keys() == dict(first.named_buffers()).keys()
     assert all(torch.equal(buffer, own[name]) for name, buffer in first.named_buffers())
-    alone = load_student(str(tmp_path), torch.bfloat16, cpu, 1, True, False)  # every rank reads
+    alone = load_student(name, torch.bfloat16, device=cpu, rank=1, fsdp=True, broadcast=False)  # every rank reads
     assert not any(p.is_meta for p in alone.parameters())
     # without FSDP the weights go straight to the device; meta takes the place of a GPU
-    placed = load_student(str(tmp_path), torch.bfloat16, torch.device("meta"), 1, False, False)
+    meta = torch.device("meta")
+    placed = load_student(name, torch.bfloat16, device=meta, rank=1, fsdp=False, broadcast=False)
     assert all(p.is_meta for p in placed.parameters())
 
 

@@ -11,7 +11,12 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from distill.training.lora import lora_config
 from distill.training.side_by_side import put_side_by_side
-from distill.training.student_ops import ATTENTION, EXPERTS, keep_lora_beside_experts, use_fewer_kernels
+from distill.training.student_ops import (
+    ATTENTION_IMPLEMENTATION,
+    EXPERTS_IMPLEMENTATION,
+    keep_lora_beside_experts,
+    use_fewer_kernels,
+)
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 SIZES = {
@@ -35,7 +40,7 @@ def model_of(config, device="cpu", dtype=torch.float32):
 def with_lora(config, device="cpu", dtype=torch.float32, expert_rank=4):
     """A model with an adapter that does something: lora_B starts at zero otherwise."""
     model = model_of(config, device, dtype)
-    model = get_peft_model(model, lora_config(model, 16, 16, expert_rank))
+    model = get_peft_model(model, lora_config(model, 16, 16, expert_rank=expert_rank))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
@@ -72,7 +77,7 @@ def test_experts_with_lora_beside_them_learn_as_in_peft(device, expert_rank):
     model, batch = with_lora(MOE, device, dtype, expert_rank), batch_of([30, 17, 9], device)
     loss, gradients = loss_and_gradients(model, batch)
     assert keep_lora_beside_experts(model) == 4
-    assert model.config._experts_implementation == EXPERTS
+    assert model.config._experts_implementation == EXPERTS_IMPLEMENTATION
     found, ours = loss_and_gradients(model, batch)
     assert found == pytest.approx(loss, rel=1e-6 if device == "cpu" else 1e-2)
     assert far(ours, gradients) < (1e-5 if device == "cpu" else 0.2)
@@ -146,7 +151,7 @@ def test_within_autocast_norms_and_lora_stay_in_bf16(device):
 def test_experts_of_another_layout_stay_with_peft():
     config = GptOssConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2, intermediate_size=32)
     model = model_of(config)
-    model = get_peft_model(model, lora_config(model, 8, 8, 2))
+    model = get_peft_model(model, lora_config(model, 8, 8, expert_rank=2))
     before = model.config._experts_implementation
     assert keep_lora_beside_experts(model) == 0
     assert model.config._experts_implementation == before
@@ -163,7 +168,7 @@ def test_rows_side_by_side_see_only_themselves(device, config):
         expected = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"]).logits
         expected = expected[padded["attention_mask"].bool()]
         assert put_side_by_side(model) == ""
-        assert model.config._attn_implementation == ATTENTION
+        assert model.config._attn_implementation == ATTENTION_IMPLEMENTATION
         torch.testing.assert_close(model(**side_by_side).logits[0], expected, **close)
         alone = model(input_ids=side_by_side["input_ids"][:, :30]).logits[0]  # one row, as a batch of one has
         torch.testing.assert_close(alone, expected[:30], **close)

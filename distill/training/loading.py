@@ -119,6 +119,7 @@ def return_freed_memory() -> None:
 def load_student(
     model_name: str,
     dtype: torch.dtype,
+    *,
     device: torch.device,
     rank: int,
     fsdp: bool,

@@ -6,8 +6,10 @@ from collections import Counter
 import torch
 from peft import LoraConfig
 
-ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
-EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]  # fused parameters in transformers 5
+ATTENTION_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj")
+EXPERT_PARAMETERS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")  # fused in transformers 5
+# PEFT wraps the parameters of one module in each other, and names the inner wrapper base_layer.
+EXPERT_MODULES = r"mlp\.experts(\.gate_up_proj|\.down_proj|\.base_layer)*"
 
 
 def text_part(model) -> str:
@@ -24,7 +26,23 @@ def text_part(model) -> str:
     return ""
 
 
-def lora_config(model, rank, alpha, expert_rank=0, target="all-linear", dropout=0.0) -> LoraConfig:
+def lora_of(flags, model) -> LoraConfig:
+    """The LoRA that the flags of step 2, ScriptArguments, ask for on `model`, which may be empty. Raises ValueError."""
+    config = lora_config(
+        model,
+        flags.lora_rank,
+        flags.lora_alpha,
+        expert_rank=flags.lora_expert_rank,
+        target=flags.lora_target,
+        dropout=flags.lora_dropout,
+    )
+    config.revision = flags.revision  # of the student, which the adapter's config names
+    return config
+
+
+def lora_config(
+    model, rank: int, alpha: int, *, expert_rank: int = 0, target: str = "all-linear", dropout: float = 0.0
+) -> LoraConfig:
     """LoRA on every linear layer but the head and the router; `model` may be empty. Raises ValueError.
 
     On a multimodal student only the part that reads text gets any.
@@ -33,33 +51,57 @@ def lora_config(model, rank, alpha, expert_rank=0, target="all-linear", dropout=
     Machines' "LoRA Without Regret" (2025), with the same scale alpha / rank everywhere.
     """
     part = text_part(model)
-    linear = set()
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and name.startswith(part):
-            linear.add(name.rpartition(".")[2])
-    fused = any(name.endswith(EXPERTS[0]) for name, _ in model.named_parameters())
+    linear = linear_names(model, part)
+    fused = any(name.endswith(EXPERT_PARAMETERS[0]) for name, _ in model.named_parameters())
     per_token = getattr(model.config.get_text_config(), "num_experts_per_tok", None)
     if per_token and not fused and target == "all-linear":
         raise ValueError(
             f"{model.config.model_type}: its experts are not fused parameters; use --lora_target attention"
         )
-    modules = {
-        "all-linear": sorted(n for n in linear if n != "lm_head" and not n.endswith(("gate", "router"))),
-        "attention": [name for name in ATTENTION if name in linear],
-    }.get(target) or target.split(",")
-    if unknown := set(modules) - linear:
-        raise ValueError(f"--lora_target {target}: no linear layer {sorted(unknown)[0]!r}; there are {sorted(linear)}")
-    if part:
+    modules = target_modules(target, linear)
+    if part:  # PEFT takes a text for a regular expression on whole names
         modules = f"{re.escape(part)}.*({'|'.join(modules)})"
-    settings = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": modules}
+    on_experts = {}
     if fused and target == "all-linear":
         if dropout:
             raise ValueError(f"--lora_dropout {dropout}: PEFT has none for fused experts; use --lora_target attention")
-        expert_rank = expert_rank or max(1, rank // per_token)
-        experts = r"mlp\.experts(\.gate_up_proj|\.down_proj|\.base_layer)*"
-        settings |= {"target_parameters": EXPERTS, "rank_pattern": {experts: expert_rank}}
-        settings["alpha_pattern"] = {experts: alpha * expert_rank / rank}
-    return LoraConfig(task_type="CAUSAL_LM", **settings)
+        rank_of_each = expert_rank or max(1, rank // per_token)
+        on_experts["target_parameters"] = list(EXPERT_PARAMETERS)
+        on_experts["rank_pattern"] = {EXPERT_MODULES: rank_of_each}
+        on_experts["alpha_pattern"] = {EXPERT_MODULES: alpha * rank_of_each / rank}
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=modules,
+        **on_experts,
+    )
+
+
+def linear_names(model, part: str) -> set[str]:
+    """The last names of all linear layers in the part of a model that `part` begins."""
+    names = set()
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and name.startswith(part):
+            names.add(name.rpartition(".")[2])
+    return names
+
+
+def target_modules(target: str, linear: set[str]) -> list[str]:
+    """The layers of `linear` that --lora_target names; raises ValueError for one that is not there."""
+    found = []
+    if target == "all-linear":
+        found = sorted(name for name in linear if name != "lm_head" and not name.endswith(("gate", "router")))
+    if target == "attention":
+        found = [name for name in ATTENTION_LAYERS if name in linear]
+    if found:
+        return found
+    names = target.split(",")
+    unknown = sorted(set(names) - linear)
+    if unknown:
+        raise ValueError(f"--lora_target {target}: no linear layer {unknown[0]!r}; there are {sorted(linear)}")
+    return names
 
 
 def describe(model) -> str:

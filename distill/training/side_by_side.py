@@ -8,7 +8,7 @@ student_ops knows no sliding window. What a configuration does not say proves no
 import torch
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from distill.training.student_ops import ATTENTION
+from distill.training.student_ops import ATTENTION_IMPLEMENTATION
 
 # model_type of the student's config; each is tested in tests/test_side_by_side.py
 PLAIN = [
@@ -58,12 +58,12 @@ def put_side_by_side(model, rows: list[list[int]] | None = None) -> str:
         return obstacle
     before = model.config._attn_implementation
     if rows is None:
-        model.set_attn_implementation(ATTENTION)
+        model.set_attn_implementation(ATTENTION_IMPLEMENTATION)
         return ""
     first = rows[0][:PROBED]
     second = rows[-1][:PROBED]
     alone = logits_of(model, [second])[:FIRST]
-    model.set_attn_implementation(ATTENTION)
+    model.set_attn_implementation(ATTENTION_IMPLEMENTATION)
     beside = logits_of(model, [first, second])[len(first) :][:FIRST]
     distance = distance_between(beside, alone)
     if distance <= FAR:

@@ -18,7 +18,9 @@ from transformers import AttentionInterface
 from transformers.integrations.moe import ExpertsInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
-EXPERTS, ATTENTION = "lora_grouped_mm", "sdpa_in_rows"  # their names in transformers
+# The names under which transformers finds what is registered below.
+EXPERTS_IMPLEMENTATION = "lora_grouped_mm"
+ATTENTION_IMPLEMENTATION = "sdpa_in_rows"
 NORMS = ["LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "Qwen3MoeRMSNorm"]  # others may add 1
 ALIGNED = 8  # numbers in bf16 that make the 16 bytes to which a GPU's grouped_mm wants rows aligned
 
@@ -56,20 +58,28 @@ class Combine(torch.autograd.Function):
 
 
 def grouped_linear(experts, name: str, rows: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    """Each expert's rows, which end at `ends`, through its weight `name`, and through LoRA where it is active."""
+    """Each expert's rows through its weight `name`, and through LoRA where it is active.
+
+    `rows` (rows x in) are sorted by expert, and `ends` (one for each expert) says where an expert's rows end.
+    Returns rows x out.
+    """
     weight = getattr(experts, name)  # experts x out x in
     rows = rows.to(weight.dtype)  # grouped_mm does not know autocast
     out = F.grouped_mm(rows, weight.transpose(1, 2), offs=ends)
     for b, a, scaling in getattr(experts, "lora", {}).get(name, ()):
         missing = -b.shape[2] % ALIGNED
-        a, b = F.pad(a, (0, 0, 0, missing)), F.pad(b.transpose(1, 2), (0, 0, 0, missing))  # experts x rank x in, x out
-        inner = F.grouped_mm(rows, a.transpose(1, 2), offs=ends)
-        out += F.grouped_mm(inner * scaling, b.contiguous(), offs=ends)
+        down = F.pad(a, (0, 0, 0, missing))  # experts x rank x in
+        up = F.pad(b.transpose(1, 2), (0, 0, 0, missing))  # experts x rank x out
+        inner = F.grouped_mm(rows, down.transpose(1, 2), offs=ends)
+        out += F.grouped_mm(inner * scaling, up.contiguous(), offs=ends)
     return out
 
 
 def experts_forward(experts, hidden_states, top_k_index, top_k_weights):
-    """transformers' grouped_mm with LoRA beside the weights: tokens x hidden, tokens x k, tokens x k."""
+    """transformers' grouped_mm with LoRA beside the weights.
+
+    `hidden_states` are tokens x hidden, the chosen experts and their weights tokens x k. Returns tokens x hidden.
+    """
     k = top_k_index.shape[1]
     chosen, order = torch.sort(top_k_index.flatten())
     inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
@@ -86,11 +96,13 @@ def experts_forward(experts, hidden_states, top_k_index, top_k_weights):
 def hand_over(wrapper: ParamWrapper, adapters: list[str]):
     """In place of PEFT's own, which lets the weight be the sum with LoRA: gives LoRA's factors to the experts."""
     experts = wrapper.get_base_layer()
-    if experts.config._experts_implementation != EXPERTS:  # another one knows nothing of the factors
+    if experts.config._experts_implementation != EXPERTS_IMPLEMENTATION:
+        # another implementation knows nothing of the factors
         with ParamWrapper._activate_lora(wrapper, adapters):
             yield
         return
-    experts.lora[wrapper.parameter_name] = [wrapper.get_delta_factors(a) for a in adapters if a in wrapper.lora_A]
+    own = [name for name in adapters if name in wrapper.lora_A]
+    experts.lora[wrapper.parameter_name] = [wrapper.get_delta_factors(name) for name in own]
     try:
         yield
     finally:
@@ -108,7 +120,7 @@ def keep_lora_beside_experts(model) -> int:
         wrapper.get_base_layer().lora = {}
         wrapper._activate_lora = partial(hand_over, wrapper)
     if wrappers:
-        model.get_base_model().set_experts_implementation(EXPERTS)
+        model.get_base_model().set_experts_implementation(EXPERTS_IMPLEMENTATION)
     return len(wrappers)
 
 
@@ -124,24 +136,37 @@ def attention_forward(
     max_length_q=None,
     **kwargs,
 ):
-    """Causal attention of rows that lie side by side in one sequence: 1 x heads x tokens x size, from TRL's collator.
+    """Causal attention of rows that lie side by side in one sequence, as TRL's collator puts them there.
 
-    `cu_seq_lens_q` are the places where rows start, and the end. Without it there is one row, and no padding.
+    `query`, `key` and `value` are 1 x heads x tokens x size. `cu_seq_lens_q` are the places where rows start, and the
+    end. Without it there is one row, and no padding. Returns 1 x tokens x heads x size, and None for the weights.
     """
     if cu_seq_lens_q is None:
         return sdpa_attention_forward(module, query, key, value, None, dropout=dropout, scaling=scaling, **kwargs)
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         from torch.nn.attention.varlen import varlen_attn  # FlashAttention, as PyTorch ships it
 
-        rows = (states[0].transpose(0, 1) for states in (query, key, value))
-        bounds = cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q
-        causal = {"window_size": (-1, 0), "enable_gqa": True}
-        return varlen_attn(*rows, *bounds, scale=scaling, **causal)[None], None
+        attended = varlen_attn(
+            query[0].transpose(0, 1),  # tokens x heads x size
+            key[0].transpose(0, 1),
+            value[0].transpose(0, 1),
+            cu_seq_lens_q,
+            cu_seq_lens_q,
+            max_length_q,
+            max_length_q,
+            scale=scaling,
+            window_size=(-1, 0),  # all tokens before, none after: causal
+            enable_gqa=True,
+        )
+        return attended[None], None
     groups = query.shape[1] // key.shape[1]
-    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     lengths = cu_seq_lens_q.diff().tolist()
-    rows = zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
-    found = [F.scaled_dot_product_attention(*row, is_causal=True, scale=scaling) for row in rows]
+    queries = query.split(lengths, dim=2)
+    keys = repeat_kv(key, groups).split(lengths, dim=2)
+    values = repeat_kv(value, groups).split(lengths, dim=2)
+    found = []
+    for q, k, v in zip(queries, keys, values, strict=True):
+        found.append(F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling))
     return torch.cat(found, dim=2).transpose(1, 2), None
 
 
@@ -167,5 +192,5 @@ def use_fewer_kernels(model, use: bool = True) -> int:
     return len(norms)
 
 
-ExpertsInterface.register(EXPERTS, experts_forward)
-AttentionInterface.register(ATTENTION, attention_forward)
+ExpertsInterface.register(EXPERTS_IMPLEMENTATION, experts_forward)
+AttentionInterface.register(ATTENTION_IMPLEMENTATION, attention_forward)
