@@ -109,10 +109,10 @@ def as_rank(student: str, folder: Path, dtype: str, before: bool) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-    import train_sft_trl as step2
+    from distill.training import build
     from distill.training.arguments import OneLineParser, ScriptArguments, TrainArguments
     from distill.training.loading import empty_model
-    from distill.training.lora import lora_config
+    from distill.training.lora import lora_of
 
     on_gpu = dtype == "bfloat16"
     if not on_gpu and "LOCAL_RANK" in os.environ:
@@ -132,20 +132,21 @@ def as_rank(student: str, folder: Path, dtype: str, before: bool) -> None:
             os._exit(0)
 
     if before:
-        step2.load_student = lambda name, dtype, **_: AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        build.load_student = lambda name, dtype, **_: AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
     flags = {
         "model_name": student,
         "train_file": __file__,  # has to be a file; the rows are ROW
         "output_dir": folder / "adapter",
         "lora_rank": 2,
+        "lora_alpha": 2,
         "use_cpu": not on_gpu,
         "bf16": on_gpu,
     }
     sys.argv = [sys.argv[0], *(f"--{name}={value}" for name, value in flags.items())]
     script, args = OneLineParser((ScriptArguments, TrainArguments)).parse()
-    lora = lora_config(empty_model(AutoConfig.from_pretrained(student)), script.lora_rank, 2)
+    lora = lora_of(script, empty_model(AutoConfig.from_pretrained(student)))
     tokenizer = AutoTokenizer.from_pretrained(student)
-    trainer = step2.make_trainer(script, args, tokenizer, lora, [ROW] * 64, None)
+    trainer = build.make_trainer(script, args, tokenizer, lora, [ROW] * 64, None)
     trainer.add_callback(Loaded())
     trainer.train()
 

@@ -58,12 +58,12 @@ def parsed(flags: list[str], folder: str):
 
 def prepared(flags: list[str], folder: str):
     """The trainer before it trains, and the seconds since the epoch after each stage."""
-    import train_sft_trl as step2
+    from distill.training.build import make_trainer
 
     stages = {"imports": time.time()}
     own, args, tokenizer, lora, rows = parsed(flags, folder)
     stages["arguments and rows"] = time.time()
-    trainer = step2.make_trainer(own, args, tokenizer, lora, rows, None)
+    trainer = make_trainer(own, args, tokenizer, lora, rows, None)
     stages["model and trainer"] = time.time()
     return trainer, stages
 

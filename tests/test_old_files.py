@@ -8,7 +8,6 @@ import json
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,8 +21,9 @@ from distill.labels.journal import Journal
 from distill.locks import journals_of
 from distill.old_values import NOT_RECORDED, OLD_HEADER, OLD_RUN, first_difference
 from distill.outputs import beside, parse
+from distill.training.checkpoints import last_checkpoint
 from distill.training.hub import Repository, commit_files
-from distill.training.run_directory import last_checkpoint, prepare_output, refuse_another_run
+from distill.training.run_directory import Takeover, prepare_output, refuse_another_run
 
 OLD = ROOT / "tests" / "old_files"
 TEACHER, STUDENT = "models/tiny-thinking", "models/tiny-instruct"  # as the old files name them
@@ -187,10 +187,8 @@ def test_an_evaluation_is_read_by_the_report(tmp_path):
 
 def test_a_finished_adapter_is_kept(tmp_path):
     folder = copy_of("adapter", tmp_path)
-    script = SimpleNamespace(check_only=False, overwrite=False)
-    args = SimpleNamespace(output_dir=folder, resume_from_checkpoint=None, push_to_hub=False, process_index=0)
     with pytest.raises(ValueError, match="adapter: holds a finished adapter; --overwrite replaces it"):
-        prepare_output(script, args)
+        prepare_output(folder, {}, Takeover())
     files = [path for path in (OLD / "adapter").rglob("*") if path.is_file()]
     for path in files:
         assert (folder / path.relative_to(OLD / "adapter")).read_bytes() == path.read_bytes()

@@ -9,11 +9,11 @@ from transformers import AutoConfig, AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForC
 
 from conftest import ROOT, STUDENT, TEACHER, fails, last_json, python, run
 from distill.training.arguments import OneLineParser, ScriptArguments, TrainArguments
+from distill.training.build import make_trainer
 from distill.training.loading import empty_model
-from distill.training.lora import lora_config
+from distill.training.lora import lora_of
 from distill.training.rows import load_rows
 from test_train import QWEN3_30B, adapted
-from train_sft_trl import make_trainer
 
 sys.path.append(str(ROOT / "benchmarks"))
 from plan import GIB, MARKS, Model, training  # noqa: E402
@@ -87,7 +87,8 @@ def test_memory_of_a_step_on_the_tiny_student(pair, tmp_path, bf16, weight_bytes
     flags = [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
     script, args = OneLineParser((ScriptArguments, TrainArguments)).parse_args_and_config(flags)
     tokenizer, config = AutoTokenizer.from_pretrained(STUDENT), AutoConfig.from_pretrained(STUDENT)
-    lora, rows = lora_config(empty_model(config), script.lora_rank, 64), load_rows(train_file, tokenizer, None)
+    lora = lora_of(script, empty_model(config))
+    rows = load_rows(train_file, tokenizer, None)
     trainer = make_trainer(script, args, tokenizer, lora, rows, None)
     trainer.add_callback(Measure())
     trainer.train()

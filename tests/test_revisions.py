@@ -8,7 +8,8 @@ import pytest
 from peft import PeftConfig
 
 from conftest import ROOT, STUDENT, TEACHER, last_json, losses, python, run
-from distill.training.run_directory import model_card, refuse_another_run
+from distill.training.card import model_card
+from distill.training.run_directory import refuse_another_run
 from hub_cache import commit_of, make_hub_cache
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from transformers.trainer_utils import HubStrategy
 
-from distill.training.run_directory import model_card, public_name
+from distill.training.card import model_card, public_name
 
-UNCHANGED = ["adapter_model.safetensors", "loss.png"]
-CLEANED = ["run.json", "results.json", "adapter_config.json"]
+UNCHANGED = ("adapter_model.safetensors", "loss.png")
+CLEANED = ("run.json", "results.json", "adapter_config.json")
 # The tokenizer's class names its vocabulary files. Which of all these it has written depends on the model.
-TOKENIZER = ["tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "added_tokens.json"]
+TOKENIZER = ("tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "added_tokens.json")
 
 
 class PushError(Exception):
@@ -54,7 +54,7 @@ def open_repository(args) -> Repository:
         if args.hub_revision and not api.revision_exists(url.repo_id, args.hub_revision):
             api.create_branch(url.repo_id, branch=args.hub_revision)
     except Exception as error:  # those of the network, of the hub and of bad names have no common class
-        message = f"--push_to_hub: cannot write to {name} on {api.endpoint}: {one_line(error)}"
+        message = f"--push_to_hub: cannot write to {name} on {api.endpoint}: {on_one_line(error)}"
         raise ValueError(message) from error
     return Repository(api, url.repo_id, str(url), args.hub_revision)
 
@@ -69,7 +69,7 @@ def push(repository: Repository, output_dir: Path, tokenizer) -> None:
             revision=repository.revision,
         )
     except Exception as error:  # as above; whatever it is, the run itself is finished
-        message = f"{output_dir}: finished, but not pushed to {repository.url}: {one_line(error)}"
+        message = f"{output_dir}: finished, but not pushed to {repository.url}: {on_one_line(error)}"
         raise PushError(f"{message}; the same command without --overwrite pushes it") from error
 
 
@@ -104,5 +104,6 @@ def without_paths(values: dict) -> dict:
     return clean
 
 
-def one_line(error: Exception) -> str:
+def on_one_line(error: Exception) -> str:
+    """An error's whole message, with spaces in the place of the ends of its lines."""
     return " ".join(str(error).split())

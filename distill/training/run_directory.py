@@ -1,8 +1,8 @@
-"""The output directory of step 2: what makes a run resumable, and what is written about it.
+"""The output directory of step 2: whose run it holds, and what of it a new run takes over.
 
 run.json        what decides the result, written at the start; a rerun that differs in it is refused
-checkpoint-N/   each with complete.json, the sizes of its files, so that a torn one is not resumed from
-README.md       model card, and loss.png
+checkpoint-N/   see checkpoints.py
+README.md       model card (card.py), and loss.png
 results.json    written last: from then on the adapter counts as finished
 """
 
@@ -10,100 +10,70 @@ import json
 import logging
 import os
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from accelerate import PartialState
-from huggingface_hub import ModelCardData
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
-from transformers import TrainerCallback
 
 from distill.files import Replacing
 from distill.input_files import unchanged_sha256
 from distill.old_values import OLD_RUN, first_difference
+from distill.training.checkpoints import checkpoints, last_checkpoint, steps_of
 from distill.training.loading import TO_LAUNCH
 from distill.training.lock import same_everywhere
 
 log = logging.getLogger("train_sft_trl")
-WRITTEN = ["results.json", "run.json", "adapter_model.safetensors", "adapter_config.json", "report"]
-# Of SFTConfig, what changes the result; all of our own flags are compared too.
+LAST = "last"  # of what to resume from: the last complete checkpoint
+NONE = "none"
+# What --overwrite deletes beside the checkpoints.
+WRITTEN = ("results.json", "run.json", "adapter_model.safetensors", "adapter_config.json", "report")
+# Of SFTConfig, what changes the result; all of our own flags but the following are compared too.
 COMPARED = (
-    "learning_rate num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps world_size seed "
-    "data_seed train_sampling_strategy lr_scheduler_type lr_scheduler_kwargs warmup_steps bf16 fp16 optim optim_args "
-    "weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm label_smoothing_factor neftune_noise_alpha "
-    "loss_type router_aux_loss_coef dataloader_drop_last eos_token"
+    "learning_rate",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "world_size",
+    "seed",
+    "data_seed",
+    "train_sampling_strategy",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "bf16",
+    "fp16",
+    "optim",
+    "optim_args",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "label_smoothing_factor",
+    "neftune_noise_alpha",
+    "loss_type",
+    "router_aux_loss_coef",
+    "dataloader_drop_last",
+    "eos_token",
 )
-CARD = """---
-{metadata}
----
-# LoRA adapter of a distilled prompt
-
-A student of `{student}` that gives a prompted, thinking teacher's answers without the prompt and without thinking.
-
-```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained({adapter})
-student = AutoModelForCausalLM.from_pretrained({base}, dtype="auto")
-model = PeftModel.from_pretrained(student, {adapter})
-```
-
-The user's message is the input alone. Training data: sha256 `{train_sha256}`, {rows} rows.
-
-## Training
-
-```json
-{run}
-```
-
-## Results
-
-```json
-{results}
-```
-"""
+# The train file counts by its contents, and the others do not change the result.
+NOT_COMPARED = ("train_file", "overwrite", "check_only", "checkpoint_from_tokens")
 
 
-class CompleteCheckpoint(TrainerCallback):
-    """Marks a checkpoint as complete with the sizes of its files, so that a torn one is not resumed from."""
+@dataclass
+class Takeover:
+    """What the flags say about an output directory that holds something."""
 
-    def on_save(self, args, state, control, **kwargs):
-        PartialState().wait_for_everyone()
-        if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            run = Path(args.output_dir) / "run.json"
-            if run.is_file():
-                shutil.copy(run, folder)  # whose checkpoint it is
-            with Replacing(folder / "complete.json") as file:
-                json.dump(file_sizes(folder), file)
+    overwrite: bool = False
+    resume: str = LAST  # or NONE, or a checkpoint's path
+    push: bool = False  # a finished adapter is pushed
+    check_only: bool = False  # nothing is deleted or written
 
 
-def file_sizes(folder: Path) -> dict[str, int]:
-    files = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("complete.json"))
-    return {str(p.relative_to(folder)): p.stat().st_size for p in files}
-
-
-def checkpoints(output_dir: Path) -> list[Path]:
-    return [p for p in output_dir.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
-
-
-def last_checkpoint(output_dir: Path) -> Path | None:
-    """The newest complete checkpoint; a torn one is skipped with a warning."""
-    for folder in sorted(checkpoints(output_dir), key=lambda p: -int(p.name.rpartition("-")[2])):
-        try:
-            if json.loads((folder / "complete.json").read_text()) == file_sizes(folder):
-                return folder
-        except (OSError, ValueError):
-            pass
-        log.warning("%s: not complete, skipped", folder)
-    return None
-
-
-def steps_of(checkpoint: Path | str) -> int:
-    """Optimizer steps that a checkpoint holds; raises OSError or ValueError if it is none."""
-    return json.loads((Path(checkpoint) / "trainer_state.json").read_text())["global_step"]
+def is_finished(output_dir: Path) -> bool:
+    """Whether a run has ended there; results.json is written last of all."""
+    return (output_dir / "results.json").exists()
 
 
 def begun_with_commit(output_dir: Path, model_name: str, revision: str | None) -> str | None:
@@ -116,25 +86,34 @@ def begun_with_commit(output_dir: Path, model_name: str, revision: str | None) -
     return run.get("commit") if same else None
 
 
-def is_finished(output_dir: Path) -> bool:
-    return (output_dir / "results.json").exists()
-
-
-def processes_of(args) -> int:
+def processes_of(world_size: int) -> int:
     """How many processes train, over all machines; to a check before a launch its wrapper has said it."""
     if TO_LAUNCH not in os.environ:
-        return args.world_size
+        return world_size
     return int(os.environ[TO_LAUNCH]) * int(os.environ.get("NUM_MACHINES", 1))
 
 
 def recorded_run(script, args) -> dict:
-    """What decides the result, as run.json holds it."""
-    data = same_everywhere(unchanged_sha256(script.train_file), script.train_file)
-    run = {**asdict(script), "train_sha256": data, **{name: str(getattr(args, name)) for name in COMPARED.split()}}
-    run["world_size"] = str(processes_of(args))
-    for key in ("train_file", "overwrite", "check_only", "checkpoint_from_tokens"):
-        del run[key]
+    """What decides the result, as run.json holds it; settings of SFTConfig are texts.
+
+    All processes call it. Raises ValueError if the train file has changed, or is another one elsewhere.
+    """
+    run = asdict(script)
+    run["train_sha256"] = same_everywhere(unchanged_sha256(script.train_file), script.train_file)
+    for name in COMPARED:
+        run[name] = str(getattr(args, name))
+    run["world_size"] = str(processes_of(args.world_size))
+    for name in NOT_COMPARED:
+        del run[name]
     return run
+
+
+def difference_from(recorded: Path, run: dict) -> str:
+    """What decides the result and is another in `run` than was recorded; empty if nothing is."""
+    found = first_difference(json.loads(recorded.read_text()), run, OLD_RUN)
+    if found is None:
+        return ""
+    return f"begun with {found.key} {found.before}, now {found.now}"
 
 
 def refuse_another_run(begun: Path, run: dict) -> None:
@@ -142,12 +121,6 @@ def refuse_another_run(begun: Path, run: dict) -> None:
     difference = difference_from(begun / "run.json", run)
     if difference:
         raise ValueError(f"{begun}: {difference}; --overwrite starts afresh")
-
-
-def difference_from(recorded: Path, run: dict) -> str:
-    """What decides the result and is another in `run` than was recorded; empty if nothing is."""
-    found = first_difference(json.loads(recorded.read_text()), run, OLD_RUN)
-    return f"begun with {found.key} {found.before}, now {found.now}" if found else ""
 
 
 def warn_of_another_run(checkpoint: Path, run: dict) -> None:
@@ -161,111 +134,91 @@ def warn_of_another_run(checkpoint: Path, run: dict) -> None:
     log.warning("%s: a checkpoint of an unknown run, without run.json", checkpoint)
 
 
-def prepare_output(script, args) -> str | None:
-    """Where to resume from. Refuses to overwrite a finished adapter or to continue another run; ValueError says why.
+def prepare_output(output_dir: Path, run: dict, takeover: Takeover, is_main: bool = True) -> str | None:
+    """Make the directory ready for `run` and return the checkpoint to resume from; None: the run begins afresh.
 
-    With --push_to_hub a finished adapter of the same run passes: only the push is left to do.
+    All processes call it; `is_main` is the one that deletes and writes. With takeover.push a finished adapter of
+    the same run passes: only the push is left to do. Raises ValueError rather than overwrite a finished adapter
+    or continue another run, and ValueError or OSError for a checkpoint that is none.
     """
-    output_dir, resume = Path(args.output_dir), args.resume_from_checkpoint or "last"
-    begun = output_dir / "run.json"
-    adapter = output_dir / "adapter_model.safetensors"
-    finished = is_finished(output_dir) and not script.overwrite
-    unknown = adapter.exists() and not begun.exists() and not script.overwrite
-    if unknown or (finished and not args.push_to_hub):
-        raise ValueError(f"{output_dir}: holds a finished adapter; --overwrite replaces it")
-    if finished:
-        refuse_another_run(output_dir, recorded_run(script, args))
+    if not takeover.overwrite:
+        refuse_finished(output_dir, takeover.push)
+        if is_finished(output_dir):
+            refuse_another_run(output_dir, run)
+            return None
+    named = None
+    if takeover.resume not in (LAST, NONE):
+        named = takeover.resume
+        check_named(named, output_dir, run, takeover.overwrite)
+    if takeover.check_only and takeover.overwrite:
+        return None  # what is there now will be gone
+    if not takeover.check_only:
+        make_room(output_dir, takeover, is_main)
+    checkpoint = named
+    if takeover.resume == LAST:
+        checkpoint = own_checkpoint(output_dir, run)
+    if takeover.check_only:
         return None
-    run = recorded_run(script, args)
-    checkpoint = None if resume in ("last", "none") else resume
-    if checkpoint:
-        steps_of(checkpoint)  # refuses what is no checkpoint
-        if script.overwrite and Path(checkpoint).resolve().is_relative_to(output_dir.resolve()):
-            raise ValueError(f"--resume_from_checkpoint {checkpoint}: --overwrite deletes it; leave one of them out")
-        warn_of_another_run(Path(checkpoint), run)
-    if script.check_only and script.overwrite:
-        return None
-    PartialState().wait_for_everyone()  # what is deleted now, another process may still have been looking at
-    if args.process_index == 0 and not script.check_only and (script.overwrite or resume == "none"):
-        for path in checkpoints(output_dir) + [output_dir / name for name in WRITTEN if script.overwrite]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    PartialState().wait_for_everyone()
-    if resume == "last" and (checkpoint := last_checkpoint(output_dir)):
-        refuse_another_run(output_dir, run)
-        if (checkpoint / "run.json").is_file():  # older ones hold none
-            refuse_another_run(checkpoint, run)
-    if script.check_only:
-        return None
-    if checkpoint:
+    if checkpoint is not None:
         log.info("resuming from %s", checkpoint)
-    PartialState().wait_for_everyone()
-    if args.process_index == 0:
+    PartialState().wait_for_everyone()  # until all have compared run.json, which is now replaced
+    if is_main:
         output_dir.mkdir(parents=True, exist_ok=True)
-        with Replacing(begun) as file:
+        with Replacing(output_dir / "run.json") as file:
             json.dump(run, file, indent=2)
-    return str(checkpoint) if checkpoint else None
+    return checkpoint
 
 
-def evaluation_figures(history: list[dict]) -> dict[str, float]:
-    """The last evaluation's loss and share of exact answers, as far as there are any."""
-    figures = {}
-    for entry in history:
-        for key in ("eval_loss", "eval_exact_answers"):
-            if key in entry:
-                figures[key] = round(entry[key], 4)
-    return figures
+def refuse_finished(output_dir: Path, push: bool) -> None:
+    """Raise ValueError if the directory holds a finished adapter that a new run would replace."""
+    adapter = output_dir / "adapter_model.safetensors"
+    unknown = adapter.exists() and not (output_dir / "run.json").exists()
+    if unknown or (is_finished(output_dir) and not push):
+        raise ValueError(f"{output_dir}: holds a finished adapter; --overwrite replaces it")
 
 
-def public_name(model: str) -> str:
-    """A model's name for others: the hub's, or the last part of the directory that it was loaded from."""
-    path = Path(model).expanduser()
-    return Path(os.path.abspath(path)).name if path.is_absolute() or path.is_dir() else model
+def check_named(named: str, output_dir: Path, run: dict, overwrite: bool) -> None:
+    """Raise ValueError or OSError if --resume_from_checkpoint names no checkpoint, or one that --overwrite deletes."""
+    checkpoint = Path(named)
+    steps_of(checkpoint)  # refuses what is no checkpoint
+    if overwrite and checkpoint.resolve().is_relative_to(output_dir.resolve()):
+        raise ValueError(f"--resume_from_checkpoint {named}: --overwrite deletes it; leave one of them out")
+    warn_of_another_run(checkpoint, run)
 
 
-def model_card(run: dict, results: dict, adapter: str, revision: str | None = None) -> str:
-    """The README of an adapter that is loaded from `adapter`, a directory or a repository on the hub."""
-    base = public_name(run["model_name"])
-    try:
-        validate_repo_id(base)
-    except HFValidationError:  # a directory's name that no model can have there; the hub refuses a card with it
-        base = None
-    tags = ["lora", "prompt-distillation", "trl"]
-    metadata = ModelCardData(base_model=base, library_name="peft", pipeline_tag="text-generation", tags=tags)
-    return CARD.format(
-        metadata=metadata.to_yaml(),
-        student=run["model_name"],
-        base=at_revision(run["model_name"], run.get("revision")),
-        adapter=at_revision(adapter, revision),
-        train_sha256=run["train_sha256"],
-        rows=results["rows"],
-        run=json.dumps(run, indent=2),
-        results=json.dumps(results, indent=2),
-    )
+def make_room(output_dir: Path, takeover: Takeover, is_main: bool) -> None:
+    """Let one process delete what --overwrite, or starting afresh, replaces."""
+    PartialState().wait_for_everyone()  # what is deleted now, another process may still have been looking at
+    if is_main:
+        for path in replaced_files(output_dir, takeover):
+            delete(path)
+    PartialState().wait_for_everyone()
 
 
-def at_revision(name: str, revision: str | None) -> str:
-    """The arguments of from_pretrained that load a model at a revision."""
-    return f'"{name}", revision="{revision}"' if revision else f'"{name}"'
+def replaced_files(output_dir: Path, takeover: Takeover) -> list[Path]:
+    """The files and directories of an earlier run that a new one replaces; not all of them need be there."""
+    replaced = []
+    if takeover.overwrite or takeover.resume == NONE:
+        replaced += checkpoints(output_dir)
+    if takeover.overwrite:
+        replaced += [output_dir / name for name in WRITTEN]
+    return replaced
 
 
-def write_report(output_dir: Path, history: list[dict], summary: dict) -> None:
-    """Model card, loss curve and, last of all, results.json: from then on the adapter counts as finished."""
-    import matplotlib
+def delete(path: Path) -> None:
+    """Delete a file or a directory, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6, 4))
-    for key, style in (("loss", "-"), ("eval_loss", "o--")):
-        points = [(entry["step"], entry[key]) for entry in history if key in entry]
-        if points:
-            axes.plot(*zip(*points, strict=True), style, label=key)
-    axes.set(xlabel="optimizer step", ylabel="cross-entropy per answer token", yscale="log")
-    if axes.lines:  # a short run may have logged nothing
-        axes.legend()
-    figure.savefig(output_dir / "loss.png", dpi=120, bbox_inches="tight")
-    run = json.loads((output_dir / "run.json").read_text())
-    with Replacing(output_dir / "README.md") as file:
-        file.write(model_card(run, summary, summary["output_dir"]))
-    with Replacing(output_dir / "results.json") as file:
-        json.dump(summary, file, indent=2)
+def own_checkpoint(output_dir: Path, run: dict) -> str | None:
+    """The last complete checkpoint of an output directory, if there is one; raises ValueError for another run's."""
+    checkpoint = last_checkpoint(output_dir)
+    if checkpoint is None:
+        return None
+    refuse_another_run(output_dir, run)
+    if (checkpoint / "run.json").is_file():  # older ones hold none
+        refuse_another_run(checkpoint, run)
+    return str(checkpoint)

@@ -1,0 +1,108 @@
+"""What step 2 finds out and refuses before the student is loaded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig
+from transformers import AutoConfig
+from transformers.training_args import ParallelMode
+
+from distill.answer_end import check_answer_end, eos_in_generation_config, set_eos_token, stop_tokens
+from distill.input_files import first_sha256
+from distill.model_tokenizer import PROBE, load_tokenizer, warn_of_date
+from distill.probes import probe_tokens
+from distill.revisions import resolve
+from distill.training.build import check_trainer
+from distill.training.hub import Repository, open_repository
+from distill.training.loading import check_fsdp, check_types, empty_model, fsdp_settings
+from distill.training.lock import lock_output
+from distill.training.lora import lora_of
+from distill.training.rows import check_fraction, load_rows
+from distill.training.run_directory import LAST, Takeover, begun_with_commit, prepare_output, recorded_run
+
+
+@dataclass
+class Checked:
+    """What the checks have found, and training goes on with."""
+
+    tokenizer: object
+    rows: list[dict]  # input_ids and labels
+    eval_rows: list[dict] | None
+    lora: LoraConfig
+    repository: Repository | None = None  # that a finished run is pushed to, in the process that does
+    checkpoint: str | None = None  # to resume from
+
+
+def check_run(script, args) -> Checked:
+    """Check a run of step 2 up to where the student is loaded, and make its output directory ready.
+
+    `script` is ScriptArguments, which learns the student's commit and the tokens of its probes, and `args`
+    TrainArguments. All processes of a run call it. Raises ValueError or OSError with what is wrong; nothing has
+    been deleted or written then.
+    """
+    lock_output(args.output_dir, args.process_index)
+    script.commit = commit_of(script, Path(args.output_dir))
+    revision = script.commit or "main"
+    config = AutoConfig.from_pretrained(script.model_name, revision=revision)
+    tokenizer = checked_tokenizer(script, args.eos_token)
+    rows = train_rows(script, args.max_length, tokenizer)
+    stops = stop_tokens(eos_in_generation_config(script.model_name, config, revision), tokenizer)
+    check_answer_end(script.model_name, tokenizer, stops, rows[0]["labels"][-1])
+    eval_rows = None
+    if script.eval_file:
+        eval_rows = load_rows(script.eval_file, tokenizer, args.max_length)
+    empty = empty_model(config)
+    lora = lora_of(script, empty)
+    checked = Checked(tokenizer, rows, eval_rows, lora)
+    check_sharding(empty, args)
+    if args.parallel_mode != ParallelMode.DISTRIBUTED:  # a launch has been checked by one process
+        check_trainer(script, args, tokenizer, lora, empty, rows, eval_rows)
+    is_main = args.process_index == 0
+    if args.push_to_hub and is_main:
+        checked.repository = open_repository(args)  # before prepare_output deletes what --overwrite replaces
+    takeover = Takeover(
+        overwrite=script.overwrite,
+        resume=args.resume_from_checkpoint or LAST,
+        push=args.push_to_hub,
+        check_only=script.check_only,
+    )
+    checked.checkpoint = prepare_output(Path(args.output_dir), recorded_run(script, args), takeover, is_main)
+    return checked
+
+
+def commit_of(script, output_dir: Path) -> str | None:
+    """The commit of a student on the hub, None for one in a directory; raises ValueError if there is no such one.
+
+    A run that has begun goes on with its commit, should the branch have moved since.
+    """
+    begun = None
+    if not script.overwrite:
+        begun = begun_with_commit(output_dir, script.model_name, script.revision)
+    return resolve(script.model_name, begun or script.revision)
+
+
+def checked_tokenizer(script, eos_token: str | None):
+    """The student's tokenizer, whose tokens of the probes go into run.json; raises ValueError for what it cannot do."""
+    tokenizer = load_tokenizer(script.model_name, script.commit)
+    if eos_token:
+        set_eos_token(tokenizer, eos_token)
+    script.probe_tokens = probe_tokens(tokenizer)
+    warn_of_date(script.model_name, tokenizer, [{"role": "user", "content": PROBE}])
+    return tokenizer
+
+
+def train_rows(script, max_length: int | None, tokenizer) -> list[dict]:
+    """The encoded rows of the train file, whose hash goes into run.json; raises ValueError."""
+    first_sha256(script.train_file)
+    rows = load_rows(script.train_file, tokenizer, max_length)
+    check_fraction(script.eval_fraction, len(rows))
+    return rows
+
+
+def check_sharding(empty, args) -> None:
+    """Raise ValueError, with FSDP, for settings or a student that it cannot shard; `empty` has no weights."""
+    fsdp = fsdp_settings()
+    if fsdp:
+        check_fsdp(fsdp, args.save_only_model, args.load_best_model_at_end)
+        check_types(empty, torch.bfloat16 if args.bf16 else torch.float32)

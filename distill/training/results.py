@@ -1,0 +1,130 @@
+"""What step 2 writes and says about a run: its figures, the loss curve, the card."""
+
+import json
+import logging
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
+
+import torch
+
+from distill.files import Replacing
+from distill.training.card import model_card
+from distill.training.lora import describe
+
+log = logging.getLogger("train_sft_trl")
+FEW_STEPS = 100
+CURVES = {"loss": "-", "eval_loss": "o--"}  # of loss.png, each with its line
+
+
+@dataclass
+class Sizes:
+    """How much is trained, and in how many steps."""
+
+    rows: int
+    trainable: int  # parameters
+    parameters: int  # with those that are not trained
+    effective_batch: int  # rows of an optimizer step, over all processes
+    steps: int | float  # optimizer steps that are planned
+
+
+def sizes_of(trainer) -> Sizes:
+    """The sizes of a run that is about to begin."""
+    args = trainer.args
+    rows = len(trainer.train_dataset)
+    effective_batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    steps = args.max_steps
+    if steps <= 0:
+        steps = ceil(rows / effective_batch) * args.num_train_epochs
+    parameters = list(trainer.model.parameters())
+    return Sizes(
+        rows=rows,
+        trainable=sum(p.numel() for p in parameters if p.requires_grad),
+        parameters=sum(p.numel() for p in parameters),
+        effective_batch=effective_batch,
+        steps=steps,
+    )
+
+
+def announce(trainer, tokenizer, first_row: dict, sizes: Sizes) -> None:
+    """Log what will be trained, and on what the first row's loss falls."""
+    learned = [token for token in first_row["labels"] if token != -100]
+    share = 100 * sizes.trainable / sizes.parameters
+    log.info("LoRA on %s", describe(trainer.model))
+    log.info("trainable parameters %s of %s (%.2f %%)", f"{sizes.trainable:,}", f"{sizes.parameters:,}", share)
+    log.info("%d rows, effective batch %d, %d optimizer steps", sizes.rows, sizes.effective_batch, sizes.steps)
+    log.info("the first row's loss is on %r", tokenizer.decode(learned))
+    if sizes.steps < FEW_STEPS:
+        log.warning("only %d optimizer steps; more come from --num_train_epochs or a smaller batch", sizes.steps)
+
+
+def peak_memory() -> int:
+    """Bytes: the most that PyTorch held on the GPU, or without one that the process held."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return getrusage(RUSAGE_SELF).ru_maxrss * 1024
+
+
+def summary_of(trainer, sizes: Sizes, train_loss: float, seconds: float, resumed: int) -> dict:
+    """The figures of a run that has ended, as results.json holds them.
+
+    `seconds` is how long it trained, after `resumed` steps that an earlier process had done.
+    """
+    steps = trainer.state.global_step
+    tokens_of_an_epoch = sum(len(row) for row in trainer.train_dataset["input_ids"])
+    tokens = tokens_of_an_epoch * trainer.state.epoch
+    summary = {
+        "output_dir": trainer.args.output_dir,
+        "steps": steps,
+        "rows": sizes.rows,
+        "tokens": round(tokens),
+        "effective_batch_size": sizes.effective_batch,
+        "train_loss": round(train_loss, 4),
+    }
+    if trainer.eval_dataset:
+        summary.update(evaluation_figures(trainer.state.log_history))
+    summary["trainable_parameters"] = sizes.trainable
+    summary["seconds"] = round(seconds, 1)
+    summary["tokens_per_second"] = round(tokens * (1 - resumed / steps) / seconds, 1)
+    summary["peak_memory_gib"] = round(peak_memory() / 2**30, 2)
+    return summary
+
+
+def evaluation_figures(history: list[dict]) -> dict[str, float]:
+    """The last evaluation's loss and share of exact answers, as far as there are any."""
+    figures = {}
+    for entry in history:
+        for key in ("eval_loss", "eval_exact_answers"):
+            if key in entry:
+                figures[key] = round(entry[key], 4)
+    return figures
+
+
+def draw_losses(history: list[dict], path: Path) -> None:
+    """The loss curve of training, and of evaluation where there was one, as an image."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4))
+    for key, line in CURVES.items():
+        entries = [entry for entry in history if key in entry]
+        if entries:
+            steps = [entry["step"] for entry in entries]
+            axes.plot(steps, [entry[key] for entry in entries], line, label=key)
+    axes.set(xlabel="optimizer step", ylabel="cross-entropy per answer token", yscale="log")
+    if axes.lines:  # a short run may have logged nothing
+        axes.legend()
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+
+
+def write_results(output_dir: Path, history: list[dict], summary: dict) -> None:
+    """Model card, loss curve and, last of all, results.json: from then on the adapter counts as finished."""
+    draw_losses(history, output_dir / "loss.png")
+    run = json.loads((output_dir / "run.json").read_text())
+    with Replacing(output_dir / "README.md") as file:
+        file.write(model_card(run, summary, summary["output_dir"]))
+    with Replacing(output_dir / "results.json") as file:
+        json.dump(summary, file, indent=2)
