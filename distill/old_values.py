@@ -54,7 +54,9 @@ def first_difference(before: dict, now: dict, old_values: dict) -> Difference | 
     `before` is what the file holds, `now` the run of today, `old_values` OLD_HEADER or OLD_RUN. A key that is
     missing there too counts as None, a setting that is not given.
     """
-    for key in now | before:
+    keys = list(now)
+    keys += [key for key in before if key not in now]
+    for key in keys:
         old = value_of(before, key, old_values)
         new = value_of(now, key, old_values)
         if NOT_RECORDED in (old, new):

@@ -11,7 +11,10 @@ log = logging.getLogger("train_sft_trl")
 
 
 def load_rows(path: str, tokenizer, max_length: int | None) -> list[dict]:
-    """Encode the train file; raises ValueError that names file and line."""
+    """Encode chat JSONL as rows of input_ids and labels, of which each is a list with a number for each token.
+
+    Raises ValueError that names file and line, also for a row of more than `max_length` tokens (None: any).
+    """
     rows = []
     for number, messages in read_chat(path, last_role="assistant"):
         if len(messages) < 2:
@@ -20,8 +23,9 @@ def load_rows(path: str, tokenizer, max_length: int | None) -> list[dict]:
             row = encode(tokenizer, messages)
         except TemplateProblem as error:
             raise ValueError(f"{path}:{number}: the chat template {error}; drop the row or change it") from error
-        if max_length and len(row["input_ids"]) > max_length:
-            raise ValueError(f"{path}:{number}: {len(row['input_ids'])} tokens; raise --max_length or drop the row")
+        length = len(row["input_ids"])
+        if max_length and length > max_length:
+            raise ValueError(f"{path}:{number}: {length} tokens; raise --max_length or drop the row")
         rows.append(row)
     if not rows:
         raise ValueError(f"{path}: no rows; run create_data.py first")
@@ -30,18 +34,27 @@ def load_rows(path: str, tokenizer, max_length: int | None) -> list[dict]:
 
 def warn_about_rows(rows: list[dict], eval_rows: list[dict] | None) -> None:
     """Count what is allowed but rarely meant: one question with two answers, and evaluation rows in the train file."""
-
-    def split(row):
-        start = row["labels"].count(-100)
-        return tuple(row["input_ids"][:start]), tuple(row["input_ids"][start:])
-
-    answers = {}
-    for question, answer in map(split, rows):
-        answers.setdefault(question, set()).add(answer)
-    if contradictory := sum(len(found) > 1 for found in answers.values()):
+    answers = {}  # those of each question
+    for row in rows:
+        answers.setdefault(question_of(row), set()).add(answer_of(row))
+    contradictory = sum(len(found) > 1 for found in answers.values())
+    if contradictory:
         log.warning("%d inputs of the train file have more than one answer", contradictory)
-    if shared := sum(split(row)[0] in answers for row in eval_rows or []):
+    if eval_rows is None:
+        return
+    shared = sum(question_of(row) in answers for row in eval_rows)
+    if shared:
         log.warning("%d of %d rows of --eval_file are in the train file too", shared, len(eval_rows))
+
+
+def question_of(row: dict) -> tuple[int, ...]:
+    """The tokens before the answer, on which there is no loss."""
+    return tuple(row["input_ids"][: row["labels"].count(-100)])
+
+
+def answer_of(row: dict) -> tuple[int, ...]:
+    """The tokens of the answer and its end of turn."""
+    return tuple(row["input_ids"][row["labels"].count(-100) :])
 
 
 def check_fraction(eval_fraction: float, rows: int) -> None:
