@@ -37,7 +37,7 @@ from distill.training.arguments import TrainArguments
 from distill.training.loading import empty_model
 from distill.training.lora import lora_config
 from distill.training.rows import load_rows
-from distill.training.trainer import LoraTrainer
+from distill.training.trainer import LoraTrainer, exact_answers, row_of_each_token
 
 # As the model cards describe the formats, written for these tests.
 QWEN_2507 = (
@@ -208,6 +208,19 @@ def test_long_micro_batches_alone_are_checkpointed(qwen, tmp_path):
         computed.append(seen)
     assert computed == [[11, 11, 181, 181], [11, 181, 181], [11, 181]]
     assert found[1:] == pytest.approx([found[0]] * 2, abs=1e-6)
+
+
+def test_exact_rows_are_told_apart_padded_and_side_by_side():
+    """Two rows of two and three tokens, of which the second one's last is not the likeliest."""
+    padded = {"labels": torch.tensor([[5, 6, -100], [7, 8, 9]])}
+    assert row_of_each_token(padded).tolist() == [[0, 0, 0], [1, 1, 1]]
+    wrong = torch.tensor([[False, False], [False, True]])
+    assert exact_answers(row_of_each_token(padded), wrong).tolist() == [True, False]
+
+    beside = {"labels": torch.tensor([[5, 6, 7, 8, 9]]), "position_ids": torch.tensor([[0, 1, 0, 1, 2]])}
+    assert row_of_each_token(beside).tolist() == [[0, 0, 1, 1, 1]]
+    wrong = torch.tensor([[False, False, False, True]])
+    assert exact_answers(row_of_each_token(beside), wrong).tolist() == [True, False]
 
 
 @pytest.mark.slow

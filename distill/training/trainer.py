@@ -38,7 +38,28 @@ class SamplerEpoch(TrainerCallback):
 
 def switch(model, training: bool = True):
     """Module.train() that goes through thousands of modules only if something changes; Trainer calls it each step."""
-    return type(model).train(model, training) if model.training != training else model
+    if model.training == training:
+        return model
+    return type(model).train(model, training)
+
+
+def row_of_each_token(inputs: dict) -> torch.Tensor:
+    """Which row of a batch each token is of, counted from 0: batch x tokens, as input_ids."""
+    labels = inputs["labels"]
+    if "position_ids" in inputs:  # rows side by side in one sequence; each starts at position 0
+        return (inputs["position_ids"] == 0).cumsum(1) - 1
+    numbers = torch.arange(len(labels), device=labels.device)
+    return numbers[:, None].expand_as(labels)
+
+
+def exact_answers(row: torch.Tensor, wrong_tokens: torch.Tensor) -> torch.Tensor:
+    """Whether each row has no wrong token: one bool for each row.
+
+    `row` is batch x tokens, `wrong_tokens` batch x (tokens - 1), since the first token is not predicted.
+    """
+    wrong = torch.zeros(int(row.max()) + 1, device=row.device)
+    wrong.index_add_(0, row[:, 1:].flatten(), wrong_tokens.flatten().float())
+    return wrong == 0
 
 
 class LoraTrainer(SFTTrainer):
@@ -66,12 +87,15 @@ class LoraTrainer(SFTTrainer):
     def _get_train_sampler(self, *args):
         sampler = super()._get_train_sampler(*args)
         if isinstance(sampler, BatchRebalanceSampler):  # Trainer leaves its seed at 42
-            sampler.seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            sampler.seed = self.args.seed
+            if self.args.data_seed is not None:
+                sampler.seed = self.args.data_seed
             self.sampler_epoch.sampler = sampler
         return sampler
 
     def compute_loss(self, model, inputs, *args, **kwargs):
-        checkpoint = self.args.gradient_checkpointing and inputs["input_ids"].numel() >= self.checkpoint_from_tokens
+        is_long = inputs["input_ids"].numel() >= self.checkpoint_from_tokens
+        checkpoint = self.args.gradient_checkpointing and is_long
         for layer in self.layers:
             layer.gradient_checkpointing = checkpoint
         if self.args.device.type == "cpu" and self.label_smoother is None:  # which needs the logits of all
@@ -95,15 +119,8 @@ class LoraTrainer(SFTTrainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad():
             outputs = model(**inputs, use_cache=False, fused_lm_head=True)
-        if "position_ids" in inputs:  # rows side by side in one sequence; each starts at position 0
-            row = (inputs["position_ids"] == 0).cumsum(1) - 1
-        else:
-            row = torch.arange(len(inputs["labels"]), device=inputs["labels"].device)[:, None].expand_as(
-                inputs["labels"]
-            )
-        wrong = torch.zeros(int(row.max()) + 1, device=row.device)
-        wrong.index_add_(0, row[:, 1:].flatten(), (outputs.label_mask & ~outputs.is_top1).flatten().float())
-        exact = self.accelerator.gather_for_metrics(wrong == 0)  # without the rows that fill up the last batch
+        found = exact_answers(row_of_each_token(inputs), outputs.label_mask & ~outputs.is_top1)
+        exact = self.accelerator.gather_for_metrics(found)  # without the rows that fill up the last batch
         self.exact += torch.tensor([exact.sum().item(), len(exact)])
         return outputs.loss, None, None
 
@@ -114,6 +131,7 @@ class LoraTrainer(SFTTrainer):
         super().log(logs, start_time)
 
     def save_model(self, output_dir=None, _internal_call=False):
+        """Write the adapter and the tokenizer; under FSDP all processes gather it, and one writes."""
         if self.fsdp is None:
             return super().save_model(output_dir, _internal_call)
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
@@ -121,15 +139,22 @@ class LoraTrainer(SFTTrainer):
         if self.args.should_save:
             directory = Path(output_dir or self.args.output_dir)
             directory.mkdir(parents=True, exist_ok=True)
-            peft_model = self.accelerator.unwrap_model(self.model)
-            name = peft_model.active_adapter
-            config = peft_model.peft_config[name]
-            training, config.inference_mode = config.inference_mode, True
-            config.save_pretrained(directory)
-            config.inference_mode = training
-            tensors = {key.replace(f".{name}.", "."): value.contiguous() for key, value in state.items()}
-            if not tensors or not all("lora_" in key for key in tensors):
-                raise RuntimeError("FSDP gathered no adapter weights; nothing was saved")
-            save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+            self._save_adapter(state, directory)
             self.processing_class.save_pretrained(directory)
         self.accelerator.wait_for_everyone()
+
+    def _save_adapter(self, state: dict, directory: Path) -> None:
+        """Write the gathered weights in the files that PEFT loads; raises RuntimeError if there are none of LoRA."""
+        peft_model = self.accelerator.unwrap_model(self.model)
+        name = peft_model.active_adapter
+        config = peft_model.peft_config[name]
+        before = config.inference_mode
+        config.inference_mode = True
+        config.save_pretrained(directory)
+        config.inference_mode = before
+        tensors = {}
+        for key, value in state.items():
+            tensors[key.replace(f".{name}.", ".")] = value.contiguous()
+        if not tensors or not all("lora_" in key for key in tensors):
+            raise RuntimeError("FSDP gathered no adapter weights; nothing was saved")
+        save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
