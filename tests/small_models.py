@@ -1,7 +1,10 @@
 """Small dense models with random weights, made in a moment: no test that uses one needs the tiny pair."""
 
 import torch
+from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
+
+from distill.training.lora import lora_config
 
 
 def small_model(kind, tokenizer):
@@ -22,3 +25,26 @@ def small_model(kind, tokenizer):
     )
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(config)
+
+
+QWEN3_30B = dict(
+    vocab_size=151936,
+    hidden_size=2048,
+    intermediate_size=6144,
+    moe_intermediate_size=768,
+    num_hidden_layers=48,
+    num_attention_heads=32,
+    num_key_value_heads=4,
+    head_dim=128,
+    num_experts=128,
+    num_experts_per_tok=8,
+    tie_word_embeddings=False,
+)
+
+
+def adapted(model, **kwargs):
+    """The model with LoRA on it, without weights: (trainable parameters by name, all parameters)."""
+    before = sum(p.numel() for p in model.parameters())
+    with torch.device("meta"):
+        peft = get_peft_model(model, lora_config(model, **kwargs), low_cpu_mem_usage=True)
+    return {name: p.numel() for name, p in peft.named_parameters() if p.requires_grad}, before

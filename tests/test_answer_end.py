@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from conftest import fails, last_json, python
 from distill.adapter import plan_serving
 from distill.answer_end import check_answer_end, set_eos_token, stop_at_eos, stop_tokens
-from test_adapter import byte_tokenizer
+from helpers import fails, last_json, python
+from small_tokenizers import byte_tokenizer
 
 CHAT = '{"messages": [{"role": "user", "content": "hola"}, {"role": "assistant", "content": "es"}]}\n'
 ON_A_CPU = ["--use_cpu", "true", "--bf16", "false"]

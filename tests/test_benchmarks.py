@@ -2,7 +2,7 @@
 
 import pytest
 
-from conftest import last_json, python
+from helpers import last_json, python
 
 CUT = {"1": 38, "2": 2}  # attempts: of 40 rows two are made to fail once
 

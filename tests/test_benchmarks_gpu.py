@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from conftest import ROOT, last_json, python
 from distill.training.loading import empty_model
+from helpers import ROOT, last_json, python
 
 
 @pytest.fixture

@@ -16,7 +16,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from conftest import (
+from create_data import parse_args
+from distill.labels import replicas
+from distill.task import load_task
+from distill.teacher.check import check_teacher
+from helpers import (
     ROOT,
     SENTENCES,
     STEPS,
@@ -33,10 +37,6 @@ from conftest import (
     trace,
     training_command,
 )
-from create_data import parse_args
-from distill.labels import replicas
-from distill.task import load_task
-from distill.teacher.check import check_teacher
 from hub_cache import commit_of, make_hub_cache
 
 ROWS = 400

@@ -15,7 +15,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from conftest import (
+from distill.task import load_task
+from distill.teacher.vllm_engine import VLLMTeacher
+from helpers import (
     ROOT,
     SENTENCES,
     TEACHER,
@@ -29,8 +31,6 @@ from conftest import (
     run,
     trace,
 )
-from distill.task import load_task
-from distill.teacher.vllm_engine import VLLMTeacher
 
 SLOWLY = ["--max_num_seqs", 16]  # of the engine, so that a kill finds it at work even on a machine that is busy
 # On a CPU the engine runs in the script's own process unless this says otherwise; on a GPU it has one of its own.

@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from conftest import ROOT, SENTENCES, STUDENT, TEACHER, assert_gone, descendants, python, trace
 from distill.teacher import engine
 from distill.teacher.engine import EngineFailed, engine_arguments, find_nvcc
+from helpers import ROOT, SENTENCES, STUDENT, TEACHER, assert_gone, descendants, python, trace
 
 # On a CPU the engine runs in the script's own process unless this says otherwise; on a GPU it has one of its own.
 # TRL, which other tests import, lets vLLM be silent below errors, in the processes that we start too.

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from conftest import ROOT
 from distill.teacher.engine_log import LESS_MEMORY, LONGEST_REASON, EngineLog, before_an_error, root_cause
+from helpers import ROOT
 
 TRACEBACK = "Traceback (most recent call last):\n"
 FRAME = '  File "/env/lib/python3.11/site-packages/vllm/v1/worker.py", line 219, in load\n    raise X(\n          ^^\n'

@@ -9,13 +9,13 @@ import sys
 
 import pytest
 
-from conftest import ROOT, fails, last_json, python, qwen_tokenizer
 from distill.evaluation import rows as evaluation_rows
 from distill.evaluation.report import markdown, tables, write_report
 from distill.evaluation.rows import label_quality, read_rows, read_teacher
 from distill.evaluation.scores import Prices, mcnemar, measure, quality
 from distill.task import load_task
 from distill.teacher.check import check_reasoning_parser
+from helpers import ROOT, fails, last_json, python, qwen_tokenizer
 from report import MARKS
 
 CHROMIUM = shutil.which("chromium")

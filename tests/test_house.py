@@ -8,7 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 
 import pytest
 
-from conftest import ROOT
+from helpers import ROOT
 
 STEPS = ("distill.labels", "distill.training", "distill.evaluation")
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 from transformers.trainer_utils import HubStrategy
 
-from conftest import MODES, ROOT, STUDENT, run, train, training_command
 from distill.training.card import model_card, public_name
 from distill.training.hub import open_repository, without_paths
+from helpers import MODES, ROOT, STUDENT, run, train, training_command
 from loopback_hub import READ_TOKEN, LoopbackHub
 
 PUSHED = {

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from conftest import ROOT, read_jsonl
 from distill.labels.inputs import scan_inputs
 from distill.labels.journal import Journal
 from distill.locks import OutputLock
+from helpers import ROOT, read_jsonl
 
 RUN = {"model": "m", "temperature": 0.15}
 ATTEMPT = {"response": "x</think>en", "prompt_tokens": 9, "cached_tokens": 8, "output_tokens": 3}

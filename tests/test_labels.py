@@ -7,7 +7,6 @@ import time
 
 import pytest
 
-from conftest import fails, python
 from create_data import header_of, parse_args
 from distill.guard import LABEL, written_shapes
 from distill.labels.inputs import scan_inputs
@@ -16,6 +15,7 @@ from distill.locks import own_journal
 from distill.same_text import comparable, folded
 from distill.task import NoAnswer, guard_problem, load_task
 from distill.teacher.check import check_guard
+from helpers import fails, python
 
 TASKS = {
     "a group that ends at a space": (

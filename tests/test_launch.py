@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from conftest import ROOT, assert_gone, descendants
 from distill.stopping import SAID
+from helpers import ROOT, assert_gone, descendants
 
 FLAGS = ["--config_file", str(ROOT / "accelerate_configs" / "ddp.yaml"), "--num_processes", "2"]
 ONE = ["--config_file", str(ROOT / "accelerate_configs" / "single_gpu.yaml")]

@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
-from conftest import ROOT, fails
 from distill.labels.inputs import scan_inputs
 from distill.labels.journal import Journal
 from distill.locks import OutputLock, lock, unlock
+from helpers import ROOT, fails
 
 BUSY = "another run is writing it; wait for its end or stop it"
 HOLDER = """

@@ -9,8 +9,6 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from conftest import ROOT, STUDENT, TEACHER, fails, last_json, python, read_jsonl, run, trace
-from distill.evaluation.systems import System
 from distill.evaluation.templates import try_templates
 from distill.model_tokenizer import check_student_tokens, check_thinking, load_tokenizer
 from distill.probes import check_probes, probe_tokens
@@ -18,29 +16,16 @@ from distill.revisions import check_loaded, resolve
 from distill.task import Task
 from distill.teacher.engine import engine_arguments
 from distill.tokens import decode
+from helpers import ROOT, STUDENT, TEACHER, fails, last_json, python, read_jsonl, run, trace
 from hub_cache import commit_of, make_hub_cache
-from test_tokens import CHATML, make_tokenizer, template
+from small_tokenizers import CHATML, DROPS, make_tokenizer, save_model, system, template
 
 ALTERNATING = (
     "{% for m in messages | rejectattr('role', 'equalto', 'system') %}{% if (m.role == 'user') == (loop.index0 % 2) %}"
     "{{ raise_exception('user and assistant must take turns') }}{% endif %}{% endfor %}"
 )
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system messages here') }}{% endif %}"
-DROPS = template(messages="messages | rejectattr('role', 'equalto', 'system')")
 NOT_THINKING = CHATML.replace("<think>\\n", "")
-
-
-def save_model(folder, chat_template, forget=()):
-    """A directory that looks like a model's up to its weights, without some tokens."""
-    tokenizer = make_tokenizer("byte level")
-    tokenizer.chat_template = chat_template
-    tokenizer.save_pretrained(folder)
-    path = folder / "tokenizer.json"
-    description = json.loads(path.read_text())
-    description["added_tokens"] = [t for t in description["added_tokens"] if t["content"] not in forget]
-    path.write_text(json.dumps(description))
-    (folder / "config.json").write_text('{"model_type": "qwen3_moe"}')
-    return folder
 
 
 THOUGHTS = ("<think>", "</think>")
@@ -128,11 +113,6 @@ def test_step_2_names_the_row_that_a_template_refuses(tmp_path):
 
 
 # step 3
-
-
-def system(name, model):
-    prompted = name in ("teacher", "base_prompt")
-    return System(name, str(model), prompted, False, 0.0, 8, 1, 0)
 
 
 def test_a_base_student_that_takes_no_prompt_is_left_out(tmp_path):

@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from conftest import ROOT, last_json, python, read_jsonl, run
 from distill.evaluation.report import write_report
 from distill.labels.inputs import scan_inputs
 from distill.labels.journal import Journal
@@ -24,6 +23,7 @@ from distill.outputs import beside, parse
 from distill.training.checkpoints import last_checkpoint
 from distill.training.hub import Repository, commit_files
 from distill.training.run_directory import Takeover, prepare_output, refuse_another_run
+from helpers import ROOT, last_json, python, read_jsonl, run
 
 OLD = ROOT / "tests" / "old_files"
 TEACHER, STUDENT = "models/tiny-thinking", "models/tiny-instruct"  # as the old files name them

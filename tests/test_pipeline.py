@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from conftest import ROOT, STUDENT, fails, last_json, read_jsonl, run
+from helpers import ROOT, STUDENT, fails, last_json, read_jsonl, run
 
 
 @pytest.mark.slow

@@ -7,13 +7,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForCausalLM, TrainerCallback
 
-from conftest import ROOT, STUDENT, TEACHER, fails, last_json, python, run
 from distill.training.arguments import OneLineParser, ScriptArguments, TrainArguments
 from distill.training.build import make_trainer
 from distill.training.loading import empty_model
 from distill.training.lora import lora_of
 from distill.training.rows import load_rows
-from test_train import QWEN3_30B, adapted
+from helpers import ROOT, STUDENT, TEACHER, fails, last_json, python, run
+from small_models import QWEN3_30B, adapted
 
 sys.path.append(str(ROOT / "benchmarks"))
 from plan import GIB, MARKS, Model, training  # noqa: E402

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from conftest import ROOT
 from distill.evaluation.plots import SETTINGS, figures_of, shortened
 from distill.evaluation.report import is_wrong, sentences, tables, titles_of, write_report
 from distill.evaluation.scores import SHOWN_LABELS, Prices, measure
+from helpers import ROOT
 
 PRICES = Prices()
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from conftest import fails
 from distill.adapter import LORA, MERGED, Serving, check_plan, check_room, compare_with_peft, weight_bytes
 from distill.adapter_files import adapter_identity
 from distill.evaluation.ask import AdapterFailed, Asking, SystemFailed, run_model, score_student
@@ -19,6 +18,7 @@ from distill.evaluation.report import sentences
 from distill.evaluation.scored import Scored, Unfinished, common_key, key_of, model_identity
 from distill.evaluation.scores import Prices, measure
 from distill.evaluation.systems import System
+from helpers import fails
 
 STUDENT = System("student", "some/base", False, False, 0.0, 64, 50, 2)
 TEACHER = System("teacher", "some/teacher", True, True, 0.15, 4096, 50, 0)

@@ -16,8 +16,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from conftest import ROOT, STUDENT, TEACHER, assert_gone, descendants, fails, last_json, python, read_jsonl, run
 from distill.tokens import prompt_ids
+from helpers import ROOT, STUDENT, TEACHER, assert_gone, descendants, fails, last_json, python, read_jsonl, run
 from small_models import small_model
 
 ROWS = 40

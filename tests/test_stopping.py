@@ -9,8 +9,8 @@ import time
 
 import psutil
 
-from conftest import assert_gone
 from distill import stopping
+from helpers import assert_gone
 
 
 def goes_on_after_a_signal(ready):

@@ -5,10 +5,10 @@ from itertools import islice
 
 import pytest
 
-from conftest import ROOT
 from distill.labels.labelling import LOOP_FROM, LOOP_TO
 from distill.teacher.base import Loop, Prompt, Request, Sampling
 from distill.teacher.vllm_engine import LOOKED_AT, VLLMTeacher, ends_in_loop
+from helpers import ROOT
 
 PATTERNS = {"min_pattern_size": LOOP_FROM, "max_pattern_size": LOOP_TO}
 LOOP = Loop(LOOP_FROM, LOOP_TO, 4)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import create_data
-from conftest import ROOT, last_json, run
 from distill.labels.inputs import scan_inputs
 from distill.labels.journal import Journal
 from distill.task import load_task
+from helpers import ROOT, last_json, run
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
 LABELS = ["普通话", "😀"]

@@ -10,7 +10,6 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3MoeConfig
 
-from conftest import ROOT, STUDENT, last_json, python, run
 from distill.training.loading import (
     LAUNCH_CONFIG,
     TO_LAUNCH,
@@ -23,6 +22,7 @@ from distill.training.loading import (
     load_student,
 )
 from distill.training.lora import lora_config
+from helpers import ROOT, STUDENT, last_json, python, run
 
 CONFIGS = ROOT / "accelerate_configs"
 GPUS = 8

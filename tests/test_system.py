@@ -6,11 +6,11 @@ import re
 import pytest
 import torch
 
-from conftest import ROOT
 from distill import system
 from distill.system import driver_problem, nvidia_driver
 from distill.teacher.engine import engine_arguments
 from distill.training.arguments import TrainArguments
+from helpers import ROOT
 
 PROPRIETARY = (
     "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.129.03  Thu Oct 19 18:56:32 UTC 2023\nGCC version: 12.3.0\n"

@@ -8,11 +8,11 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from conftest import qwen_tokenizer
 from distill.chats import read_chat, read_lines
 from distill.cli import check_model
 from distill.task import NoAnswer, Task, load_task
 from distill.tokens import cut_points, head_ids, prompt_ids
+from helpers import qwen_tokenizer
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "example-data" / "language_classification.yaml"
 LANGUAGE = load_task(EXAMPLE)

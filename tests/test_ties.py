@@ -13,12 +13,12 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from conftest import ROOT, python, read_jsonl
 from distill.adapter import LORA, MERGED, TIE
 from distill.evaluation.ties import LEAST, NAMED, closest_place, find_ties, ties_sentence, width
 from distill.teacher.base import Completion, Prompt, Request, Sampling
 from distill.tokens import prompt_ids
-from test_adapter import byte_tokenizer
+from helpers import ROOT, python, read_jsonl
+from small_tokenizers import byte_tokenizer
 
 A, B, C = byte_tokenizer().convert_tokens_to_ids(["a", "b", "c"])
 CLOSE = 40

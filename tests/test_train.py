@@ -11,11 +11,17 @@ import time
 import pytest
 import torch
 from datasets import Dataset
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen3MoeConfig
 
-from conftest import (
+from distill.tokens import encode, prompt_ids
+from distill.training.arguments import TrainArguments
+from distill.training.loading import empty_model
+from distill.training.lora import lora_config
+from distill.training.rows import load_rows
+from distill.training.trainer import LoraTrainer, exact_answers, row_of_each_token
+from helpers import (
     MODES,
     ROOT,
     STEPS,
@@ -31,13 +37,8 @@ from conftest import (
     run,
     train,
 )
-from conftest import training_command as command
-from distill.tokens import encode, prompt_ids
-from distill.training.arguments import TrainArguments
-from distill.training.loading import empty_model
-from distill.training.lora import lora_config
-from distill.training.rows import load_rows
-from distill.training.trainer import LoraTrainer, exact_answers, row_of_each_token
+from helpers import training_command as command
+from small_models import QWEN3_30B, adapted
 
 # As the model cards describe the formats, written for these tests.
 QWEN_2507 = (
@@ -114,29 +115,6 @@ def test_a_row_that_does_not_fit_is_refused(qwen, tmp_path):
     assert load_rows(path, qwen, length) and load_rows(path, qwen, None)
     with pytest.raises(ValueError, match=f"train.jsonl:1: {length} tokens; raise --max_length"):
         load_rows(path, qwen, length - 1)
-
-
-QWEN3_30B = dict(
-    vocab_size=151936,
-    hidden_size=2048,
-    intermediate_size=6144,
-    moe_intermediate_size=768,
-    num_hidden_layers=48,
-    num_attention_heads=32,
-    num_key_value_heads=4,
-    head_dim=128,
-    num_experts=128,
-    num_experts_per_tok=8,
-    tie_word_embeddings=False,
-)
-
-
-def adapted(model, **kwargs):
-    """The model with LoRA on it, without weights: (trainable parameters by name, all parameters)."""
-    before = sum(p.numel() for p in model.parameters())
-    with torch.device("meta"):
-        peft = get_peft_model(model, lora_config(model, **kwargs), low_cpu_mem_usage=True)
-    return {name: p.numel() for name, p in peft.named_parameters() if p.requires_grad}, before
 
 
 @pytest.mark.parametrize(

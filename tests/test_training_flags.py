@@ -9,10 +9,10 @@ from dataclasses import fields
 import pytest
 from trl import SFTConfig
 
-from conftest import ROOT
 from distill.training.arguments import OneLineParser, ScriptArguments, TrainArguments
 from distill.training.config_file import read_config, take_config
 from distill.training.flags import REFUSED
+from helpers import ROOT
 
 ON_A_CPU = {"use_cpu": True, "bf16": False}
 # A value that each refused flag may be given.

