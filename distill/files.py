@@ -8,7 +8,8 @@ class Replacing:
     """A text file that appears under its name only when it is complete."""
 
     def __init__(self, path: Path):
-        self.path, self.temporary = path, path.with_name(path.name + ".tmp")
+        self.path = path
+        self.temporary = path.with_name(path.name + ".tmp")
 
     def __enter__(self):
         self.file = open(self.temporary, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115

@@ -1,31 +1,49 @@
 """The files that step 1 has written, read back."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from distill.chats import input_hash, read_chat, read_lines
 from distill.locks import journals_of, own_journal
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A finished output. What is missing beside it is empty."""
+
+    answers: dict[str, str | None]  # by input_hash(); None: rejected
+    attempts: dict[str, list[dict]]  # by input_hash(), as the journal has them
+    manifest: dict
+
+
 def read_answers(path: str | Path) -> dict[str, str]:
     """The answers of a chat JSONL by input_hash() of what precedes them; raises ValueError as read_chat()."""
-    return {input_hash(messages[:-1]): messages[-1]["content"] for _, messages in read_chat(path, "assistant")}
+    answers = {}
+    for _, messages in read_chat(path, "assistant"):
+        *asked, answer = messages
+        answers[input_hash(asked)] = answer["content"]
+    return answers
 
 
-def read_finished(output: Path) -> tuple[dict, dict, dict]:
-    """A finished output as (answers, attempts, manifest), the first two by input_hash(); a rejected answer is None.
-
-    Attempts and manifest are empty where the files beside the output are missing.
-    """
-    answers, manifest, attempts, rejected = read_answers(output), {}, {}, beside(output, "rejected.jsonl")
+def read_finished(output: Path) -> Finished:
+    """Read an output with the files beside it; raises ValueError as read_chat()."""
+    answers = read_answers(output)
+    rejected = beside(output, "rejected.jsonl")
     if rejected.exists():
-        answers |= {input_hash(json.loads(line)["messages"]): None for _, line in read_lines(rejected)}
+        for _, line in read_lines(rejected):
+            answers[input_hash(json.loads(line)["messages"])] = None
+    manifest = {}
     if beside(output, "manifest.json").exists():
         manifest = json.loads(beside(output, "manifest.json").read_text("utf-8"))
+    attempts = {}
     for path in journals_of(output):
         with open(path, "rb") as file:
-            attempts |= {record["hash"]: record["attempts"] for line in file if "hash" in (record := parse(line) or {})}
-    return answers, attempts, manifest
+            for line in file:
+                record = parse(line) or {}
+                if "hash" in record:
+                    attempts[record["hash"]] = record["attempts"]
+    return Finished(answers, attempts, manifest)
 
 
 def parse(line: bytes) -> dict | None:

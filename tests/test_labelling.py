@@ -301,5 +301,5 @@ def test_a_teacher_that_ends_loses_nothing_and_is_asked_nothing_twice(task, tmp_
     journal.replay()
     manifest = journal.write_outputs(count_labels=True)
     assert manifest["label_counts"] == {"en": 10}
-    answers, attempts, _ = read_finished(output)
-    assert len(answers) == len(attempts) == 10
+    finished = read_finished(output)
+    assert len(finished.answers) == len(finished.attempts) == 10

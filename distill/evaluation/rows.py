@@ -64,25 +64,28 @@ def read_teacher(path: Path, chats: list[list[dict]], task: Task) -> dict:
 
     Tokens are those of all attempts at a row. Raises ValueError if it was made under another task or lacks a row.
     """
-    answers, attempts, manifest = read_finished(path)
+    finished = read_finished(path)
+    manifest = finished.manifest
     if manifest.get("task", task.hash) != task.hash:
         raise ValueError(f"{path}: made under another task ({manifest.get('task_file')}); pass that one with --task")
     hashes = [input_hash(chat) for chat in chats]
+    answers = []
     for chat, key in zip(chats, hashes, strict=True):
-        if key not in answers:
+        if key not in finished.answers:
             text = chat[-1]["content"][:60]
             raise ValueError(f"{path}: has no answer for {text!r}; label these rows with create_data.py first")
-    texts = [answers[key] for key in hashes]  # None: rejected
+        answers.append(finished.answers[key])
     results = {
-        "answers": [None if text is None else known_answer(task, text, f"{path}: answer") for text in texts],
-        "responses": [text or "" for text in texts],
+        "answers": [None if text is None else known_answer(task, text, f"{path}: answer") for text in answers],
+        "responses": [text or "" for text in answers],
     }
     if "reasoning_parser" in manifest:
         results["thinks"] = manifest["reasoning_parser"] != "none"
-    if all(attempts.get(key) for key in hashes):
-        results["responses"] = [attempts[key][-1]["response"] for key in hashes]
+    if all(finished.attempts.get(key) for key in hashes):
+        attempts = [finished.attempts[key] for key in hashes]
+        results["responses"] = [of_row[-1]["response"] for of_row in attempts]
         for name in ("prompt_tokens", "cached_tokens", "output_tokens"):
-            results[name] = [sum(attempt[name] for attempt in attempts[key]) for key in hashes]
+            results[name] = [sum(attempt[name] for attempt in of_row) for of_row in attempts]
         results["rows_per_second"] = manifest.get("rows_per_second")
     return results
 

@@ -126,7 +126,7 @@ def key_of(system, common: dict, adapter: str, serve_adapter: str) -> dict:
 
 def differences(before: dict, now: dict) -> list[str]:
     """The names whose values differ between two keys."""
-    names = sorted(before.keys() | now.keys())
+    names = sorted({*before, *now})
     return [name for name in names if before.get(name) != now.get(name)]
 
 

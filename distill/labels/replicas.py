@@ -65,10 +65,16 @@ def connect(args) -> None:
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         remedy = "start it, or bring its ~/.ray/auth_token here"
         raise ValueError(f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS')}: {last_line(error)}; {remedy}") from error
-    kind, each = ("CPU", args.cpus_per_replica) if args.cpus_per_replica else ("GPU", args.tensor_parallel_size)
-    there, needed = int(ray.cluster_resources().get(kind, 0)), each * args.num_replicas
+    kind = "GPU"
+    each = args.tensor_parallel_size
+    other = "; without GPUs pass --cpus_per_replica"
+    if args.cpus_per_replica:
+        kind = "CPU"
+        each = args.cpus_per_replica
+        other = ""
+    there = int(ray.cluster_resources().get(kind, 0))
+    needed = each * args.num_replicas
     if there < needed:
-        other = "" if args.cpus_per_replica else "; without GPUs pass --cpus_per_replica"
         raise ValueError(f"--num_replicas {args.num_replicas}: needs {needed} {kind}s, the cluster has {there}{other}")
 
 
@@ -94,8 +100,10 @@ def label_on_replicas(args, settings: Settings, engine_flags: list[str], task, i
     """
     import ray
 
-    missing, failure = missing.copy(), None
-    while left := int(missing.sum()):
+    missing = missing.copy()
+    failure = None
+    while missing.any():
+        left = int(missing.sum())
         try:
             for row in pass_over(args, settings, engine_flags, task, inputs, missing).iter_rows():
                 for index, asked, record in json.loads(row["records"]):
@@ -171,8 +179,10 @@ def chunks_of(path: str, missing):
     def read():
         rows = zip(range(len(missing)), read_inputs(path), strict=False)
         wanted = ((index, messages) for index, (_, messages) in rows if missing[index])
-        while chunk := list(islice(wanted, CHUNK)):
+        chunk = list(islice(wanted, CHUNK))
+        while chunk:
             yield pyarrow.table({"inputs": [json.dumps(chunk, ensure_ascii=False)]})
+            chunk = list(islice(wanted, CHUNK))
 
     return Chunks()
 
@@ -185,9 +195,13 @@ class Replica:
         self.settings = settings
         self.engine_flags = engine_flags
         self.task = task
-        self.arriving, self.decided, self.open = queue.SimpleQueue(), queue.SimpleQueue(), {}
+        self.arriving = queue.SimpleQueue()
+        self.decided = queue.SimpleQueue()
+        self.open = {}  # a Future for each input that is not decided yet
         self.hashes = {}  # of the inputs that are open, by which the driver checks that they are its own
-        self.lock, self.taken, started = threading.Lock(), 0.0, Future()
+        self.lock = threading.Lock()
+        self.taken = 0.0  # when somebody last took what was decided
+        started = Future()
         threading.Thread(target=self.serve, args=[started], daemon=True).start()
         started.result()
 
@@ -200,7 +214,8 @@ class Replica:
             self.arriving.put((index, messages))
         while waiting:
             _, waiting = wait(waiting, EVERY)
-            if records := self.take(at_once=not waiting):
+            records = self.take(at_once=not waiting)
+            if records:
                 yield {"records": [json.dumps(records, ensure_ascii=False)]}
 
     def take(self, at_once: bool) -> list:

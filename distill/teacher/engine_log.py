@@ -119,9 +119,11 @@ def by_process(said: str) -> list[list[tuple[int, str]]]:
     processes = {}
     for number, line in enumerate(re.split(r"[\r\n]+", COLOUR.sub("", said))):
         name = ""
-        while match := PROCESS.match(line):
+        match = PROCESS.match(line)
+        while match:  # Ray's workers are named in front of the engine's processes
             name = match[1]
             line = line[match.end() :]
+            match = PROCESS.match(line)
         line = LEVEL.sub("", line, count=1)
         processes.setdefault(name, []).append((number, line))
     return list(processes.values())
@@ -134,10 +136,12 @@ def exceptions_of(lines: list[tuple[int, str]]) -> list[tuple[int, Raised]]:
     place = ""
     continues = False  # another exception led to the next one
     for number, line in lines:
+        killed = KILLED.match(line)
+        frame = FRAME.match(line)
         if line.startswith(CRASH):
             found.append((number, Raised(line)))
-        elif match := KILLED.match(line):
-            found.append((number, Raised(f"a worker was killed by signal {match[1]}")))
+        elif killed:
+            found.append((number, Raised(f"a worker was killed by signal {killed[1]}")))
         elif line.startswith(TRACEBACK):
             begin = found[-1][0] if continues else number
             continues = False
@@ -148,8 +152,8 @@ def exceptions_of(lines: list[tuple[int, str]]) -> list[tuple[int, Raised]]:
         elif begin is None:
             if found:
                 found[-1][1].more.append(line)
-        elif match := FRAME.match(line):
-            place = f"{match[3]} ({match[1]}, line {match[2]})"
+        elif frame:
+            place = f"{frame[3]} ({frame[1]}, line {frame[2]})"
         elif line and not line[0].isspace():
             found.append((begin, Raised(line, place)))
             begin = None
