@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from distill.adapter import merge
+from distill.cli import Parser
 from distill.staging import Staging
 from distill.stopping import end_at_signals
 
@@ -48,11 +49,11 @@ def refuse_existing(output_dir: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--adapter", default="./models/prompt_distillation_trl", help="what train_sft_trl.py wrote")
-    parser.add_argument("--output_dir", required=True, help="where the merged model goes; must not exist yet")
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="of the merged weights")
-    parser.add_argument("--base_model", default="", help="the student, where it is not found any more as recorded")
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add("adapter", default="./models/prompt_distillation_trl", help="what train_sft_trl.py wrote")
+    parser.add("output_dir", required=True, help="where the merged model goes; must not exist yet")
+    parser.add("dtype", default="bfloat16", choices=["bfloat16", "float32"], help="of the merged weights")
+    parser.add("base_model", default="", help="the student, where it is not found any more as recorded")
     args = parser.parse_args()
     output_dir = Path(args.output_dir)
     staging = Staging(Path(f"{output_dir}.unfinished"), "merge_adapter.py", "--output_dir", MARK_TEXT)

@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 
+from distill.cli import Parser
 from distill.evaluation.report import markdown, sentences, tables
 from distill.files import write_between
 
@@ -32,9 +33,9 @@ def narrowed(header: list[str], rows: list[list[str]]) -> list[list[str]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--metrics", default="models/tiny-distilled/report/metrics.json", help="what evaluate.py wrote")
-    parser.add_argument("--readme", default="README.md", help=f"holds {MARKS[0]} and its end")
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add("metrics", default="models/tiny-distilled/report/metrics.json", help="what evaluate.py wrote")
+    parser.add("readme", default="README.md", help=f"holds {MARKS[0]} and its end")
     args = parser.parse_args()
     try:
         metrics = json.loads(Path(args.metrics).read_text("utf-8"))

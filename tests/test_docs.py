@@ -5,10 +5,14 @@ import sys
 
 import pytest
 
+import create_data
+import evaluate
+import merge_adapter
+import report
 from helpers import ROOT
 
 sys.path.insert(0, str(ROOT / "docs"))
-from make_options import OPTIONS, write_tables  # noqa: E402
+from make_options import OPTIONS, parser_of, write_tables  # noqa: E402
 
 README = ROOT / "README.md"
 TOP_LEVEL = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
@@ -100,3 +104,11 @@ def test_every_module_has_its_line_in_the_map():
     for module in (ROOT / "distill").rglob("*.py"):
         if module.name != "__init__.py":
             assert f"`{module.name}`" in text, f"CONTRIBUTING.md does not say what {module.relative_to(ROOT)} is"
+
+
+@pytest.mark.parametrize("read_flags", [create_data.parse_args, evaluate.parse_args, merge_adapter.main, report.main])
+def test_flags_have_two_spellings(read_flags):
+    for action in parser_of(read_flags)._actions:
+        for flag in action.option_strings:
+            if flag.startswith("--"):
+                assert "--" + flag[2:].replace("_", "-") in action.option_strings
