@@ -32,7 +32,7 @@ NOTHING = Model(
 INTERVAL = 0.003  # seconds between two looks at the memory
 WORDS = 32  # of the tokenizer, which nothing is encoded with
 ROW = {"input_ids": [1, 2, 3, 4], "labels": [-100, -100, 3, 4]}
-OURS = "student_loading.py"
+OURS = "loading.py"
 BEFORE = "transformers by itself"
 
 
