@@ -1,8 +1,5 @@
 """What several test files share: the stages of the tiny pair, each made once."""
 
-import subprocess
-import sys
-
 import pytest
 
 from helpers import FSDP_REPOSITORY, MODES, ROOT, SENTENCES, STEPS, STUDENT, TEACHER, last_json, python, run, train
@@ -10,29 +7,14 @@ from loopback_hub import LoopbackHub
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that need no tiny pair come first: it is built beside them, with the core that they leave idle."""
+    """Tests that need no models come first: they are the quickest to fail."""
     items.sort(key=lambda item: "pair" in item.fixturenames)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def pair_in_the_making(request, tmp_path_factory):
-    """The process that builds the tiny pair and the file of its output; None if no test needs the pair."""
-    if not any("pair" in item.fixturenames for item in request.session.items):
-        yield None
-        return
-    path = tmp_path_factory.mktemp("pair") / "output"
-    with open(path, "w") as file:
-        command = [sys.executable, ROOT / "tests" / "tiny_pair.py"]
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-    yield process, path
-    process.kill()  # when the tests end before it does; what it has not finished it has not put in place
-    process.wait()
-
-
 @pytest.fixture(scope="session")
-def pair(pair_in_the_making):
-    process, path = pair_in_the_making
-    assert process.wait() == 0, path.read_text()[-4000:]
+def pair():
+    """Both models below models/; trained only where task or sentences are not those of the shipped pair."""
+    python("tests/tiny_pair.py")
 
 
 @pytest.fixture(scope="session")
