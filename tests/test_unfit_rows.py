@@ -42,11 +42,11 @@ def test_step_1_says_once_how_many_rows_it_will_reject(tmp_path, caplog):
     inputs = scan_inputs(write_rows(tmp_path / "in.jsonl", [SINGLE, SEVERAL, SINGLE, SEVERAL, SINGLE]))
     assert inputs.roles == ROLES
     check_teacher(args, engine_flags, task, inputs.roles)
-    [said] = [record.getMessage() for record in caplog.records if record.name == "models"]
+    [said] = [record.getMessage() for record in caplog.records if record.name == "create_data"]
     assert said.startswith(f"{model}: {DOES}; 2 of 5 rows cannot be asked and are rejected; drop them")
     caplog.clear()
     check_teacher(args, engine_flags, task, scan_inputs(write_rows(tmp_path / "in.jsonl", [SINGLE])).roles)
-    assert not [record for record in caplog.records if record.name == "models"]
+    assert not [record for record in caplog.records if record.name == "create_data"]
 
 
 def test_step_1_refuses_inputs_of_which_none_can_be_asked(tmp_path):
