@@ -50,7 +50,7 @@ log = logging.getLogger("create_data")
 
 def parse_args(argv=None):
     """Our flags, and the rest for vLLM."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(__doc__)
     # what is labelled
     parser.add(
         "input_file",

@@ -48,7 +48,7 @@ ENDS = 10  # seconds in which a killed process is gone
 
 def parse_args(argv=None):
     """Our flags, and the rest for vLLM."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(__doc__)
     # what is asked
     parser.add("test_file", default="./example-data/heldout.jsonl", help="chat JSONL; the answers are gold")
     parser.add("inputs_without_gold", default="", help="further inputs, as in create_data.py, for agreement only")

@@ -6,7 +6,6 @@ python merge_adapter.py --adapter models/prompt_distillation_trl --output_dir mo
 if __name__ == "__main__":
     from distill import early_stop  # noqa: F401
 
-import argparse
 import json
 import os
 import sys
@@ -49,7 +48,7 @@ def refuse_existing(output_dir: Path) -> None:
 
 
 def main() -> int:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add("adapter", default="./models/prompt_distillation_trl", help="what train_sft_trl.py wrote")
     parser.add("output_dir", required=True, help="where the merged model goes; must not exist yet")
     parser.add("dtype", default="bfloat16", choices=["bfloat16", "float32"], help="of the merged weights")

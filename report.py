@@ -3,7 +3,6 @@
 python report.py --metrics models/tiny-distilled/report/metrics.json    # writes the table into README.md
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -33,7 +32,7 @@ def narrowed(header: list[str], rows: list[list[str]]) -> list[list[str]]:
 
 
 def main() -> int:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add("metrics", default="models/tiny-distilled/report/metrics.json", help="what evaluate.py wrote")
     parser.add("readme", default="README.md", help=f"holds {MARKS[0]} and its end")
     args = parser.parse_args()

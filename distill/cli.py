@@ -10,7 +10,11 @@ ROOT = Path(__file__).resolve().parent.parent  # of the repository
 
 
 class Parser(argparse.ArgumentParser):
-    """Accepts --a_b and --a-b alike; an error is one line."""
+    """Accepts --a_b and --a-b alike, and no abbreviations; an error is one line."""
+
+    def __init__(self, description: str):
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
 
     def add(self, name: str, **kwargs):
         self.add_argument(f"--{name}", *([f"--{name.replace('_', '-')}"] if "_" in name else []), **kwargs)

@@ -169,6 +169,19 @@ def test_what_is_missing_is_said_in_one_line(pair, tmp_path, monkeypatch):
         replicas.connect(parse_args([str(flag) for flag in flags])[0])
 
 
+@pytest.mark.parametrize("named", ["", "10.0.0.1:6379"])
+def test_the_address_of_a_cluster_that_is_gone_is_not_tried(named, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", named)
+    assert replicas.address_to_join() is None
+    (tmp_path / "ray").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        (tmp_path / "ray" / "ray_current_cluster").write_text(address)
+        assert replicas.address_to_join() is None
+    assert replicas.address_to_join() == (None if named else "local")
+
+
 @pytest.mark.slow
 def test_a_teacher_over_nodes_is_vllms_affair(pair):
     flags = ["--model_name", str(TEACHER), "--tensor_parallel_size", "8", "--pipeline_parallel_size", "2"]

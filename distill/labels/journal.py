@@ -41,11 +41,11 @@ class Totals:
             for key in ("prompt_tokens", "cached_tokens", "output_tokens"):
                 self.tokens[key] += attempt[key]
 
-    def count_answer(self, record: dict) -> None:
-        """Take in a row's label, or why it has none."""
+    def count_answer(self, record: dict, is_label: bool) -> None:
+        """Take in a row's label, or why it has none; free texts are too many to be counted."""
         if record["answer"] is None:
             self.reasons[record["reason"]] += 1
-        else:
+        elif is_label:
             self.labels[record["answer"]] += 1
 
 
@@ -167,7 +167,7 @@ class Journal:
                 record = self._recorded(files, first)
                 if first == index:
                     totals.count_attempts(record["attempts"], self.run.get("structured_outputs"))
-                totals.count_answer(record)
+                totals.count_answer(record, count_labels)
                 if record["answer"] is None:
                     responses = [attempt["response"] for attempt in record["attempts"]]
                     row = {"index": index, "messages": messages, "reason": record["reason"], "responses": responses}
@@ -175,7 +175,7 @@ class Journal:
                 else:
                     answer = {"role": "assistant", "content": record["answer"]}
                     good.write(json.dumps({"messages": [*messages, answer]}, ensure_ascii=False) + "\n")
-        manifest = self._manifest(totals, count_labels, details)
+        manifest = self._manifest(totals, details)
         with Replacing(beside(self.output, "manifest.json")) as file:
             file.write(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
         return manifest
@@ -187,7 +187,7 @@ class Journal:
         file.seek(place & (1 << FILE_BITS) - 1)
         return json.loads(file.readline())
 
-    def _manifest(self, totals: Totals, count_labels: bool, details: dict) -> dict:
+    def _manifest(self, totals: Totals, details: dict) -> dict:
         rows = len(self.inputs)
         unique = sum(totals.attempts.values())
         rejected = sum(totals.reasons.values())
@@ -206,7 +206,7 @@ class Journal:
             "rejected": rejected,
             "success_rate": (rows - rejected) / rows,
             "reasons": dict(totals.reasons),
-            "label_counts": dict(totals.labels.most_common()) if count_labels else {},
+            "label_counts": dict(totals.labels.most_common()),
             "attempts": {str(count): inputs for count, inputs in sorted(totals.attempts.items())},
             **totals.forced.counts(),
             **totals.forced.shares(),

@@ -45,34 +45,37 @@ class Settings:
 
 @dataclass
 class Attempt:
-    """One completion for a row and what was read from it."""
+    """One completion for a row and what was read from it, without its token ids, which may be many."""
 
-    completion: Completion
-    sampling: Sampling
-    prompt_tokens: int
+    response: str
+    finish_reason: str
     answer: str | None
     reason: str | None  # why there is no answer
+    sampling: Sampling
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    thinking_tokens: int | None  # None: the teacher does not think
 
     def recorded(self, settings: Settings) -> dict:
         """What the journal keeps of it."""
-        tokens = len(self.completion.token_ids)
         found = {
-            "response": self.completion.text,
-            "finish_reason": self.completion.finish_reason,
+            "response": self.response,
+            "finish_reason": self.finish_reason,
             "answer": self.answer,
             "reason": self.reason,
             "sampling": recorded_sampling(self.sampling),
             "prompt_tokens": self.prompt_tokens,
-            "cached_tokens": self.completion.cached_tokens,
-            "output_tokens": tokens,
+            "cached_tokens": self.cached_tokens,
+            "output_tokens": self.output_tokens,
         }
-        if self.completion.thinking_tokens is not None:
+        if self.thinking_tokens is not None:
             # a label after such a thought was forced; vLLM counts the newline after <think> in the prompt too
             budget = self.sampling.thinking_budget
             if budget is None:
                 budget = settings.max_tokens
-            found["thinking_tokens"] = self.completion.thinking_tokens
-            found["thinking_cut"] = self.completion.thinking_tokens >= budget - 1
+            found["thinking_tokens"] = self.thinking_tokens
+            found["thinking_cut"] = self.thinking_tokens >= budget - 1
         return found
 
 
@@ -186,7 +189,19 @@ class Labelling:
             answer = self.task.read_answer(completion.text, completion.finish_reason, self.settings.thinks)
         except NoAnswer as error:
             reason = error.reason
-        row.attempts.append(Attempt(completion, sample.sampling, row.prompt.tokens, answer, reason))
+        row.attempts.append(
+            Attempt(
+                response=completion.text,
+                finish_reason=completion.finish_reason,
+                answer=answer,
+                reason=reason,
+                sampling=sample.sampling,
+                prompt_tokens=row.prompt.tokens,
+                cached_tokens=completion.cached_tokens,
+                output_tokens=len(completion.token_ids),
+                thinking_tokens=completion.thinking_tokens,
+            )
+        )
         if answer is None and sample.failures < self.settings.max_retries:
             self.teacher.gather(self._request(row, sample.failures + 1))
             return

@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import queue
+import socket
 import sys
 import threading
 import time
@@ -33,6 +34,7 @@ log = logging.getLogger("create_data")
 CHUNK = 64  # inputs that travel together
 CHUNKS = 64  # that a replica holds at a time: while one waits for its slowest input, others keep the batch full
 EVERY = 1.0  # seconds after which a replica sends what it has decided, if no chunk is finished meanwhile
+ANSWERS_WITHIN = 5.0  # seconds, a cluster on this machine
 LOGS = "Ray's logs say why, usually under /tmp/ray/session_latest/logs on each node"
 
 
@@ -61,7 +63,7 @@ def connect(args) -> None:
 
     try:
         with silent_stderr():
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address_to_join(), log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         remedy = "start it, or bring its ~/.ray/auth_token here"
         raise ValueError(f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS')}: {last_line(error)}; {remedy}") from error
@@ -76,6 +78,24 @@ def connect(args) -> None:
     needed = each * args.num_replicas
     if there < needed:
         raise ValueError(f"--num_replicas {args.num_replicas}: needs {needed} {kind}s, the cluster has {there}{other}")
+
+
+def address_to_join() -> str | None:
+    """What Ray is to join: None for the cluster that RAY_ADDRESS names or that runs here, "local" for one of our own.
+
+    A cluster that was killed leaves its address behind, and Ray would try for many minutes to reach it.
+    """
+    from ray._private.utils import read_ray_address
+
+    recorded = read_ray_address()
+    if os.environ.get("RAY_ADDRESS") or not recorded:
+        return None
+    host, _, port = recorded.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_WITHIN):
+            return None
+    except (OSError, ValueError):
+        return "local"
 
 
 @contextlib.contextmanager

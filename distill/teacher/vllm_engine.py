@@ -3,6 +3,7 @@
 `engine.py` starts and ends the engine. Here requests go into it and completions come out.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -86,16 +87,23 @@ class VLLMTeacher(Teacher):
 
         Whoever reads the results may gather() meanwhile.
         """
+        with self._told_why():
+            yield from self._run(iter(requests))
+
+    def forget(self) -> None:
+        """Empty the prefix cache. Raises TeacherEnded."""
+        with self._told_why():
+            self.engine.reset_prefix_cache()
+
+    @contextlib.contextmanager
+    def _told_why(self):
+        """Raise TeacherEnded with the reason where the engine has ended."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
-            yield from self._run(iter(requests))
+            yield
         except EngineDeadError:
             raise TeacherEnded(why_ended(self.engine)) from None
-
-    def forget(self) -> None:
-        """Empty the prefix cache."""
-        self.engine.reset_prefix_cache()
 
     def _run(self, requests: Iterator[Request | None]) -> Iterator[tuple[object, Completion]]:
         while True:
