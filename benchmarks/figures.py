@@ -1,6 +1,6 @@
-"""What the benchmarks share: inputs of any number, medians with their spread, and how a result is printed."""
+"""What the benchmarks share: inputs, medians with their spread, and how a result is printed."""
 
-import itertools
+import argparse
 import json
 import multiprocessing
 import statistics
@@ -20,10 +20,13 @@ WARM.set_forkserver_preload(["torch", "peft.peft_model", "trl.trainer.sft_traine
 
 def write_inputs(path: Path, rows: int) -> Path:
     """`rows` different inputs: the example sentences, numbered from the second round on."""
-    lines = (ROOT / "example-data" / "multilingual.txt").read_text(encoding="utf-8").splitlines()
-    rounds = (f"{line} {k}" if k else line for k in itertools.count() for line in lines)
+    example = ROOT / "example-data" / "multilingual.txt"
+    lines = example.read_text(encoding="utf-8").splitlines()
     with open(path, "w", encoding="utf-8") as file:
-        file.writelines(f"{line}\n" for line in itertools.islice(rounds, rows))
+        for index in range(rows):
+            line = lines[index % len(lines)]
+            number = index // len(lines)
+            file.write(f"{line} {number}\n" if number else f"{line}\n")
     return path
 
 
@@ -39,31 +42,54 @@ def ratios(values: list[float], others: list[float]) -> dict:
 
 def show(values: dict, digits: int = 1) -> str:
     """A spread as text: median (lowest to highest)."""
-    median, low, high = (f"{values[key]:,.{digits}f}" for key in ("median", "low", "high"))
+    form = f",.{digits}f"
+    median = format(values["median"], form)
+    low = format(values["low"], form)
+    high = format(values["high"], form)
     return f"{median} ({low} to {high})"
 
 
 def size(tensors) -> int:
     """Bytes of some tensors; None counts as nothing."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
+    there = [tensor for tensor in tensors if tensor is not None]
+    return sum(tensor.numel() * tensor.element_size() for tensor in there)
 
 
 def apart_warm(function, *arguments):
-    """apart.apart() in a process that was forked when the libraries had been imported and nothing else was done."""
+    """apart.apart() in a process forked right after the libraries had been imported."""
     with ProcessPoolExecutor(1, mp_context=WARM) as pool:
         return pool.submit(in_child, function, *arguments).result()
 
 
 def in_turn(ways: dict, repeats: int) -> dict[str, list]:
-    """Call each way `repeats` times, in turn and in alternating order, so that a slow minute hits all alike."""
+    """Call each way `repeats` times; what each call returned.
+
+    They take turns in alternating order, so that a slow minute hits all alike.
+    """
     found = {name: [] for name in ways}
-    for repeat in range(repeats):
-        for name in reversed(ways) if repeat % 2 else ways:
+    order = list(ways)
+    for _ in range(repeats):
+        for name in order:
             found[name].append(ways[name]())
+        order.reverse()
     return found
 
 
-def finish(title: str, header: list[str], rows: list[list[str]], notes: list[str], result: dict) -> int:
+def figures_of(runs: list[dict], key: str) -> list[float]:
+    """One figure of every run."""
+    return [run[key] for run in runs]
+
+
+def parser_of(doc: str) -> argparse.ArgumentParser:
+    """A parser whose help begins with a benchmark's docstring."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=doc, formatter_class=formatter)
+
+
+def finish(
+    title: str, header: list[str], rows: list[list[str]], notes: list[str], result: dict
+) -> int:
     """Print the table, what it does not say, and the last line of JSON."""
-    print(f"### {title}\n", markdown(header, rows), "", *notes, json.dumps(result), sep="\n")
+    table = markdown(header, rows)
+    print(f"### {title}\n", table, "", *notes, json.dumps(result), sep="\n")
     return 0
