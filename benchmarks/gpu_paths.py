@@ -1,13 +1,13 @@
-"""The scripts' own paths that only a machine with a GPU takes: each is a command, and what must come of it.
+"""The scripts' own paths that only a GPU takes: each is a command, and what must come of it.
 
     python benchmarks/gpu_paths.py
 
-gpu.py measures step 2 on one GPU; this is what else a README that speaks of GPUs must see happen on one. The commands
-run on the tiny pair (python tests/tiny_pair.py), in a temporary directory. A path whose libraries or GPUs are not
-there is listed as such. The last line is JSON; the exit code is 1 if something else came of a path than must.
+gpu.py measures step 2 on one GPU; this is what else a README that speaks of GPUs must see happen
+on one. The commands run on the tiny pair (python tests/tiny_pair.py), in a temporary directory. A
+path whose libraries or GPUs are not there is listed as such. The last line is JSON; the exit code
+is 1 if something else came of a path than must.
 """
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -17,20 +17,35 @@ import time
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 
-from figures import ROOT, finish
+from figures import ROOT, finish, parser_of
 
 TEACHER = "models/tiny-thinking"
 STUDENT = "models/tiny-instruct"
 SENTENCES = "example-data/multilingual.txt"
 GOLD = "example-data/multilingual_gold.jsonl"
-LABEL = f"python create_data.py --model_name {TEACHER} --input_file {SENTENCES} --limit 200 --max_tokens 256"
-TRAIN = f"bash train_trl.sh {STUDENT} OUT/adapter {GOLD} --learning_rate 3e-3 --lora_rank 64 --lora_alpha 64"
+LABEL = (
+    f"python create_data.py --model_name {TEACHER} --input_file {SENTENCES} "
+    "--limit 200 --max_tokens 256"
+)
+TRAIN = (
+    f"bash train_trl.sh {STUDENT} OUT/adapter {GOLD} "
+    "--learning_rate 3e-3 --lora_rank 64 --lora_alpha 64"
+)
 EVALUATE = f"python evaluate.py --student_model {STUDENT} --adapter OUT/adapter --systems student"
+
+# What can come of a path; anything else is a failure.
+AS_IT_MUST = "as it must"
+NOT_THERE = "not there"  # followed by the library, or the number of GPUs
+NOT_REACHED = "not reached"
+PRINTED = 3000  # characters of what a path printed that are shown
 
 
 @dataclass
 class GpuPath:
-    """One command, run from the repository's directory; OUT in it is a temporary directory that all share."""
+    """One command, run from the repository's directory.
+
+    OUT in it is a temporary directory that all share.
+    """
 
     shows: str
     command: str
@@ -76,7 +91,10 @@ PATHS = [
         libraries=("vllm",),
     ),
     GpuPath(
-        shows="step 3 with a merged copy in bfloat16, where the report names the rows that hang on a tie",
+        shows=(
+            "step 3 with a merged copy in bfloat16, "
+            "where the report names the rows that hang on a tie"
+        ),
         command=f"{EVALUATE} --serve_adapter merged --report_dir OUT/merged",
         says="student_accuracy",
         libraries=("vllm",),
@@ -131,11 +149,11 @@ class Outcome:
 
 
 def count_gpus() -> int:
-    """GPUs of this machine; asked without PyTorch, so that this process takes none of their memory."""
+    """GPUs of this machine, asked without PyTorch, which would take some of their memory."""
     if not shutil.which("nvidia-smi"):
         return 0
-    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True).stdout
-    return sum(line.startswith("GPU ") for line in listed.splitlines())
+    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
 def pieces_of_shared_memory() -> set[str]:
@@ -149,19 +167,20 @@ def walk(path: GpuPath, folder: str, timeout: float, gpus: int) -> Outcome:
     if gpus < path.gpus:
         missing.append(f"{path.gpus} GPUs")
     if missing:
-        return Outcome(path.shows, f"not there: {missing[0]}", 0.0, "")
+        return Outcome(path.shows, f"{NOT_THERE}: {missing[0]}", 0.0, "")
     if timeout <= 0:
-        return Outcome(path.shows, "not reached", 0.0, "")
+        return Outcome(path.shows, NOT_REACHED, 0.0, "")
     command = path.command.replace("OUT", folder).split()
     if command[0] == "python":
         command[0] = sys.executable
+    environment = {**os.environ, **path.environment}
     before = pieces_of_shared_memory()
     start = time.perf_counter()
     try:
         result = subprocess.run(
             command,
             cwd=ROOT,
-            env={**os.environ, **path.environment},
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -169,14 +188,16 @@ def walk(path: GpuPath, folder: str, timeout: float, gpus: int) -> Outcome:
         )
     except subprocess.TimeoutExpired:
         return Outcome(path.shows, f"not finished after {timeout:.0f} s", timeout, "")
-    found = "as it must"
+    seconds = time.perf_counter() - start
+    left = pieces_of_shared_memory() - before
+    found = AS_IT_MUST
     if result.returncode != path.exit_code:
         found = f"exit code {result.returncode} instead of {path.exit_code}"
     elif path.says not in result.stdout:
         found = f"does not say {path.says!r}"
-    elif pieces_of_shared_memory() - before:
-        found = f"leaves {len(pieces_of_shared_memory() - before)} files in /dev/shm"
-    return Outcome(path.shows, found, time.perf_counter() - start, result.stdout[-3000:])
+    elif left:
+        found = f"leaves {len(left)} files in /dev/shm"
+    return Outcome(path.shows, found, seconds, result.stdout[-PRINTED:])
 
 
 def walk_all(seconds: float) -> list[Outcome]:
@@ -188,23 +209,29 @@ def walk_all(seconds: float) -> list[Outcome]:
         for path in PATHS:
             outcome = walk(path, folder, end - time.perf_counter(), gpus)
             outcomes.append(outcome)
-            print(f"{outcome.shows}: {outcome.found}, {outcome.seconds:.0f} s", file=sys.stderr, flush=True)
-            print(outcome.printed, file=sys.stderr, flush=True)
+            said = f"{outcome.shows}: {outcome.found}, {outcome.seconds:.0f} s"
+            print(said, outcome.printed, sep="\n", file=sys.stderr, flush=True)
     return outcomes
 
 
 def failed(outcomes: list[Outcome]) -> bool:
     """Whether something else came of a path than must; what could not be run is no failure."""
-    return any(not outcome.found.startswith(("as it must", "not there", "not reached")) for outcome in outcomes)
+    fine = (AS_IT_MUST, NOT_THERE, NOT_REACHED)
+    return not all(outcome.found.startswith(fine) for outcome in outcomes)
 
 
 def table(outcomes: list[Outcome]) -> list[list[str]]:
-    return [[outcome.shows, outcome.found, f"{outcome.seconds:.0f}"] for outcome in outcomes]
+    rows = []
+    for outcome in outcomes:
+        rows.append([outcome.shows, outcome.found, f"{outcome.seconds:.0f}"])
+    return rows
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--budget_s", type=float, default=540, help="seconds for all paths together")
+    parser = parser_of(__doc__)
+    parser.add_argument(
+        "--budget_s", type=float, default=540, help="seconds for all paths together"
+    )
     args = parser.parse_args()
     outcomes = walk_all(args.budget_s)
     result = {"gpu_paths": [asdict(outcome) for outcome in outcomes]}
