@@ -1,12 +1,14 @@
-"""What one 80 GB GPU can show of step 2 with the 30B student: its memory against plan.py, its speed, and its adapter.
+"""What one 80 GB GPU can show of step 2 with the 30B student: memory, speed, and its adapter.
 
     python benchmarks/gpu.py
 
-The weights are random, made on the device, so that nothing is downloaded; memory and speed do not depend on them, but
-for the choice of experts, which is near to even. LoRA, batches, loss and optimizer are those of train_sft_trl.py. What
-does not fit is a line of the table. Without a GPU a small configuration runs in fp32, where the memory that is compared
-with plan.py is counted tensor by tensor. The last line is JSON; the exit code is 1 if anything failed for another
-reason than memory. What the scripts themselves do on a GPU is gpu_paths.py's list.
+Memory is compared with plan.py. The weights are random, made on the device, so that nothing is
+downloaded; memory and speed do not depend on them, but for the choice of experts, which is near to
+even. LoRA, batches, loss and optimizer are those of train_sft_trl.py. What does not fit is a line
+of the table. Without a GPU a small configuration runs in fp32, where the memory that is compared
+with plan.py is counted tensor by tensor. The last line is JSON; the exit code is 1 if anything
+failed for another reason than memory. What the scripts themselves do on a GPU is gpu_paths.py's
+list.
 """
 
 import argparse
@@ -16,41 +18,38 @@ import sys
 import time
 import traceback
 import warnings
-from statistics import median
+from dataclasses import dataclass, field
 
 import peft
 import torch
 import transformers
-from figures import finish, markdown, show, size, spread
-from plan import GIB, Model, training
-from random_student import EXACT_LAYERS, SMALL, adapted, batch_of, build, check_adapter, check_in_fp32, fill, now
+from figures import finish, parser_of
+from gpu_steps import WARM_UP, WAYS, allocated, choose, memory_table, profiled, step, timed
+from gpu_tables import gib, show_figure, show_memory, show_profile, show_runs
+from random_student import (
+    EXACT_LAYERS,
+    SMALL,
+    adapted,
+    batch_of,
+    build,
+    check_adapter,
+    check_in_fp32,
+    fill,
+)
+from sizes import Model, default_expert_rank, training
 
 from distill.training.lora import describe
-from distill.training.student_ops import ATTENTION_IMPLEMENTATION, EXPERTS_IMPLEMENTATION, use_fewer_kernels
 
-LENGTHS, SMALL_LENGTHS = (64, 512, 2048), (16, 32, 64)  # tokens of the longest row
-BATCHES = (1, 4, 16)  # rows of a micro-batch: one, the default, and the whole effective batch at once
-# How a step can be computed: by default as in train_sft_trl.py. Other experts than those of student_ops.py are those of
-# transformers, with LoRA added to the weights by PEFT; what is not here of them needs kernels from the hub.
-DEFAULT = {
-    "padding_free": True,
-    "attention": ATTENTION_IMPLEMENTATION,
-    "experts": EXPERTS_IMPLEMENTATION,
-    "checkpointing": True,
-    "fewer": True,
-}
-WAYS = {
-    "default": {},  # for micro-batches of --checkpoint_from_tokens and more; shorter ones are not checkpointed
-    "padded": {"padding_free": False, "attention": "sdpa"},
-    "one mask over all rows": {"attention": "sdpa"},
-    "PEFT, grouped_mm": {"experts": "grouped_mm"},
-    "PEFT, eager": {"experts": "eager"},
-    "PEFT, batched_mm": {"experts": "batched_mm"},
-    "no checkpointing": {"checkpointing": False},
-    "norms and casts as they come": {"fewer": False},
-}
-WARM_UP = 2  # steps before the timed ones: kernels are chosen, memory is reserved
-LONGEST_S = 12  # seconds after which a configuration takes no further step, but for one that is timed
+LENGTHS = (64, 512, 2048)  # tokens of the longest row
+SMALL_LENGTHS = (16, 32, 64)
+BATCHES = (
+    1,
+    4,
+    16,
+)  # rows of a micro-batch: one, the default, and the whole effective batch at once
+USUAL_BATCH = BATCHES[1]
+
+
 COMPARED = {  # what random_student.check_adapter() finds
     "repeated": "largest difference: computed twice",
     "adapter": "with and without the adapter",
@@ -64,6 +63,7 @@ COMPARED = {  # what random_student.check_adapter() finds
 }
 PROFILED = 12  # operations named in the profile of a step
 NOT_REACHED = {"error": "not reached"}
+OUT_OF_MEMORY = "out of memory"
 
 
 def attempt(function, *arguments) -> dict:
@@ -71,7 +71,7 @@ def attempt(function, *arguments) -> dict:
     try:
         return function(*arguments)
     except torch.OutOfMemoryError:
-        found = {"error": "out of memory"}
+        found = {"error": OUT_OF_MEMORY}
     except Exception as error:
         traceback.print_exc()
         reason = str(error).partition("\n")[0]
@@ -81,239 +81,282 @@ def attempt(function, *arguments) -> dict:
     return found
 
 
-def allocated(device: torch.device, peak: bool = False) -> int | None:
-    """Bytes that PyTorch holds on a GPU now, or the most since the last reset; None on a CPU, which does not count."""
-    if device.type != "cuda":
-        return None
-    return torch.cuda.max_memory_allocated(device) if peak else torch.cuda.memory_allocated(device)
+@dataclass(frozen=True)
+class Setting:
+    """What is measured, and where."""
+
+    device: torch.device
+    small: bool
+    plan: Model
+    lengths: list[int]
+    dtype: torch.dtype
+    rank: int
+    expert_rank: int  # 0: rank // active experts
+    steps: int
+    deadline: float  # of profiles and steps
+    end: float  # of all, the adapter's check included
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def planned(self) -> tuple[int, int]:
+        """Bytes planned for the base, and for LoRA with its gradients and Adam's states."""
+        expert_rank = self.expert_rank or default_expert_rank(self.plan, self.rank)
+        base, adapter, *_ = training(self.plan, 1, self.rank, expert_rank, self.dtype.itemsize)
+        return round(base.bytes), round(adapter.bytes)
 
 
-def step(model, optimizer, batch: dict, device: torch.device) -> float:
-    """One optimizer step as Trainer does it; returns the loss. The gradients stay until the next step."""
-    optimizer.zero_grad()
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        loss = model(**batch, fused_lm_head=True).loss
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
-    optimizer.step()
-    return loss.item()
+@dataclass
+class Student:
+    """The model under LoRA and its optimizer; without a model nothing further is measured."""
+
+    model: object = None
+    optimizer: object = None
 
 
-def choose(model, way: str) -> dict:
-    """Let the model compute as WAYS says; returns the settings."""
-    base, settings = model.get_base_model(), DEFAULT | WAYS[way]
-    base.set_experts_implementation(settings["experts"])
-    base.set_attn_implementation(settings["attention"])
-    use_fewer_kernels(model, settings["fewer"])
-    (model.gradient_checkpointing_enable if settings["checkpointing"] else model.gradient_checkpointing_disable)()
-    return settings
+@dataclass
+class Beginning:
+    """What came of making the student and of its first two steps."""
+
+    build_seconds: float | None = None
+    lora_seconds: float | None = None
+    memory: list[dict] = field(default_factory=list)
+    first: dict = field(default_factory=lambda: dict(NOT_REACHED))
+    second: dict = field(default_factory=lambda: dict(NOT_REACHED))
+    errors: list[str] = field(default_factory=list)  # of making it
+    notes: list[str] = field(default_factory=list)
 
 
-def timed(model, optimizer, length, rows, way, steps, deadline, device) -> dict:
-    """Seconds of the steps and tokens per second without padding; from the deadline on, one timed step is enough."""
-    settings = choose(model, way)
-    batch, tokens = batch_of(length, rows, settings["padding_free"], model.config.vocab_size, device)
-    if device.type == "cuda":
+def begin(setting: Setting) -> tuple[Student, Beginning]:
+    """Make the student, take two steps, and compare its memory with the plan."""
+    device = setting.device
+    student = Student()
+    beginning = Beginning()
+    stages = {"start": allocated(device)}
+    found = attempt(build, setting.plan, setting.dtype, device)
+    stages["weights"] = allocated(device)
+    beginning.build_seconds = found.get("seconds")
+    if "error" not in found:
+        # popped, so that no other name keeps the model
+        found = attempt(adapted, found.pop("model"), setting.rank, setting.expert_rank, device)
+        stages["LoRA"] = allocated(device)
+        beginning.lora_seconds = found.get("seconds")
+    if "error" in found:
+        beginning.errors.append(found["error"])
+        beginning.notes.append(f"No model: {found['error']}.")
+        return student, beginning
+    beginning.notes.append(f"LoRA on {describe(found['model'])}.")
+    student.model = found.pop("model")
+    trained = [p for p in student.model.parameters() if p.requires_grad]
+    # at a rate of 0 a step does all its work, and all configurations see the same weights
+    student.optimizer = torch.optim.AdamW(trained, lr=0.0, weight_decay=0.0, fused=True)
+    two_steps(setting, student, beginning, stages)
+    base, adapter = setting.planned()
+    beginning.memory = memory_table(student.model, student.optimizer, base, adapter, stages)
+    fill(student.model)
+    return student, beginning
+
+
+def two_steps(setting: Setting, student: Student, beginning: Beginning, stages: dict) -> None:
+    """A first step, after which all states are there, and a second one, whose peak is a step's."""
+    device = setting.device
+    choose(student.model, "default")
+    batch, _ = batch_of(setting.lengths[0], 1, True, setting.plan.vocabulary, device)
+
+    def one_step() -> dict:
+        return {"loss": step(student.model, student.optimizer, batch, device)}
+
+    beginning.first = attempt(one_step)
+    stages["step"] = allocated(device)
+    if setting.on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
-    seconds, losses, deadline = [], [], min(deadline, time.perf_counter() + LONGEST_S)
-    while len(seconds) < WARM_UP + steps and (len(seconds) <= WARM_UP or time.perf_counter() < deadline):
-        start = now(device)
-        losses.append(step(model, optimizer, batch, device))
-        seconds.append(now(device) - start)
-    seconds = seconds[WARM_UP:]
-    fed = batch["input_ids"].numel()
-    return {"tokens": tokens, "fed_tokens": fed, "steps": len(seconds), "loss": median(losses)} | {
-        "seconds": spread(seconds),
-        "tokens_per_second": spread([tokens / s for s in seconds]),
-        "peak_bytes": allocated(device, peak=True),
-    }
+    beginning.second = beginning.first
+    if "error" not in beginning.first:
+        beginning.second = attempt(one_step)
+    stages["peak"] = allocated(device, peak=True)
+    if "error" in beginning.second:
+        beginning.notes.append(f"A first and a second step: {beginning.second['error']}.")
 
 
-def profiled(model, optimizer, length: int, rows: int, device: torch.device) -> dict:
-    """Milliseconds of a step, and of what the device works on longest in it: kernels of a GPU, operators of a CPU."""
-    choose(model, "default")
-    batch, _ = batch_of(length, rows, True, model.config.vocab_size, device)
-    step(model, optimizer, batch, device)
-    with torch.profiler.profile() as profile:
-        start = now(device)
-        step(model, optimizer, batch, device)
-        seconds = now(device) - start
-    events = [event for event in profile.key_averages() if not event.is_user_annotation]
-    if device.type == "cuda":
-        spent = {e.key: e.self_device_time_total / 1000 for e in events if e.device_type.name == "CUDA"}
-    else:
-        spent = {e.key: e.self_cpu_time_total / 1000 for e in events}
-    longest = dict(sorted(spent.items(), key=lambda item: -item[1])[:PROFILED])
-    found = {"milliseconds": 1000 * seconds, "device": sum(spent.values()), "spent": longest}
-    return {"length": length, "rows": rows} | found
+def profile_steps(setting: Setting, student: Student) -> list[dict]:
+    """A step of the shortest and one of the longest rows, each printed at once."""
+    profiles = []
+    for length in (setting.lengths[0], setting.lengths[-1]):
+        found = NOT_REACHED
+        if student.model is not None and time.perf_counter() < setting.deadline:
+            arguments = (
+                student.model,
+                student.optimizer,
+                length,
+                USUAL_BATCH,
+                PROFILED,
+                setting.device,
+            )
+            found = attempt(profiled, *arguments)
+        profiles.append(found)
+        print(show_profile(found), "", sep="\n", flush=True)
+    return profiles
 
 
-def memory_table(model, optimizer, base: int, adapter: int, stages: dict) -> list[dict]:
-    """Bytes after each stage as planned, in the model's tensors, and as PyTorch counts them on a GPU.
-
-    `base` and `adapter` are the bytes planned for the base, and for LoRA with its gradients and Adam's states.
-    """
-    trained = [p for p in model.parameters() if p.requires_grad]
-    weights, lora = size(p for p in model.parameters() if not p.requires_grad), size(trained)
-    states = (value for state in optimizer.state.values() for value in state.values())
-    # Adam counts its steps in a number for each parameter, which no plan needs
-    learning = lora + size(p.grad for p in trained) + size(s for s in states if s.dim())
-    counts = {"base weights": (base, weights, "start", "weights"), "LoRA": (adapter // 4, lora, "weights", "LoRA")}
-    if optimizer.state:
-        counts |= {
-            "LoRA, gradients, Adam": (adapter, learning, "weights", "step"),
-            "one GPU": (base + adapter, weights + learning, "start", "step"),
-            "peak of the second step": (base + adapter, None, "start", "peak"),  # the plan has no activations
-        }
-    table = []
-    for what, (plan, found, before, after) in counts.items():
-        grown = None if stages[after] is None else stages[after] - stages[before]
-        table.append({"what": what, "planned": plan, "tensors": found, "allocated": grown})
-    return table
+def wanted_runs(lengths: list[int]) -> list[tuple[int, int, str]]:
+    """The configurations as (tokens of the longest row, rows, way), the most important first."""
+    shortest = lengths[0]
+    middle = lengths[-2]
+    longest = lengths[-1]
+    wanted = [(length, rows, "default") for length in lengths for rows in BATCHES]
+    for way in ("PEFT, grouped_mm", "no checkpointing"):
+        wanted += [(shortest, rows, way) for rows in BATCHES[1:]]
+    others = [way for way in WAYS if way not in ("default", "padded")]
+    wanted += [(middle, USUAL_BATCH, way) for way in others]
+    further = ("one mask over all rows", "PEFT, grouped_mm", "norms and casts as they come")
+    wanted += [(longest, USUAL_BATCH, way) for way in further]
+    wanted += [(length, rows, "padded") for rows in BATCHES for length in lengths]
+    return wanted
 
 
-def gib(count: int | None) -> str:
-    return "-" if count is None else f"{count / GIB:.3f}"
-
-
-def show_memory(table: list[dict]) -> str:
-    """The table of memory in GiB; what is compared with the plan is PyTorch's count, on a CPU that of the tensors."""
-    rows = []
-    for line in table:
-        measured = line["tensors"] if line["allocated"] is None else line["allocated"]
-        ratio = "-" if measured is None else f"{measured / line['planned']:.4f}"
-        rows.append([line["what"], *(gib(line[key]) for key in ("planned", "tensors", "allocated")), ratio])
-    return markdown(["GiB after", "planned", "in tensors", "allocated", "measured to planned"], rows)
-
-
-def show_runs(runs: list[dict]) -> str:
-    """The table of speeds, one line for each configuration."""
-    rows = []
-    for run in runs:
-        line = [str(run["length"]), str(run["rows"]), run["way"]]
-        if "error" in run:
-            line += [run["error"], *["-"] * 4]
+def run_all(setting: Setting, student: Student) -> list[dict]:
+    """Every configuration, timed while there is time."""
+    runs = []
+    for length, rows, way in wanted_runs(setting.lengths):
+        run = {"length": length, "rows": rows, "way": way}
+        if student.model is None or time.perf_counter() >= setting.deadline:
+            run.update(NOT_REACHED)
         else:
-            line += [show(run["tokens_per_second"], 0), show(run["seconds"], 3)]
-            line += [f"{run['fed_tokens'] / run['tokens']:.2f}", f"{run['loss']:.4f}", gib(run["peak_bytes"])]
-        rows.append(line)
-    header = ["longest row", "rows", "computed", "tokens/s", "s per step", "fed to real tokens", "loss"]
-    return markdown([*header, "peak GiB"], rows)
+            model = student.model
+            optimizer = student.optimizer
+            until = setting.deadline
+            arguments = (model, optimizer, length, rows, way, setting.steps, until, setting.device)
+            run.update(attempt(timed, *arguments))
+            optimizer.zero_grad()
+            # not lost if the machine is taken away
+            print(json.dumps(run), file=sys.stderr, flush=True)
+        runs.append(run)
+    return runs
 
 
-def show_profile(profile: dict) -> str:
-    """One profiled step as Markdown."""
-    if "error" in profile:
-        return f"Profile: {profile['error']}."
-    head = f"A step of {profile['rows']} rows of up to {profile['length']} tokens, profiled: "
-    head += f"{profile['milliseconds']:.0f} ms, of which the device works {profile['device']:.0f}"
-    rows = [[key[:90], f"{value:.1f}", f"{value / profile['device']:.1%}"] for key, value in profile["spent"].items()]
-    return f"{head}\n\n{markdown(['operation', 'ms', 'share'], rows)}"
+def check_adapters(setting: Setting, student: Student) -> tuple[dict, dict]:
+    """The adapter's check on the student itself, and in fp32 on one with few layers."""
+    if student.model is None or time.perf_counter() >= setting.end:
+        return NOT_REACHED, NOT_REACHED
+    student.model.zero_grad()
+    student.optimizer.state.clear()
+    length = setting.lengths[0]
+    check = attempt(check_adapter, student.model, length, setting.device)
+    student.model = None  # the next one takes its place
+    arguments = (setting.plan, length, setting.rank, setting.expert_rank, setting.device)
+    return check, attempt(check_in_fp32, *arguments)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"], help="auto: a GPU if there is one")
-    parser.add_argument("--small", action="store_true", help="the small configuration, also on a GPU")
-    parser.add_argument("--lengths", type=int, nargs="+", help="tokens of the longest row, two lengths or more")
-    parser.add_argument("--steps", type=int, default=5, help=f"timed ones of each configuration, after {WARM_UP}")
-    parser.add_argument("--lora_rank", type=int, default=32, help="on attention")
-    parser.add_argument("--lora_expert_rank", type=int, default=0, help="on each expert (0: rank // active experts)")
-    parser.add_argument("--budget_s", type=float, default=540, help="a fifth of it is kept for the adapter's check")
+def parse_args() -> argparse.Namespace:
+    parser = parser_of(__doc__)
+
+    def add(name: str, default, help: str, **further) -> None:
+        parser.add_argument(name, default=default, help=help, **further)
+
+    add("--device", "auto", "auto: a GPU if there is one", choices=["auto", "cuda", "cpu"])
+    parser.add_argument(
+        "--small", action="store_true", help="the small configuration, also on a GPU"
+    )
+    add("--lengths", None, "tokens of the longest row, two lengths or more", type=int, nargs="+")
+    add("--steps", 5, f"timed ones of each configuration, after {WARM_UP}", type=int)
+    add("--lora_rank", 32, "on attention", type=int)
+    add("--lora_expert_rank", 0, "on each expert (0: rank // active experts)", type=int)
+    add("--budget_s", 540, "a fifth of it is kept for the adapter's check", type=float)
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: no GPU is visible")
-    start = time.perf_counter()
-    deadline = start + 0.8 * args.budget_s
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device)
+    return args
+
+
+def setting_of(args: argparse.Namespace, start: float) -> Setting:
+    """The small configuration on a CPU or where it is asked for, otherwise the 30B student."""
+    name = args.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
     on_gpu = device.type == "cuda"
     small = args.small or not on_gpu
-    plan, lengths = (SMALL, SMALL_LENGTHS) if small else (Model(), LENGTHS)
-    lengths = args.lengths or lengths
-    expert_rank = args.lora_expert_rank or max(1, args.lora_rank // plan.per_token)
-    (_, base, _), (_, adapter, _), *_ = training(plan, 1, args.lora_rank, expert_rank)
-    dtype, wider = (torch.bfloat16, 1) if on_gpu else (torch.float32, 2)  # the plan has weights in bf16
-    warnings.filterwarnings("ignore", message=".*_pattern keys did not match")  # as in train_sft_trl.py
+    return Setting(
+        device=device,
+        small=small,
+        plan=SMALL if small else Model(),
+        lengths=args.lengths or (SMALL_LENGTHS if small else LENGTHS),
+        dtype=torch.bfloat16 if on_gpu else torch.float32,
+        rank=args.lora_rank,
+        expert_rank=args.lora_expert_rank,
+        steps=args.steps,
+        deadline=start + 0.8 * args.budget_s,
+        end=start + args.budget_s,
+    )
+
+
+def describe_device(device: torch.device) -> tuple[str, int | None]:
+    """Name of the device, and bytes of a GPU's memory."""
+    if device.type != "cuda":
+        return f"CPU, {torch.get_num_threads()} threads", None
+    total = torch.cuda.get_device_properties(device).total_memory
+    return torch.cuda.get_device_name(device), total
+
+
+def main() -> int:
+    start = time.perf_counter()
+    args = parse_args()
+    setting = setting_of(args, start)
+    warnings.filterwarnings("ignore", message=".*_pattern keys did not match")  # as in step 2
     torch.manual_seed(0)
 
-    name = torch.cuda.get_device_name(device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"
-    device_bytes = torch.cuda.get_device_properties(device).total_memory if on_gpu else None
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}
-    memory = [f"{gib(device_bytes)} GiB"] if on_gpu else []
-    print(", ".join([name, *memory, *(f"{k} {v}" for k, v in versions.items())]), flush=True)
-    stages, table, model, first, second = {"start": allocated(device)}, [], None, NOT_REACHED, NOT_REACHED
-    found = built = attempt(build, plan, dtype, device)
-    stages["weights"] = allocated(device)
-    if "error" not in built:
-        # popped, so that no other name keeps the model
-        found = attempt(adapted, built.pop("model"), args.lora_rank, args.lora_expert_rank, device)
-        stages["LoRA"] = allocated(device)
-    notes = [f"No model: {found['error']}." if "error" in found else f"LoRA on {describe(found['model'])}."]
-    if "error" not in found:
-        model = found.pop("model")
-        trained = [p for p in model.parameters() if p.requires_grad]
-        # at a rate of 0 a step does all its work, and all configurations see the same weights
-        optimizer = torch.optim.AdamW(trained, lr=0.0, weight_decay=0.0, fused=True)
-        choose(model, "default")
-        batch, _ = batch_of(lengths[0], 1, True, plan.vocabulary, device)
-        first = attempt(lambda: {"loss": step(model, optimizer, batch, device)})
-        stages["step"] = allocated(device)
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats(device)
-        second = first if "error" in first else attempt(lambda: {"loss": step(model, optimizer, batch, device)})
-        stages["peak"] = allocated(device, peak=True)
-        if "error" in second:
-            notes.append(f"A first and a second step: {second['error']}.")
-        table = memory_table(model, optimizer, wider * round(base), round(adapter), stages)
-        fill(model)
-    print("\n### Memory\n", show_memory(table), sep="\n", flush=True)
+    name, device_bytes = describe_device(setting.device)
+    versions = {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+    }
+    parts = [name]
+    if setting.on_gpu:
+        parts.append(f"{gib(device_bytes)} GiB")
+    parts += [f"{library} {version}" for library, version in versions.items()]
+    print(", ".join(parts), flush=True)
 
-    profiles = []
-    for n in (lengths[0], lengths[-1]):
-        found_profile = NOT_REACHED
-        if model is not None and time.perf_counter() < deadline:
-            found_profile = attempt(profiled, model, optimizer, n, BATCHES[1], device)
-        profiles.append(found_profile)
-        print(show_profile(found_profile), "", sep="\n", flush=True)
-
-    usual = BATCHES[1]
-    wanted = [(n, b, "default") for n in lengths for b in BATCHES]
-    wanted += [(lengths[0], b, way) for way in ("PEFT, grouped_mm", "no checkpointing") for b in BATCHES[1:]]
-    wanted += [(lengths[-2], usual, way) for way in list(WAYS)[2:]]
-    further = ("one mask over all rows", "PEFT, grouped_mm", "norms and casts as they come")
-    wanted += [(lengths[-1], usual, way) for way in further]
-    wanted += [(n, b, "padded") for b in BATCHES for n in lengths]
-    runs = []
-    for n, b, way in wanted:
-        run = {"length": n, "rows": b, "way": way}
-        if model is None or time.perf_counter() >= deadline:
-            run |= NOT_REACHED
-        else:
-            run |= attempt(timed, model, optimizer, n, b, way, args.steps, deadline, device)
-            optimizer.zero_grad()
-            print(json.dumps(run), file=sys.stderr, flush=True)  # not lost if the machine is taken away
-        runs.append(run)
+    student, beginning = begin(setting)
+    print("\n### Memory\n", show_memory(beginning.memory), sep="\n", flush=True)
+    profiles = profile_steps(setting, student)
+    runs = run_all(setting, student)
     print("\n### Training steps\n", show_runs(runs), "", sep="\n", flush=True)
+    check, exact = check_adapters(setting, student)
 
-    check, exact = NOT_REACHED, NOT_REACHED
-    if model is not None and time.perf_counter() < start + args.budget_s:
-        model.zero_grad()
-        optimizer.state.clear()
-        check = attempt(check_adapter, model, lengths[0], device)
-        model = None  # the next one takes its place
-        exact = attempt(check_in_fp32, plan, lengths[0], args.lora_rank, args.lora_expert_rank, device)
     rows = []
     for key, text in COMPARED.items():
-        rows.append([text, *(f"{one[key]:.3g}" if key in one else one["error"] for one in (check, exact))])
-    seconds = {"build": built.get("seconds"), "LoRA": found.get("seconds"), "all": time.perf_counter() - start}
-    notes.append(f"{seconds['all']:.0f} s in all.")
-    result = {"device": name, "device_bytes": device_bytes, "versions": versions, "small": small, "seconds": seconds}
-    result |= {"parameters": plan.parameters, "memory": table, "first_step": first, "second_step": second, "runs": runs}
-    result |= {"profiles": profiles, "adapter": check, "adapter_in_fp32": exact}
-    columns = [f"{plan.layers} layers, {str(dtype)[6:]}", f"{min(EXACT_LAYERS, plan.layers)} layers, float32"]
+        rows.append([text, show_figure(check, key), show_figure(exact, key)])
+    seconds = {
+        "build": beginning.build_seconds,
+        "LoRA": beginning.lora_seconds,
+        "all": time.perf_counter() - start,
+    }
+    notes = [*beginning.notes, f"{seconds['all']:.0f} s in all."]
+    result = {
+        "device": name,
+        "device_bytes": device_bytes,
+        "versions": versions,
+        "small": setting.small,
+        "seconds": seconds,
+        "parameters": setting.plan.parameters,
+        "memory": beginning.memory,
+        "first_step": beginning.first,
+        "second_step": beginning.second,
+        "runs": runs,
+        "profiles": profiles,
+        "adapter": check,
+        "adapter_in_fp32": exact,
+    }
+    layers = setting.plan.layers
+    type_name = str(setting.dtype).removeprefix("torch.")
+    exact_layers = min(EXACT_LAYERS, layers)
+    columns = [f"{layers} layers, {type_name}", f"{exact_layers} layers, float32"]
     finish("Logits of the adapter", ["", *columns], rows, notes, {"gpu": result})
-    errors = {one.get("error") for one in (built, found, second, check, exact, *runs, *profiles)}
-    return 1 if errors - {None, "out of memory", NOT_REACHED["error"]} else 0
+    errors = set(beginning.errors)
+    errors.update(one.get("error") for one in (beginning.second, check, exact, *runs, *profiles))
+    return 1 if errors - {None, OUT_OF_MEMORY, NOT_REACHED["error"]} else 0
 
 
 if __name__ == "__main__":
