@@ -3,11 +3,11 @@
     python benchmarks/host_memory.py --processes 2 4 --before
     python benchmarks/host_memory.py --processes 1 8 --qwen3_30b    # on a machine with 8 GPUs
 
-A random student is saved, and train_sft_trl.py's trainer loads it: one process as train_trl.sh, several with
-FSDP, on GPUs if there are any, otherwise on the CPU through gloo. Counted is anonymous memory (RssAnon of
-/proc/PID/status, the most that was seen, every few milliseconds), less that of the same run with a student of
-next to nothing, less the rank's own shard where that stays in host memory. --before loads as transformers does
-by itself, on each rank.
+A random student is saved, and train_sft_trl.py's trainer loads it: one process as train_trl.sh,
+several with FSDP, on GPUs if there are any, otherwise on the CPU through gloo. Counted is anonymous
+memory (RssAnon of /proc/PID/status, the most that was seen, every few milliseconds), less that of
+the same run with a student of next to nothing, less the rank's own shard where that stays in host
+memory. --before loads as transformers does by itself, on each rank.
 """
 
 import argparse
@@ -20,14 +20,30 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from figures import ROOT, finish, size
-from plan import GIB, Model
+from figures import ROOT, finish, parser_of, size
+from sizes import GIB, Model
 
 STUDENT = Model(
-    hidden=512, layers=70, heads=8, kv_heads=2, head_dim=64, experts=8, per_token=2, expert_size=256, vocabulary=4096
+    hidden=512,
+    layers=70,
+    heads=8,
+    kv_heads=2,
+    head_dim=64,
+    experts=8,
+    per_token=2,
+    expert_size=256,
+    vocabulary=4096,
 )
 NOTHING = Model(
-    hidden=16, layers=1, heads=1, kv_heads=1, head_dim=16, experts=2, per_token=1, expert_size=16, vocabulary=64
+    hidden=16,
+    layers=1,
+    heads=1,
+    kv_heads=1,
+    head_dim=16,
+    experts=2,
+    per_token=1,
+    expert_size=16,
+    vocabulary=64,
 )
 INTERVAL = 0.003  # seconds between two looks at the memory
 WORDS = 32  # of the tokenizer, which nothing is encoded with
@@ -56,7 +72,8 @@ def save_student(plan: Model, dtype: str, folder: Path) -> int:
 
     vocabulary = {f"w{number}": number for number in range(WORDS)}
     words = Tokenizer(WordLevel(vocabulary, unk_token="w0"))
-    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w1", pad_token="w2").save_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w1", pad_token="w2")
+    tokenizer.save_pretrained(folder)
     model = AutoModelForCausalLM.from_config(configuration(plan), dtype=getattr(torch, dtype))
     model.save_pretrained(folder)
     return size(model.parameters())
@@ -75,15 +92,17 @@ def anonymous(pid: int) -> int:
 
 
 def launch(student: Path, processes: int, before: bool, dtype: str, folder: Path) -> list[Rank]:
-    """Let `processes` ranks load the student, and shard it if they are several; what each of them took."""
+    """Let `processes` ranks load the student, and shard it if they are several."""
     command = [sys.executable]
     if processes > 1:
-        command += ["-m", "accelerate.commands.launch", "--quiet", "--num_processes", str(processes)]
-        command += ["--config_file", str(ROOT / "accelerate_configs" / "fsdp.yaml")]
+        fsdp = ROOT / "accelerate_configs" / "fsdp.yaml"
+        command += ["-m", "accelerate.commands.launch", "--quiet", "--config_file", str(fsdp)]
+        command += ["--num_processes", str(processes)]
     command += [str(Path(__file__).resolve()), "--as_rank", str(student), str(folder), dtype]
     if before:
         command.append("--before")
-    process = subprocess.Popen(command, stdout=sys.stderr, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=sys.stderr, env=environment)
     peaks = [0] * processes
     while process.poll() is None:
         for rank in range(processes):
@@ -101,7 +120,7 @@ def launch(student: Path, processes: int, before: bool, dtype: str, folder: Path
 
 
 def as_rank(student: str, folder: Path, dtype: str, before: bool) -> None:
-    """One process of the launch: make the trainer and let it train up to where the first step would begin."""
+    """One process of the launch: make the trainer and let it train up to its first step."""
     rank = os.environ.get("RANK", "0")
     started = folder / f"{rank}.starting"
     started.write_text(str(os.getpid()))
@@ -132,7 +151,9 @@ def as_rank(student: str, folder: Path, dtype: str, before: bool) -> None:
             os._exit(0)
 
     if before:
-        build.load_student = lambda name, dtype, **_: AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        step2.load_student = lambda name, dtype, *_: AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype
+        )
     flags = {
         "model_name": student,
         "train_file": __file__,  # has to be a file; the rows are ROW
@@ -151,32 +172,63 @@ def as_rank(student: str, folder: Path, dtype: str, before: bool) -> None:
     trainer.train()
 
 
-def measured(plan: Model, dtype: str, processes: list[int], ways: dict[str, bool], folder: Path):
-    """Copies of the student in each rank, for each way and number of processes; and the student's bytes."""
-    students = {"student": plan, "nothing": NOTHING}
-    weights = {name: save_student(one, dtype, folder / name) for name, one in students.items()}
+@dataclass
+class Line:
+    """A rank of a launch, as the table and the last line have it; sizes in bytes."""
+
+    way: str
+    processes: int
+    rank: int
+    peak: int
+    shard: int
+    gpu: int
+    nothing: int  # the most anonymous memory of the same rank without a student
+    copies: float  # of the student
+
+    def cells(self) -> list[str]:
+        sizes = [f"{count / GIB:.3f}" for count in (self.peak, self.nothing, self.shard, self.gpu)]
+        return [self.way, str(self.processes), str(self.rank), *sizes, f"{self.copies:.3f}"]
+
+
+def measured(
+    plan: Model, dtype: str, processes: list[int], ways: dict[str, bool], folder: Path
+) -> tuple[list[Line], int]:
+    """Each rank of each way and number of processes; and the student's bytes."""
+    weights = save_student(plan, dtype, folder / "student")
+    save_student(NOTHING, dtype, folder / "nothing")
+
+    def launched(name: str, count: int, before: bool) -> list[Rank]:
+        scratch = Path(tempfile.mkdtemp(dir=folder))
+        return launch(folder / name, count, before, dtype, scratch)
+
     found = []
     for way, before in ways.items():
         for count in processes:
-            runs = {}
-            for name in students:
-                scratch = Path(tempfile.mkdtemp(dir=folder))
-                runs[name] = launch(folder / name, count, before, dtype, scratch)
-            for rank, nothing in zip(runs["student"], runs["nothing"], strict=True):
-                copies = (rank.peak - rank.shard - nothing.peak) / weights["student"]
-                line = {"way": way, "processes": count, **asdict(rank), "nothing": nothing.peak, "copies": copies}
+            ranks = launched("student", count, before)
+            without = launched("nothing", count, before)
+            for rank, nothing in zip(ranks, without, strict=True):
+                copies = (rank.peak - rank.shard - nothing.peak) / weights
+                line = Line(way, count, **asdict(rank), nothing=nothing.peak, copies=copies)
                 found.append(line)
-    return found, weights["student"]
+    return found, weights
+
+
+def parse_args():
+    parser = parser_of(__doc__)
+    flag = parser.add_argument
+    processes_help = "numbers of ranks; several: FSDP"
+    layers_help = "of the small student: 15 MiB each in fp32"
+    flag("--processes", type=int, nargs="+", default=[2, 4], help=processes_help)
+    flag("--layers", type=int, default=STUDENT.layers, help=layers_help)
+    flag("--qwen3_30b", action="store_true", help="of its size: 57 GiB in memory and on disk")
+    flag("--before", action="store_true", help="also as transformers loads on each rank")
+    as_rank_of = ("STUDENT", "FOLDER", "DTYPE")
+    flag("--as_rank", nargs=3, metavar=as_rank_of, help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--processes", type=int, nargs="+", default=[2, 4], help="numbers of ranks; several: FSDP")
-    parser.add_argument("--layers", type=int, default=STUDENT.layers, help="of the small student: 15 MiB each in fp32")
-    parser.add_argument("--qwen3_30b", action="store_true", help="of its size: 57 GiB in memory and on disk")
-    parser.add_argument("--before", action="store_true", help="also as transformers loads on each rank")
-    parser.add_argument("--as_rank", nargs=3, metavar=("STUDENT", "FOLDER", "DTYPE"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parse_args()
     if args.as_rank:
         student, folder, dtype = args.as_rank
         as_rank(student, Path(folder), dtype, args.before)
@@ -190,13 +242,20 @@ def main() -> int:
         ways = {BEFORE: True, OURS: False}
     with tempfile.TemporaryDirectory() as folder:
         found, weights = measured(plan, dtype, args.processes, ways, Path(folder))
-    rows = []
-    for line in found:
-        sizes = [f"{line[key] / GIB:.3f}" for key in ("peak", "nothing", "shard", "gpu")]
-        rows.append([line["way"], str(line["processes"]), str(line["rank"]), *sizes, f"{line['copies']:.3f}"])
-    header = ["loading", "processes", "rank", "most GiB", "with no student", "own shard", "on a GPU", "copies"]
-    notes = [f"The student: {weights / GIB:.3f} GiB in {dtype}, {plan.layers} layers."]
-    return finish("Host memory", header, rows, notes, {"host_memory": {"student": weights, "ranks": found}})
+    header = [
+        "loading",
+        "processes",
+        "rank",
+        "most GiB",
+        "with no student",
+        "own shard",
+        "on a GPU",
+        "copies",
+    ]
+    rows = [line.cells() for line in found]
+    note = f"The student: {weights / GIB:.3f} GiB in {dtype}, {plan.layers} layers."
+    result = {"student": weights, "ranks": [asdict(line) for line in found]}
+    return finish("Host memory", header, rows, [note], {"host_memory": result})
 
 
 if __name__ == "__main__":
