@@ -8,7 +8,11 @@ import torch
 from figures import size, spread
 from random_student import batch_of, now
 
-from distill.training.student_ops import ATTENTION, EXPERTS, use_fewer_kernels
+from distill.training.student_ops import (
+    ATTENTION_IMPLEMENTATION,
+    EXPERTS_IMPLEMENTATION,
+    use_fewer_kernels,
+)
 
 WARM_UP = 2  # steps before the timed ones: kernels are chosen, memory is reserved
 LONGEST_S = (
@@ -25,8 +29,8 @@ class Way:
     """
 
     padding_free: bool = True
-    attention: str = ATTENTION
-    experts: str = EXPERTS
+    attention: str = ATTENTION_IMPLEMENTATION
+    experts: str = EXPERTS_IMPLEMENTATION
     checkpointing: bool = True
     fewer_kernels: bool = True
 

@@ -151,7 +151,7 @@ def as_rank(student: str, folder: Path, dtype: str, before: bool) -> None:
             os._exit(0)
 
     if before:
-        step2.load_student = lambda name, dtype, *_: AutoModelForCausalLM.from_pretrained(
+        build.load_student = lambda name, dtype, **_: AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype
         )
     flags = {

@@ -13,7 +13,11 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from trl.trainer.utils import add_fused_lm_head
 
 from distill.training.lora import lora_config
-from distill.training.student_ops import EXPERTS_IMPLEMENTATION, keep_lora_beside_experts, use_fewer_kernels
+from distill.training.student_ops import (
+    EXPERTS_IMPLEMENTATION,
+    keep_lora_beside_experts,
+    use_fewer_kernels,
+)
 
 SMALL = Model(
     hidden=128,

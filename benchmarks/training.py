@@ -66,7 +66,7 @@ def parsed(flags: list[str], folder: str):
 
 def prepared(flags: list[str], folder: str):
     """The trainer before it trains, and when each stage ended, in seconds since the epoch."""
-    import train_sft_trl as step2
+    from distill.training.build import make_trainer
 
     stages = {"imports": time.time()}
     own, args, tokenizer, lora, rows = parsed(flags, folder)
