@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
 ROOT = Path(__file__).resolve().parent.parent
-TEACHER, STUDENT = ROOT / "models" / "tiny-thinking", ROOT / "models" / "tiny-instruct"
+TEACHER = ROOT / "models" / "tiny-thinking"
+STUDENT = ROOT / "models" / "tiny-instruct"
 SENTENCES = ROOT / "example-data" / "multilingual.txt"
 
 
@@ -28,6 +29,16 @@ def run(*command, code=0, **kwargs):
     result = subprocess.run([str(c) for c in command], capture_output=True, text=True, **kwargs)
     assert result.returncode == code, result.stdout[-2000:] + result.stderr[-4000:]
     return result
+
+
+PROGRAMS = ROOT / "tests" / "programs"
+PROGRAM_PATH = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+
+
+def program(name, *arguments):
+    """The command line of one of tests/programs/, which finds the package and the tests' helpers from anywhere."""
+    path = "PYTHONPATH=" + PROGRAM_PATH["PYTHONPATH"]
+    return [str(part) for part in ["env", path, sys.executable, PROGRAMS / name, *arguments]]
 
 
 def python(script, *flags, **kwargs):

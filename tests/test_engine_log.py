@@ -1,13 +1,12 @@
 """What an engine said, in one line, and what of it reaches the screen. No model, no vLLM."""
 
 import subprocess
-import sys
 import time
 
 import pytest
 
 from distill.teacher.engine_log import LESS_MEMORY, LONGEST_REASON, EngineLog, before_an_error, root_cause
-from helpers import ROOT
+from helpers import program
 
 TRACEBACK = "Traceback (most recent call last):\n"
 FRAME = '  File "/env/lib/python3.11/site-packages/vllm/v1/worker.py", line 219, in load\n    raise X(\n          ^^\n'
@@ -147,16 +146,6 @@ def test_what_is_shown_while_an_engine_starts():
         assert before_an_error(shown + held.encode() + shown) == len(shown), held
 
 
-PRINTS = """
-import sys
-sys.path.insert(0, {root!r})
-from distill.teacher.engine_log import print_to_engine_log
-print_to_engine_log()
-print("Loading: 100%", flush=True)
-print("ERROR of it", file=sys.stderr, flush=True)
-"""
-
-
 def shown_within(capfd, seconds: float, wanted: str) -> str:
     """What is on stderr when `wanted` has come there, or after some seconds."""
     shown = ""
@@ -168,7 +157,7 @@ def shown_within(capfd, seconds: float, wanted: str) -> str:
 
 
 def test_errors_are_held_back_until_the_engine_has_started(capfd):
-    command = [sys.executable, "-c", PRINTS.format(root=str(ROOT))]
+    command = program("print_to_engine_log.py")
     engine_log = EngineLog()
     with engine_log.named_to_children():
         subprocess.run(command, check=True)
@@ -189,7 +178,7 @@ def test_a_failed_start_is_kept_in_a_file(capfd, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     engine_log = EngineLog()
     with engine_log.named_to_children():
-        subprocess.run([sys.executable, "-c", PRINTS.format(root=str(ROOT))], check=True)
+        subprocess.run(program("print_to_engine_log.py"), check=True)
     assert list(tmp_path.iterdir()) == []
     kept = engine_log.keep("and ours")
     engine_log.close()

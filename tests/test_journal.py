@@ -2,18 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
 from distill.labels.inputs import scan_inputs
-from distill.labels.journal import Journal
-from distill.locks import OutputLock
-from helpers import ROOT, read_jsonl
-
-RUN = {"model": "m", "temperature": 0.15}
-ATTEMPT = {"response": "x</think>en", "prompt_tokens": 9, "cached_tokens": 8, "output_tokens": 3}
+from helpers import last_json, program, read_jsonl, run
+from journals import RUN, close, decide, opened
 
 
 @pytest.fixture
@@ -21,25 +15,6 @@ def inputs(tmp_path):
     path = tmp_path / "in.txt"
     path.write_text("a\nb\na\n\nc\nd\n")
     return scan_inputs(path)
-
-
-def decide(journal, *indices, answer="en"):
-    reason = None if answer else "no_answer"
-    for index in indices:
-        journal.record(index, answer=answer, reason=reason, seconds=1.0, attempts=[ATTEMPT])
-
-
-def opened(tmp_path, inputs, *shard, run=RUN):
-    journal = Journal(tmp_path / "out.jsonl", run, inputs, *shard)
-    journal.lock = OutputLock(journal.output, *shard)
-    journal.lock.__enter__()
-    journal.open()
-    return journal
-
-
-def close(journal):
-    journal.file.close()
-    journal.lock.__exit__()
 
 
 def test_equal_inputs_are_asked_once_and_written_for_each(tmp_path, inputs):
@@ -104,7 +79,7 @@ def test_another_run_is_refused_and_named(tmp_path, inputs, key):
     journal.start()
     close(journal)
     with pytest.raises(ValueError, match=f"out.jsonl.trace.jsonl: made with {key} .*, now 7; --overwrite"):
-        opened(tmp_path, inputs, run=RUN | {key: 7})
+        opened(tmp_path, inputs, run={**RUN, key: 7})
 
 
 def test_shards_share_the_work_and_see_each_other(tmp_path, inputs):
@@ -125,58 +100,19 @@ def test_shards_share_the_work_and_see_each_other(tmp_path, inputs):
 
 
 def test_a_full_disk_loses_no_finished_row(tmp_path, inputs):
-    """The limit on a file's size fails a write in the middle of a line, as a full disk does."""
-    code = """
-import resource, sys
-from pathlib import Path
-sys.path[:0] = sys.argv[1:3]
-from test_journal import *
-inputs = scan_inputs(Path(sys.argv[3]) / "in.txt")
-journal = opened(Path(sys.argv[3]), inputs)
-journal.start()
-decide(journal, 0)
-resource.setrlimit(resource.RLIMIT_FSIZE, (journal.own.stat().st_size + 40, -1))
-try:
-    decide(journal, 1)
-except OSError as error:
-    print("failed:", error.strerror)
-"""
-    command = [sys.executable, "-c", code, ROOT, ROOT / "tests", tmp_path]
-    result = subprocess.run([str(c) for c in command], capture_output=True, text=True, cwd="/")
+    result = run(*program("fill_disk.py", tmp_path))
     assert "failed: File too large" in result.stdout, result.stderr
     journal = opened(tmp_path, inputs)
     assert journal.missing().tolist() == [False, True, False, True, True]
     assert journal.own.read_bytes().endswith(b"}\n")
 
 
-MILLION = """
-import resource, sys, time
-from pathlib import Path
-sys.path[:0] = sys.argv[1:3]
-from test_journal import *
-directory = Path(sys.argv[3])
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-before = peak()
-inputs = scan_inputs(directory / "million.txt")
-journal = opened(directory, inputs)
-missing = journal.missing()
-journal.start()
-for index, messages in inputs.read(missing):
-    decide(journal, index)
-journal.replay()
-manifest = journal.write_outputs(True)
-print(json.dumps({"megabytes": peak() - before, "asked": int(missing.sum()), "accepted": manifest["accepted"]}))
-"""
-
-
 @pytest.mark.slow
 def test_a_million_inputs_in_constant_memory(tmp_path):
     """Planned, journalled, read back and written, without the engine, whose memory does not depend on the rows."""
-    with open(tmp_path / "million.txt", "w") as file:
+    with open(tmp_path / "many.txt", "w") as file:
         file.writelines(f"sentence {i % 900_000} of very many, with some words behind it\n" for i in range(1_000_000))
-    command = [sys.executable, "-c", MILLION, ROOT, ROOT / "tests", tmp_path]
-    result = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=True, cwd="/")
-    report = json.loads(result.stdout)
+    report = last_json(run(*program("decide_many.py", tmp_path)))
     assert (report["asked"], report["accepted"]) == (900_000, 1_000_000)
     assert report["megabytes"] < 300
     print(report)

@@ -5,32 +5,22 @@ import fcntl
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 
 from distill.labels.inputs import scan_inputs
 from distill.labels.journal import Journal
 from distill.locks import OutputLock, lock, unlock
-from helpers import ROOT, fails
+from helpers import fails, program
 
 BUSY = "another run is writing it; wait for its end or stop it"
-HOLDER = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from distill.locks import OutputLock
-with OutputLock(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
 
 
 class Holder:
     """Another process that holds an output, as a run or a shard."""
 
     def __init__(self, output, shard=0, num_shards=1):
-        command = [sys.executable, "-c", HOLDER, str(ROOT), str(output), str(shard), str(num_shards)]
+        command = program("hold_output.py", output, shard, num_shards)
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __enter__(self):

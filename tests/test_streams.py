@@ -12,7 +12,7 @@ import create_data
 from distill.labels.inputs import scan_inputs
 from distill.labels.journal import Journal
 from distill.task import load_task
-from helpers import ROOT, last_json, run
+from helpers import ROOT, last_json, program, run
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
 LABELS = ["普通话", "😀"]
@@ -110,19 +110,7 @@ def test_inputs_that_change_after_they_were_labelled(decided):
     folder, command = decided
     source = folder / "in.txt"
     content = source.read_text(encoding="utf-8")
-    code = f"""
-import sys, runpy
-sys.argv = {[str(part) for part in command[1:]]!r}
-sys.path.insert(0, {str(ROOT)!r})
-from distill.labels import journal
-write_outputs = journal.Journal.write_outputs
-def later(self, *args, **kwargs):
-    open(self.inputs.path, "w").write("a\\n三\\n")
-    return write_outputs(self, *args, **kwargs)
-journal.Journal.write_outputs = later
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-    said = run(sys.executable, "-c", code, code=1).stderr
+    said = run(*program("change_inputs_late.py", *command[1:]), code=1).stderr
     assert "in.txt:1: has changed since this run has begun; bring the file back" in said and said.count("\n") == 1
     assert sorted(path.name for path in folder.glob("out*")) == ["out.jsonl.trace.jsonl"]
     assert "made with inputs" in run(*command, code=2).stderr
@@ -161,19 +149,7 @@ def test_step_3_without_a_reader(gold, closed):
 
 def test_a_progress_bar_outlives_its_reader():
     """A bar, a log and an own exit code, of which the first write already fails."""
-    code = f"""
-import sys, logging
-sys.path.insert(0, {str(ROOT)!r})
-from distill.streams import lasting_streams
-lasting_streams()
-logging.basicConfig()
-from tqdm import tqdm
-for i in tqdm(range(1000), desc="\\u4e09", mininterval=0):
-    logging.error("\\u4e09")
-    tqdm.write("\\u4e09")
-sys.exit(7)
-"""
     for closed in ("stdout", "stderr"):
         for environment in ({}, ASCII):
-            code_, other = without_reader([sys.executable, "-c", code], closed, **environment)
-            assert code_ == 7 and "Broken" not in other and "Exception" not in other
+            code, other = without_reader(program("show_progress.py"), closed, **environment)
+            assert code == 7 and "Broken" not in other and "Exception" not in other
