@@ -102,7 +102,7 @@ def test_pushing_checkpoints_is_refused():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
-def test_a_finished_run_is_pushed_in_one_commit(trained, hub, tmp_path, mode):
+def test_a_finished_run_is_pushed_in_one_commit(trained, hub, mode):
     output_dir, summary = trained[mode]
     repository = REPOSITORIES[mode]
     assert summary["hub_url"] == f"{hub.url}/{repository}"
@@ -111,6 +111,12 @@ def test_a_finished_run_is_pushed_in_one_commit(trained, hub, tmp_path, mode):
     for name in ("adapter_model.safetensors", "loss.png", "tokenizer.json", "chat_template.jinja"):
         assert commit.files[name] == (output_dir / name).read_bytes()
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_pushed_says_nothing_of_this_machine(trained, hub, mode):
+    output_dir, summary = trained[mode]
+    commit = hub.commits[REPOSITORIES[mode]][0]
     results = json.loads((output_dir / "results.json").read_text())
     assert {**results, "hub_url": summary["hub_url"]} == summary
     assert json.loads(commit.files["results.json"]) == {**results, "output_dir": mode}
@@ -126,6 +132,13 @@ def test_a_finished_run_is_pushed_in_one_commit(trained, hub, tmp_path, mode):
         if name.endswith(".json") and name != "tokenizer.json":
             assert not [found for found in strings(json.loads(text)) if found.startswith("/")]
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_pushed_loads_from_the_hub(trained, hub, tmp_path, mode):
+    output_dir, _ = trained[mode]
+    repository = REPOSITORIES[mode]
+    commit = hub.commits[repository][0]
     card = ModelCard(commit.files["README.md"].decode())
     assert card.data.base_model == "tiny-instruct"
     assert f'from_pretrained("{repository}"' in card.text
@@ -202,7 +215,7 @@ def test_what_the_hub_did_not_take_is_pushed_by_the_same_command(pair, train_fil
     flags = ["--max_steps", 10, "--push_to_hub", "true"]
     line, environment = training_command("single", output_dir, train_file, *flags)
     with LoopbackHub() as hub:
-        environment |= hub.environment
+        environment.update(hub.environment)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         process = subprocess.Popen(line, env=environment, cwd=ROOT, **pipes)
         end = time.monotonic() + 120

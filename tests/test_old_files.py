@@ -26,7 +26,9 @@ from distill.training.run_directory import Takeover, prepare_output, refuse_anot
 from helpers import ROOT, last_json, python, read_jsonl, run
 
 OLD = ROOT / "tests" / "old_files"
-TEACHER, STUDENT = "models/tiny-thinking", "models/tiny-instruct"  # as the old files name them
+# as the old files name them
+TEACHER = "models/tiny-thinking"
+STUDENT = "models/tiny-instruct"
 TRAINING = ["--config", ROOT / "configs" / "tiny.yaml", "--lora_rank", 1, "--lora_alpha", 1]
 TRAINING += ["--per_device_train_batch_size", 4, "--logging_steps", 1]
 
@@ -132,7 +134,7 @@ def test_a_header_without_a_key_has_the_value_of_its_time(key, tmp_path):
     assert (opened(tmp_path / "new", with_key, without).places >= 0).sum() == len(decided(journal))
     before = json.dumps(OLD_HEADER[key])
     with pytest.raises(ValueError, match=f'trace.jsonl: made with {key} {before}, now "another"'):
-        opened(tmp_path / "other", without, without | {key: "another"})
+        opened(tmp_path / "other", without, {**without, key: "another"})
 
 
 def test_a_run_json_without_a_key_has_the_value_of_its_time(tmp_path):
@@ -142,14 +144,14 @@ def test_a_run_json_without_a_key_has_the_value_of_its_time(tmp_path):
         without = {name: value for name, value in recorded.items() if name != key}
         (tmp_path / "run.json").write_text(json.dumps(without))
         if value is NOT_RECORDED:
-            refuse_another_run(tmp_path, without | {key: "any"})
+            refuse_another_run(tmp_path, {**without, key: "any"})
             continue
-        refuse_another_run(tmp_path, without | {key: value})
+        refuse_another_run(tmp_path, {**without, key: value})
         with pytest.raises(ValueError, match=f"begun with {key} .*, now another; --overwrite"):
-            refuse_another_run(tmp_path, without | {key: "another"})
+            refuse_another_run(tmp_path, {**without, key: "another"})
     (tmp_path / "run.json").write_text(json.dumps(recorded))
     with pytest.raises(ValueError, match="begun with a_new_setting None, now 3; --overwrite"):
-        refuse_another_run(tmp_path, recorded | {"a_new_setting": 3})
+        refuse_another_run(tmp_path, {**recorded, "a_new_setting": 3})
 
 
 def test_a_key_that_one_side_lacks():

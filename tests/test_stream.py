@@ -39,7 +39,8 @@ def test_what_counts_as_a_loop_is_vllms_rule(repeats):
     from vllm.sampling_params import RepetitionDetectionParams
     from vllm.v1.core.sched.utils import check_sequence_repetition
 
-    rng, found = random.Random(0), set()
+    rng = random.Random(0)
+    found = set()
     vllms = RepetitionDetectionParams(**PATTERNS, min_count=repeats)
     ours = Loop(**PATTERNS, min_count=repeats)
     for period in range(1, 70):

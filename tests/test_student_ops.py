@@ -74,7 +74,8 @@ def far(found: dict, expected: dict) -> float:
 @pytest.mark.parametrize("expert_rank", [4, 16])  # 4 is no multiple of what a GPU's kernel takes
 def test_experts_with_lora_beside_them_learn_as_in_peft(device, expert_rank):
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    model, batch = with_lora(MOE, device, dtype, expert_rank), batch_of([30, 17, 9], device)
+    model = with_lora(MOE, device, dtype, expert_rank)
+    batch = batch_of([30, 17, 9], device)
     loss, gradients = loss_and_gradients(model, batch)
     assert keep_lora_beside_experts(model) == 4
     assert model.config._experts_implementation == EXPERTS_IMPLEMENTATION
@@ -99,7 +100,8 @@ def test_experts_without_tokens_get_a_gradient_of_zero():
 
 
 def test_switched_off_taken_off_and_merged():
-    model, batch = with_lora(MOE), batch_of([20, 5])
+    model = with_lora(MOE)
+    batch = batch_of([20, 5])
     keep_lora_beside_experts(model)
     with torch.no_grad():
         own = model(**batch).logits
@@ -123,7 +125,8 @@ NORMED = {
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("config, norms", NORMED.values(), ids=NORMED)
 def test_fewer_kernels_compute_the_same(config, norms, device):
-    model, batch = with_lora(config, device), batch_of([30, 17], device)
+    model = with_lora(config, device)
+    batch = batch_of([30, 17], device)
     for name, parameter in model.named_parameters():
         if "norm" in name:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
@@ -137,7 +140,9 @@ def test_fewer_kernels_compute_the_same(config, norms, device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_within_autocast_norms_and_lora_stay_in_bf16(device):
-    model, batch, types = with_lora(MOE, device, torch.bfloat16), batch_of([30, 17], device), []
+    model = with_lora(MOE, device, torch.bfloat16)
+    batch = batch_of([30, 17], device)
+    types = []
     loss, gradients = loss_and_gradients(model, batch)
     use_fewer_kernels(model)
     for name, module in model.named_modules():
@@ -160,9 +165,11 @@ def test_experts_of_another_layout_stay_with_peft():
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("config", [MOE, Qwen3Config(**SIZES, intermediate_size=96)], ids=["experts", "dense"])
 def test_rows_side_by_side_see_only_themselves(device, config):
-    lengths, dtype = [30, 1, 17, 9], torch.float32 if device == "cpu" else torch.bfloat16
+    lengths = [30, 1, 17, 9]
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
     model = model_of(config, device, dtype).eval()
-    side_by_side, padded = batch_of(lengths, device), batch_of(lengths, device, padding_free=False)
+    side_by_side = batch_of(lengths, device)
+    padded = batch_of(lengths, device, padding_free=False)
     close = {"rtol": 1e-4, "atol": 1e-5} if device == "cpu" else {"rtol": 0.1, "atol": 0.1}
     with torch.no_grad():
         expected = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"]).logits
@@ -176,7 +183,8 @@ def test_rows_side_by_side_see_only_themselves(device, config):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_rows_side_by_side_have_the_gradients_of_rows_apart(device):
-    lengths, dtype = [30, 1, 17, 9], torch.float32 if device == "cpu" else torch.bfloat16
+    lengths = [30, 1, 17, 9]
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
     model = with_lora(Qwen3Config(**SIZES, **DENSE), device, dtype)
     loss, gradients = loss_and_gradients(model, batch_of(lengths, device, padding_free=False))
     assert put_side_by_side(model.get_base_model()) == ""

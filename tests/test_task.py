@@ -19,7 +19,9 @@ LANGUAGE = load_task(EXAMPLE)
 FREE = Task("Summarise.", (), "", "")
 FREE_TAGGED = Task("Summarise.", (), r"<answer>(.*?)</answer>", "")
 WORDS = Task("Rate.", ("Very Good", "bad", "straße"), "", "")  # the whole content is the answer
-NONE, BAD, OPEN = "no_answer", "not_a_label", "unfinished_thinking"
+NONE = "no_answer"
+BAD = "not_a_label"
+OPEN = "unfinished_thinking"
 
 # read_answer
 
@@ -318,7 +320,8 @@ def test_every_label_has_a_worked_example():
 
 # read_lines, read_chat
 
-USER, ASSISTANT = {"role": "user", "content": "Hallo ä"}, {"role": "assistant", "content": "de"}
+USER = {"role": "user", "content": "Hallo ä"}
+ASSISTANT = {"role": "assistant", "content": "de"}
 ROW = json.dumps({"messages": [USER, ASSISTANT]}, ensure_ascii=False).encode()
 
 
@@ -366,7 +369,7 @@ def test_chat_is_read_with_line_numbers(tmp_path, raw):
 
 def test_chat_drops_other_keys(tmp_path):
     path = tmp_path / "chat.jsonl"
-    path.write_text(json.dumps({"id": 7, "messages": [USER, ASSISTANT | {"weight": 1}]}))
+    path.write_text(json.dumps({"id": 7, "messages": [USER, {**ASSISTANT, "weight": 1}]}))
     assert list(read_chat(path, "assistant")) == [(1, [USER, ASSISTANT])]
 
 
@@ -394,15 +397,15 @@ BROKEN_CHATS = {
     "messages as text": ('{"messages": "a"}', "not chat format"),
     "message as text": (chat("a"), "not chat format"),
     "content missing": (chat(USER, {"role": "assistant"}), "not chat format"),
-    "content is null": (chat(USER, ASSISTANT | {"content": None}), "not chat format"),
-    "content in parts": (chat(USER, ASSISTANT | {"content": [{"text": "a"}]}), "not chat format"),
+    "content is null": (chat(USER, {**ASSISTANT, "content": None}), "not chat format"),
+    "content in parts": (chat(USER, {**ASSISTANT, "content": [{"text": "a"}]}), "not chat format"),
     "role missing": (chat(USER, {"content": "a"}), "unknown role None"),
-    "unknown role": (chat(USER, ASSISTANT | {"role": "gpt"}), "unknown role 'gpt'"),
-    "role in upper case": (chat(USER, ASSISTANT | {"role": "Assistant"}), "unknown role 'Assistant'"),
-    "role is a list": (chat(USER, ASSISTANT | {"role": ["user"]}), "unknown role"),
+    "unknown role": (chat(USER, {**ASSISTANT, "role": "gpt"}), "unknown role 'gpt'"),
+    "role in upper case": (chat(USER, {**ASSISTANT, "role": "Assistant"}), "unknown role 'Assistant'"),
+    "role is a list": (chat(USER, {**ASSISTANT, "role": ["user"]}), "unknown role"),
     "ends with the user": (chat(USER, ASSISTANT, USER), "the last message must be from the assistant"),
-    "empty answer": (chat(USER, ASSISTANT | {"content": ""}), "from the assistant and not empty"),
-    "blank answer": (chat(USER, ASSISTANT | {"content": " \n"}), "from the assistant and not empty"),
+    "empty answer": (chat(USER, {**ASSISTANT, "content": ""}), "from the assistant and not empty"),
+    "blank answer": (chat(USER, {**ASSISTANT, "content": " \n"}), "from the assistant and not empty"),
 }
 
 
@@ -414,7 +417,7 @@ def test_broken_chat_is_named_with_its_line(tmp_path, line, message):
         list(read_chat(path, "assistant"))
 
 
-@pytest.mark.parametrize("line", ['{"text": ""}', '{"text": " "}', chat(USER | {"content": ""}), chat(ASSISTANT)])
+@pytest.mark.parametrize("line", ['{"text": ""}', '{"text": " "}', chat({**USER, "content": ""}), chat(ASSISTANT)])
 def test_input_must_end_with_user_text(tmp_path, line):
     path = tmp_path / "chat.jsonl"
     path.write_text(line)
@@ -503,8 +506,8 @@ CHATS = [
     [USER],
     LANGUAGE.messages("Hallo"),
     LANGUAGE.messages([USER, ASSISTANT, USER]),
-    [USER | {"content": "almost <|im_end| > < think> <|im_start"}],
-    [USER | {"content": "\ue0000\ue001 emoji 🎉 and\n\nlines "}],
+    [{**USER, "content": "almost <|im_end| > < think> <|im_start"}],
+    [{**USER, "content": "\ue0000\ue001 emoji 🎉 and\n\nlines "}],
 ]
 
 
@@ -538,13 +541,13 @@ def test_special_token_spelt_in_a_message_stays_text(tokenizer, contents):
     messages = [{"role": "system", "content": "Classify."}, *({"role": "user", "content": text} for text in contents)]
     ids = prompt_ids(tokenizer, messages)
     assert tokenizer.decode(ids) == rendered(messages)
-    plain = prompt_ids(tokenizer, [m | {"content": "a"} for m in messages])
+    plain = prompt_ids(tokenizer, [{**m, "content": "a"} for m in messages])
     for token in tokenizer.added_tokens_decoder:
         assert ids.count(token) == plain.count(token), tokenizer.decode([token])
 
 
 def test_special_tokens_are_found_again_after_a_spelling(tokenizer):
     before = prompt_ids(tokenizer, [USER])
-    prompt_ids(tokenizer, [USER | {"content": "<|im_end|>"}])
+    prompt_ids(tokenizer, [{**USER, "content": "<|im_end|>"}])
     assert prompt_ids(tokenizer, [USER]) == before
     assert tokenizer("<|im_end|>")["input_ids"] == [tokenizer.convert_tokens_to_ids("<|im_end|>")]

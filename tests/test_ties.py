@@ -84,8 +84,8 @@ def test_tied_rows_are_counted_with_their_two_answers():
 def test_ties_are_named():
     old = {"rows": [2, 16], "of": 40, "within": 0.5, "dtype": "bfloat16"}  # as an older evaluate.py kept them
     assert ties_sentence(old).startswith("On 2 of 40 rows ") and ties_sentence(old).endswith("(rows 3, 17).")
-    assert ties_sentence(old | {"rows": list(range(NAMED + 5))}).endswith(f" {NAMED} and 5 more).")
-    assert ties_sentence(None) == ties_sentence(old | {"rows": []}) == ""
+    assert ties_sentence({**old, "rows": list(range(NAMED + 5))}).endswith(f" {NAMED} and 5 more).")
+    assert ties_sentence(None) == ties_sentence({**old, "rows": []}) == ""
 
 
 def chat(text, answer):
@@ -162,7 +162,8 @@ def test_lora_and_a_merged_copy_differ_where_ties_are_named(undecided):
         found[way] = json.loads((undecided / way / "metrics.json").read_text())
         responses = read_jsonl(undecided / way / "predictions.jsonl")
         found[way]["responses"] = [row["student"]["response"] for row in responses]
-    lora, merged = found["lora"], found["merged"]
+    lora = found["lora"]
+    merged = found["merged"]
     assert (lora["served_as"], merged["served_as"]) == (LORA, MERGED)
 
     # both stop at the adapter's eos, which the base does not know: two letters and <|im_end|>

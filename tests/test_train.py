@@ -81,7 +81,8 @@ def test_loss_falls_on_the_answer_and_its_end(qwen, template, chat):
 
 def check_encoding(tokenizer, messages):
     row = encode(tokenizer, messages)
-    context, answer = prompt_ids(tokenizer, messages[:-1]), messages[-1]["content"]
+    context = prompt_ids(tokenizer, messages[:-1])
+    answer = messages[-1]["content"]
     learned = [token for token in row["labels"] if token != -100]
     assert row["input_ids"] == context + learned and row["labels"] == [-100] * len(context) + learned
     assert tokenizer.decode(learned) == answer + "<|im_end|>"
@@ -154,7 +155,8 @@ def test_only_the_default_schedule_has_a_lowest_rate(tmp_path):
 
 
 def test_dropout_on_experts_is_refused():
-    model = empty_model(Qwen3MoeConfig(**QWEN3_30B | {"num_hidden_layers": 1}))
+    one_layer = Qwen3MoeConfig(**{**QWEN3_30B, "num_hidden_layers": 1})
+    model = empty_model(one_layer)
     with pytest.raises(ValueError, match="--lora_dropout 0.1: PEFT has none for fused experts"):
         lora_config(model, 32, 16, dropout=0.1)
     assert lora_config(model, 32, 16, target="attention", dropout=0.1).lora_dropout == 0.1
@@ -165,7 +167,8 @@ def test_long_micro_batches_alone_are_checkpointed(qwen, tmp_path):
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
     experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 16}
     rows = [{"input_ids": [7] * n, "labels": [-100] * (n - 1) + [7]} for n in (5, 90, 6, 91)]
-    computed, found = [], []
+    computed = []
+    found = []
     for limit in (0, 100, 1000):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(Qwen3MoeConfig(**sizes, **experts, vocab_size=len(qwen)))
@@ -174,7 +177,8 @@ def test_long_micro_batches_alone_are_checkpointed(qwen, tmp_path):
             output_dir=str(tmp_path / str(limit)), per_device_train_batch_size=2, save_strategy="no", **settings
         )
         args.dataset_kwargs = {"skip_prepare_dataset": True}
-        data, lora = Dataset.from_list([rows[0], rows[2], rows[1], rows[3]]), lora_config(model, 8, 8)
+        data = Dataset.from_list([rows[0], rows[2], rows[1], rows[3]])
+        lora = lora_config(model, 8, 8)
         kinds = {"model": model, "args": args, "train_dataset": data, "processing_class": qwen, "peft_config": lora}
         trainer = LoraTrainer(**kinds, checkpoint_from_tokens=limit)
         attention = trainer.model.get_base_model().model.layers[0].self_attn
@@ -220,7 +224,8 @@ def test_bf16_stays_near_across_launchers(pair, train_file, tmp_path):
     for mode in MODES:
         train(mode, tmp_path / mode, train_file, "--bf16", "true", "--max_steps", 20)
     for mode in ("ddp", "fsdp"):
-        one, other = losses(tmp_path / "single", 20), losses(tmp_path / mode, 20)
+        one = losses(tmp_path / "single", 20)
+        other = losses(tmp_path / mode, 20)
         print(
             mode, max(abs(a - b) for a, b in zip(one, other, strict=True)), cosine(tmp_path / "single", tmp_path / mode)
         )
@@ -248,7 +253,8 @@ def test_adapter_alone_is_written(trained, mode):
 @pytest.mark.slow
 def test_padding_free_does_not_change_the_loss(trained, train_file, tmp_path):
     train("single", tmp_path / "padded", train_file, "--padding_free", "false")
-    one, other = losses(trained["single"][0]), losses(tmp_path / "padded")
+    one = losses(trained["single"][0])
+    other = losses(tmp_path / "padded")
     assert max(abs(a - b) for a, b in zip(one, other, strict=True)) < 1e-3
     assert cosine(trained["single"][0], tmp_path / "padded") > 0.999
 
@@ -259,7 +265,8 @@ def test_rows_are_shuffled_by_the_seed_and_in_each_epoch(trained, train_file, tm
     one = losses(tmp_path / "other", 10)
     assert abs(one[0] - losses(trained["single"][0])[0]) > 1e-3  # before the first step both are the base student
     train("single", tmp_path / "epochs", train_file, "--max_steps", 22, "--learning_rate", 0, "--save_steps", 22)
-    first, second = losses(tmp_path / "epochs", 22)[:11], losses(tmp_path / "epochs", 22)[11:]
+    first = losses(tmp_path / "epochs", 22)[:11]
+    second = losses(tmp_path / "epochs", 22)[11:]
     assert first != second and sum(len(set(e)) for e in (first, second)) == 22
 
 
@@ -311,7 +318,8 @@ def test_killed_and_resumed_gives_the_same_adapter(trained, train_file, tmp_path
 def test_exact_answers_are_what_greedy_decoding_writes(pair, train_file, tmp_path):
     """Held-out loss and accuracy during training, on gold rows of which one is trained on, to be warned of."""
     lines = (ROOT / "example-data" / "multilingual_gold.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    eval_file, noisy = tmp_path / "eval.jsonl", tmp_path / "train.jsonl"
+    eval_file = tmp_path / "eval.jsonl"
+    noisy = tmp_path / "train.jsonl"
     eval_file.write_text("".join(lines[199:240]), encoding="utf-8")
     question = json.loads(lines[0])["messages"][0]
     contradiction = {"messages": [question, {"role": "assistant", "content": "zh"}]}
@@ -326,7 +334,8 @@ def test_exact_answers_are_what_greedy_decoding_writes(pair, train_file, tmp_pat
     assert 0 < summary["eval_loss"] < 3 and summary["tokens_per_second"] > 0 and summary["peak_memory_gib"] > 0
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     base = AutoModelForCausalLM.from_pretrained(STUDENT, dtype=torch.float32)
-    model, right = PeftModel.from_pretrained(base, tmp_path / "out"), 0
+    model = PeftModel.from_pretrained(base, tmp_path / "out")
+    right = 0
     for row in lines[199:240]:
         *prompt, answer = json.loads(row)["messages"]
         ids = prompt_ids(tokenizer, prompt)
