@@ -67,6 +67,20 @@ def test_labels_know_the_teachers_door_alone():
         assert teachers <= allowed, module
 
 
+def test_what_tests_share_is_in_no_test_file():
+    """A program that imported one would run pytest's setup; a test that did would depend on the other's."""
+    tests = ROOT / "tests"
+    for path in [*tests.glob("*.py"), *(tests / "programs").glob("*.py")]:
+        names = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names.update(alias.name for alias in node.names)
+            if isinstance(node, ast.ImportFrom):
+                names.add(node.module)
+        wrong = [name for name in names if name == "conftest" or name.startswith("test_")]
+        assert not wrong, f"{path.name} imports {wrong}"
+
+
 def test_the_package_is_found_from_any_directory(tmp_path):
     """Where a script is called by its path, from elsewhere and without PYTHONPATH."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
