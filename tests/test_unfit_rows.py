@@ -1,6 +1,7 @@
 """Rows whose turns a template does not show, and the tokenizer that is tried. No model, no engine."""
 
 import json
+import shutil
 from collections import Counter
 
 import pytest
@@ -12,7 +13,7 @@ from distill.model_tokenizer import load_tokenizer
 from distill.task import Task, load_task
 from distill.teacher.check import check_teacher
 from distill.training.rows import load_rows
-from helpers import fails
+from helpers import PROGRAMS, fails
 from small_tokenizers import CHATML, DROPS, save_model, system
 
 # as older templates of Mistral's, the system message goes into the last turn of the user
@@ -102,10 +103,7 @@ def test_step_3_tries_the_tokenizer_that_the_engine_loads(tmp_path):
 
 def test_step_3_runs_code_of_a_tokenizer_only_where_it_is_trusted(tmp_path):
     model = save_model(tmp_path / "model", CHATML)
-    code = (
-        "from transformers import PreTrainedTokenizerFast\n\n\nclass Own(PreTrainedTokenizerFast):\n    is_own = True\n"
-    )
-    (model / "own.py").write_text(code)
+    shutil.copy(PROGRAMS / "own_tokenizer.py", model / "own.py")
     path = model / "tokenizer_config.json"
     config = json.loads(path.read_text())
     config.update(tokenizer_class="Own", auto_map={"AutoTokenizer": [None, "own.Own"]})
