@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -16,7 +15,7 @@ from distill.revisions import check_loaded, resolve
 from distill.task import Task
 from distill.teacher.engine import engine_arguments
 from distill.tokens import decode
-from helpers import ROOT, STUDENT, TEACHER, fails, last_json, python, read_jsonl, run, trace
+from helpers import ROOT, STUDENT, TEACHER, fails, last_json, program, python, read_jsonl, run, trace
 from hub_cache import commit_of, make_hub_cache
 from small_tokenizers import CHATML, DROPS, make_tokenizer, save_model, system, template
 
@@ -63,7 +62,8 @@ BAD_TEACHERS = {
 def test_a_teacher_that_cannot_be_asked_is_refused(model, flags, named, tmp_path):
     """In one line, before a model is loaded; and a thought never becomes an answer by following the line's advice."""
     folder = save_model(tmp_path / "model", **model)
-    source, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    source = tmp_path / "in.txt"
+    output = tmp_path / "out.jsonl"
     source.write_text("hola\n")
     said = fails("create_data.py", "--model_name", folder, "--input_file", source, "--output_file", output, *flags)
     assert named in said and str(folder) in said
@@ -221,12 +221,10 @@ def test_a_cached_model_does_where_the_hub_does_not_answer(status, tmp_path):
         do_HEAD = do_GET
 
     environment = make_hub_cache(tmp_path / "hub", "team/model", {"main": save_model(tmp_path / "one", CHATML)})
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from distill.revisions import resolve; "
-    code += "print(resolve('team/model'))"
     with HTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         environment.update(HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}", HF_HUB_OFFLINE="0")
-        result = run(sys.executable, "-c", code, env=environment)
+        result = run(*program("resolve_revision.py", "team/model"), env=environment)
         server.shutdown()
     assert result.stdout.strip() == commit_of("main")
 
@@ -247,7 +245,8 @@ def test_another_commit_than_asked_for_is_refused():
 
 
 def test_step_1_tries_the_template_of_the_revision(cached, tmp_path):
-    source, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    source = tmp_path / "in.txt"
+    output = tmp_path / "out.jsonl"
     source.write_text("hola\n")
     flags = ["--model_name", "team/model", "--input_file", source, "--output_file", output]
     said = python("create_data.py", *flags, "--revision", "v2", env=cached, code=2).stderr
@@ -270,7 +269,8 @@ def test_step_1_asks_the_revision_and_rejects_rows_that_do_not_fit(pair, tmp_pat
     gold = read_jsonl(ROOT / "example-data" / "multilingual_gold.jsonl")[:12]
     rows = [row["messages"][:1] for row in gold]
     rows[5:5] = [[{"role": "user", "content": text} for text in ("first part", "second part")]]
-    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source = tmp_path / "in.jsonl"
+    output = tmp_path / "out.jsonl"
     source.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
     flags = ["--model_name", "team/teacher", "--revision", "v2", "--input_file", source, "--output_file", output]
     flags += ["--max_tokens", 256, "--min_success_rate", 0.9]
