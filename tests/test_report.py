@@ -1,14 +1,11 @@
 """What the report shows: many labels, long ones, ones that matplotlib would read, slow systems. No model."""
 
-import subprocess
-import sys
-
 import pytest
 
 from distill.evaluation.plots import SETTINGS, figures_of, shortened
 from distill.evaluation.report import is_wrong, sentences, tables, titles_of, write_report
 from distill.evaluation.scores import SHOWN_LABELS, Prices, measure
-from helpers import ROOT
+from helpers import program, run
 
 PRICES = Prices()
 
@@ -82,26 +79,9 @@ def test_only_the_most_confused_of_many_labels_are_in_the_matrix():
     assert len(labels) == 100  # the table has them all
 
 
-# a report of so many labels, as evaluate.py writes it; its peak of memory in MiB
-MANY = """
-import re, sys
-from pathlib import Path
-from distill.evaluation.report import write_report
-from distill.evaluation.scores import Prices, measure
-gold = [f"category number {i} of the catalogue" for i in range(int(sys.argv[2]))] * 2
-prices = Prices()
-results = {"teacher": {"answers": gold[1:] + gold[:1]}, "student": {"answers": [*gold[:-1], None]}}
-write_report(Path(sys.argv[1]), measure(results, gold, [None] * len(gold), True, prices), [])
-print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024)
-"""
-
-
 def test_many_labels_take_little_memory(tmp_path):
     """A matrix of all of them took 7.8 GiB with 400 labels."""
-    command = [sys.executable, "-c", MANY, str(tmp_path), "600"]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert result.returncode == 0, result.stderr[-2000:]
+    result = run(*program("report_labels.py", tmp_path, 600), env={"PATH": "/usr/bin:/bin"})
     assert int(result.stdout) < 1024
 
 
@@ -110,7 +90,7 @@ def test_slow_systems_and_teachers_without_thinking_are_named_as_they_are():
     table = tables(metrics)[0]
     assert dict(zip(table.header, table.rows[0], strict=True))["rows/s in a batch"] == "0.48"
     assert table.rows[0][0] == "teacher, prompt and thinking"  # figures of before the key
-    rows = tables(metrics | {"teacher_thinks": False})[0].rows
+    rows = tables({**metrics, "teacher_thinks": False})[0].rows
     assert rows[0][0] == "teacher, prompt"
     rates = [tables(figures(["a"], ["a"], ["a"], rows_per_second=value))[0].rows[0][-1] for value in (9.96, 10.4, 1533)]
     assert rates == ["10", "10", "1533"]
@@ -119,7 +99,7 @@ def test_slow_systems_and_teachers_without_thinking_are_named_as_they_are():
 def test_a_teacher_whose_answers_cannot_be_read_is_reported():
     metrics = figures(["a"] * 10, [None] * 2 + ["a"] * 8, ["a"] * 10)
     assert "The teacher's answer cannot be read on 2 of 10 rows." in sentences(metrics)
-    found = sentences(metrics | {"unfinished_thinking": 2})
+    found = sentences({**metrics, "unfinished_thinking": 2})
     reason = "on 2 rows because its thinking does not end: raise --max_tokens, or pass --reasoning_parser none"
     assert any(reason in text for text in found)
     assert not any("cannot be read" in text for text in sentences(figures(["a"] * 10, [None] + ["a"] * 9, ["a"] * 10)))
@@ -129,9 +109,10 @@ def test_free_answers_are_equal_in_any_form_of_unicode():
     gold = ["cafe\u0301", "「体育」", "Done."]
     results = {"teacher": {"answers": ["café", "体育。", "Done"]}, "student": {"answers": ["café", "x", "Done."]}}
     metrics = measure(results, gold, [None] * 3, False, PRICES)
-    teacher, student = metrics["systems"]["teacher"], metrics["systems"]["student"]
+    teacher = metrics["systems"]["teacher"]
+    student = metrics["systems"]["student"]
     assert (teacher["correct"], student["correct"]) == (2, 2)
     assert student["agreement"] == pytest.approx(1 / 3) and metrics["mcnemar"]["only_teacher"] == 1
     row = {"gold": gold[0], "student": {"answer": "café"}, "base": {"answer": "cafe"}, "teacher": {"answer": None}}
     assert [is_wrong(row, name) for name in ("student", "base", "teacher")] == [False, True, True]
-    assert not is_wrong(row | {"gold": None}, "base")
+    assert not is_wrong({**row, "gold": None}, "base")
