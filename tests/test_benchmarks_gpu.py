@@ -15,16 +15,27 @@ def gpu(monkeypatch):
     return gpu
 
 
-def test_small_configuration_is_measured(gpu):
+@pytest.fixture(scope="module")
+def measured():
+    """A run on the small configuration: (what it found, what it printed)."""
     result = python("benchmarks/gpu.py", "--device", "cpu", "--steps", 2)
-    found, plan = last_json(result)["gpu"], gpu.SMALL
+    return last_json(result)["gpu"], result.stdout
+
+
+def test_memory_is_as_planned(gpu, measured):
+    found, printed = measured
+    plan = gpu.SMALL
     assert found["small"] and found["first_step"]["loss"] > 0
     lora = plan.lora(32, 16)  # the rank on attention, and half of it on each of two active experts
     memory = {line["what"]: (line["planned"], line["tensors"]) for line in found["memory"]}
     assert memory["base weights"] == (4 * plan.parameters, 4 * plan.parameters)
     assert memory["LoRA"] == (4 * lora, 4 * lora)
     assert memory["LoRA, gradients, Adam"] == (16 * lora, 16 * lora)
+    assert printed.count("\n### ") == 3 and "gate_up_proj (rank 16)" in printed
 
+
+def test_each_way_computes_the_same_on_the_whole_grid(gpu, measured):
+    found, _ = measured
     runs = {(run["length"], run["rows"], run["way"]): run for run in found["runs"]}
     grid = {(n, b, way) for n in (16, 32, 64) for b in (1, 4, 16) for way in ("default", "padded")}
     assert len(runs) == len(found["runs"]) and grid < set(runs)
@@ -36,15 +47,21 @@ def test_small_configuration_is_measured(gpu):
         assert run["fed_tokens"] == (length * rows if way == "padded" else run["tokens"])
         assert run["loss"] == pytest.approx(padded["loss"], abs=1e-4)
     assert len({round(run["loss"], 4) for run in runs.values() if run["way"] == "padded"}) == 9  # each of its rows
+
+
+def test_profiles_spend_no_more_than_the_device_has(gpu, measured):
+    found, _ = measured
     for profile in found["profiles"]:
         assert 0 < sum(profile["spent"].values()) <= profile["device"] and len(profile["spent"]) == gpu.PROFILED
 
+
+def test_adapter_gives_the_same_in_every_form(measured):
+    found, _ = measured
     for adapter in (found["adapter"], found["adapter_in_fp32"]):  # on a CPU both are in fp32
         assert adapter["adapter"] > 1e-3 and adapter["adapter_same_token"] < 0.9
         assert adapter["reloaded"] == adapter["taken_off"] == adapter["repeated"] == 0
         assert adapter["in_weights"] < 1e-4 and adapter["merged"] < 1e-4 and adapter["merged_to_adapter"] < 1e-3
         assert adapter["merged_same_token"] == 1
-    assert result.stdout.count("\n### ") == 3 and "gate_up_proj (rank 16)" in result.stdout
 
 
 def test_without_time_all_is_listed_as_not_reached(gpu):
@@ -90,28 +107,46 @@ def test_configuration_of_a_real_gpu_is_the_30b_student(gpu):
     assert sum(p.numel() for p in empty_model(config).parameters()) == gpu.Model().parameters == 30_532_122_624
 
 
-def test_outcomes_of_paths(gpu, tmp_path):
-    """Commands that need no GPU stand for the list's; on a machine without one, none of those is run."""
-    import gpu_paths
+@pytest.fixture
+def outcome(gpu, tmp_path):
+    """What is found of a command that needs no GPU, in place of the list's."""
     from gpu_paths import GpuPath, walk
 
-    def found(command, seconds=60, gpus=1, **settings):
-        return walk(GpuPath("it", command, **settings), str(tmp_path), seconds, gpus).found
+    def found(command, seconds=60, gpus_here=1, **settings):
+        return walk(GpuPath("it", command, **settings), str(tmp_path), seconds, gpus_here).found
 
-    assert found("python --version", says="Python 3") == "as it must"
-    assert found("python -c exit(3)", exit_code=3) == "as it must"
-    assert found("python -c exit(3)") == "exit code 3 instead of 0"
-    assert found("python --version", says="Python 2") == "does not say 'Python 2'"
-    assert found("touch OUT/here") == "as it must" and (tmp_path / "here").exists()
-    assert found("sleep 5", seconds=0.1) == "not finished after 0 s"
-    assert found("sleep 5", seconds=0) == "not reached"
-    assert found("python --version", libraries=("json", "no_such_library")) == "not there: no_such_library"
-    assert found("python --version", gpus=1) == "as it must"
-    assert walk(GpuPath("it", "python --version", gpus=2), str(tmp_path), 9, 1).found == "not there: 2 GPUs"
-    assert found("env", says="FAKE_GPUS=8", environment={"FAKE_GPUS": "8"}) == "as it must"
+    return found
+
+
+def test_outcomes_of_paths(outcome, tmp_path):
+    assert outcome("python --version", says="Python 3") == "as it must"
+    assert outcome("python -c exit(3)", exit_code=3) == "as it must"
+    assert outcome("python -c exit(3)") == "exit code 3 instead of 0"
+    assert outcome("python --version", says="Python 2") == "does not say 'Python 2'"
+    assert outcome("env", says="FAKE_GPUS=8", environment={"FAKE_GPUS": "8"}) == "as it must"
+    assert outcome("touch OUT/here") == "as it must" and (tmp_path / "here").exists()
+
+
+def test_paths_for_which_something_is_missing(outcome):
+    assert outcome("sleep 5", seconds=0.1) == "not finished after 0 s"
+    assert outcome("sleep 5", seconds=0) == "not reached"
+    assert outcome("python --version", libraries=("json", "no_such_library")) == "not there: no_such_library"
+    assert outcome("python --version", gpus_here=1) == "as it must"
+    assert outcome("python --version", seconds=9, gpus=2) == "not there: 2 GPUs"
+
+
+def test_one_failed_path_is_a_failure(gpu):
+    import gpu_paths
+
     outcomes = [gpu_paths.Outcome("it", text, 1.0, "") for text in ("as it must", "not there: vllm", "not reached")]
     assert not gpu_paths.failed(outcomes)
     assert gpu_paths.failed([*outcomes, gpu_paths.Outcome("it", "exit code 1 instead of 0", 1.0, "")])
+
+
+def test_listed_paths_are_there_and_need_a_gpu(gpu):
+    """On a machine without one, none of them is run."""
+    import gpu_paths
+
     for path in gpu_paths.PATHS:
         named = [word for word in path.command.split() if word.endswith((".py", ".sh", ".txt"))]
         assert named and all((ROOT / word).is_file() for word in named), path.command
