@@ -28,25 +28,39 @@ def result(answers, **further):
     return {"answers": answers, **tokens, "latencies": [0.1, 0.2, 0.3], "rows_per_second": 5.0, **further}
 
 
-def test_figures():
+@pytest.fixture
+def measured():
+    """The figures of a teacher and a student on four rows of two kinds."""
     gold = ["en", "de", "fr", "de"]
-    teacher, student = result(["en", None, "fr", "fr"], latencies=[1.0]), result(["en", "de", None, "fr"])
-    metrics = measure({"teacher": teacher, "student": student}, gold, ["a", "a", "b", None], True, PRICES)
-    found = metrics["systems"]["student"]
+    teacher = result(["en", None, "fr", "fr"], latencies=[1.0])
+    student = result(["en", "de", None, "fr"])
+    kinds = ["a", "a", "b", None]
+    return measure({"teacher": teacher, "student": student}, gold, kinds, True, PRICES)
+
+
+def test_figures_of_quality(measured):
+    found = measured["systems"]["student"]
     assert (found["rows"], found["correct"], found["accuracy"], found["unreadable"]) == (4, 2, 0.5, 1)
     # Wilson's interval for 2 of 4 at z = 1.96: (0.5 + 1.92 / 4 -+ 1.96 * sqrt(0.0625 + 0.96 / 16)) / (1 + 3.84 / 4)
     assert found["accuracy_interval"] == pytest.approx([0.150, 0.850], abs=1e-3)
     assert found["agreement"] == pytest.approx(2 / 3)  # of the rows that the teacher answered
     assert found["per_label"]["de"] == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "rows": 2.0}
     assert found["macro_f1"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert {kind: of["student"]["correct"] for kind, of in measured["kinds"].items()} == {"a": 2, "b": 0}
+    # gold de, en, fr by answer de, en, fr, other
+    assert measured["confusion"]["student"]["matrix"] == [[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
+
+
+def test_figures_of_speed_and_cost(measured):
+    found = measured["systems"]["student"]
     assert (found["tokens"], found["latency_s"]) == (12, pytest.approx(0.2))
     assert found["latency_p95_s"] == pytest.approx(0.29)
     assert found["cost_per_million"] == pytest.approx(6 * 1.0 + 4 * 0.1 + 2 * 4.0)
     assert (found["speedup"], found["token_ratio"]) == (pytest.approx(5), 1)
-    assert {kind: of["student"]["correct"] for kind, of in metrics["kinds"].items()} == {"a": 2, "b": 0}
-    # gold de, en, fr by answer de, en, fr, other
-    assert metrics["confusion"]["student"]["matrix"] == [[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
-    table = tables(metrics)[0]
+
+
+def test_figures_in_the_table(measured):
+    table = tables(measured)[0]
     assert "50.0% (2 of 4; 15.0% to 85.0%)" in table.rows[1]
     assert "5.0" in table.rows[1]
     assert len(table.rows[1]) == len(table.header)
@@ -109,7 +123,8 @@ def test_labels_are_scored_against_gold(tmp_path):
 
 def test_labels_are_scored_under_their_task(tmp_path):
     """Its labels in any case and form of Unicode; texts, where it has none."""
-    labelled, free = tmp_path / "labelled.yaml", tmp_path / "free.yaml"
+    labelled = tmp_path / "labelled.yaml"
+    free = tmp_path / "free.yaml"
     labelled.write_text("prompt: p\nlabels: [café, thé]", encoding="utf-8")
     free.write_text("prompt: p")
     labels = write(tmp_path / "labels.jsonl", chat("a", "café"), chat("b", "thé"))
@@ -268,8 +283,9 @@ def report(tmp_path):
     metrics = measure(results, gold, ["edge", *["parallel"] * 4], True, PRICES)
     rows = [{"messages": [{"role": "user", "content": text}], "gold": label} for label, text in TEXTS.items()]
     for i, row in enumerate(rows):
-        row |= {name: {"answer": result["answers"][i], "response": ""} for name, result in results.items()}
-    metrics |= {"machine": "2 cores of X", "date": "2026-01-31", "commit": "abc1234"}
+        for name, result in results.items():
+            row[name] = {"answer": result["answers"][i], "response": ""}
+    metrics.update(machine="2 cores of X", date="2026-01-31", commit="abc1234")
     write_report(tmp_path / "report", metrics, rows)
     return tmp_path / "report"
 
@@ -283,7 +299,9 @@ def test_page_in_a_browser(report):
     )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        page, requests, messages = browser.new_page(), [], []
+        page = browser.new_page()
+        requests = []
+        messages = []
         page.on("request", lambda request: requests.append(request.url))
         page.on("console", lambda message: messages.append(message.text))
         page.goto((report / "report.html").as_uri())
