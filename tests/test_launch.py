@@ -10,36 +10,21 @@ import time
 import pytest
 
 from distill.stopping import SAID
-from helpers import ROOT, assert_gone, descendants
+from helpers import PROGRAM_PATH, PROGRAMS, ROOT, assert_gone, descendants
 
 FLAGS = ["--config_file", str(ROOT / "accelerate_configs" / "ddp.yaml"), "--num_processes", "2"]
 ONE = ["--config_file", str(ROOT / "accelerate_configs" / "single_gpu.yaml")]
 
 
-def launch(tmp_path, flags, script):
-    """launch.py with processes that run `script` in tmp_path; it leads a process group, as it does at a terminal."""
-    (tmp_path / "script.py").write_text(script)
-    command = [sys.executable, ROOT / "launch.py", *flags, tmp_path / "script.py"]
+def launch(tmp_path, flags, script, *arguments):
+    """launch.py with processes that run one of the tests' programs in tmp_path.
+
+    It leads a process group, as it does at a terminal.
+    """
+    command = [sys.executable, ROOT / "launch.py", *flags, PROGRAMS / script, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, **pipes)
-
-
-WAITS = """
-import os, signal, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as a process that is deep in a library
-open("begun-" + os.environ.get("RANK", "0"), "w").close()
-time.sleep(600)
-"""
-
-CHECKS = f"""
-import sys, time
-sys.path.insert(0, {str(ROOT)!r})
-from distill.stopping import end_at_signals
-end_at_signals()
-open("begun", "w").close()
-time.sleep(600)
-"""
 
 
 @pytest.mark.parametrize(
@@ -47,7 +32,7 @@ time.sleep(600)
     [(FLAGS, 2, signal.SIGINT), (FLAGS, 2, signal.SIGTERM), (ONE, 1, signal.SIGTERM)],
 )
 def test_a_signal_ends_all_in_one_line(flags, processes, number, tmp_path):
-    process = launch(tmp_path, flags, WAITS)
+    process = launch(tmp_path, flags, "wait_in_library.py")
     end = time.monotonic() + 120
     while len(list(tmp_path.glob("begun-*"))) < processes:
         assert process.poll() is None and time.monotonic() < end, process.communicate()
@@ -69,7 +54,7 @@ def test_a_signal_ends_a_launcher_that_waits_for_another_machine(tmp_path):
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
     machines = ["--num_machines", "2", "--machine_rank", "1", "--main_process_ip", "127.0.0.1"]
-    process = launch(tmp_path, [*FLAGS, *machines, "--main_process_port", str(port)], WAITS)
+    process = launch(tmp_path, [*FLAGS, *machines, "--main_process_port", str(port)], "wait_in_library.py")
     time.sleep(4)  # it is importing first, and nothing tells that it waits
     process.send_signal(signal.SIGTERM)
     stdout, stderr = process.communicate(timeout=10)
@@ -81,8 +66,8 @@ def test_a_signal_ends_a_launcher_that_waits_for_another_machine(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_before_the_launch_ends_the_check(number, tmp_path):
     """The script says what is to be said then."""
-    (tmp_path / "script.py").write_text(CHECKS)
-    environment = {**os.environ, "NUM_PROCESSES": "2", "TRAIN_SCRIPT": str(tmp_path / "script.py")}
+    script = {"NUM_PROCESSES": "2", "TRAIN_SCRIPT": str(PROGRAMS / "wait_for_signal.py")}
+    environment = {**os.environ, **PROGRAM_PATH, **script}
     command = ["bash", ROOT / "train_trl.sh"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, **pipes)
@@ -100,26 +85,18 @@ def test_a_signal_before_the_launch_ends_the_check(number, tmp_path):
     assert_gone(below)
 
 
-FAILS = """
-import os, signal, sys, time
-if os.environ.get("RANK", "0") != "{rank}":
-    time.sleep(600)
-{how}
-"""
-
-
 @pytest.mark.parametrize(
     ("flags", "rank", "how", "code", "said"),
     [
-        (FLAGS, 1, "sys.exit('why')", 1, ["why", "launch.py: the process of rank 1 ended with exit code 1"]),
-        (FLAGS, 0, "os._exit(2)", 2, ["launch.py: the process of rank 0 ended with exit code 2"]),
-        (FLAGS, 1, "os.kill(0, signal.SIGKILL)", 137, ["launch.py: the process of rank 1 was ended by SIGKILL"]),
-        (FLAGS, 0, "os._exit(143)", 143, [SAID]),  # somebody has ended it and not the launcher
-        (ONE, 0, "os._exit(2)", 2, ["launch.py: the process of rank 0 ended with exit code 2"]),
+        (FLAGS, 1, "why", 1, ["why", "launch.py: the process of rank 1 ended with exit code 1"]),
+        (FLAGS, 0, "2", 2, ["launch.py: the process of rank 0 ended with exit code 2"]),
+        (FLAGS, 1, "SIGKILL", 137, ["launch.py: the process of rank 1 was ended by SIGKILL"]),
+        (FLAGS, 0, "143", 143, [SAID]),  # somebody has ended it and not the launcher
+        (ONE, 0, "2", 2, ["launch.py: the process of rank 0 ended with exit code 2"]),
     ],
 )
 def test_a_failed_process_ends_all_with_its_exit_code(flags, rank, how, code, said, tmp_path):
-    process = launch(tmp_path, flags, FAILS.format(rank=rank, how=how))
+    process = launch(tmp_path, flags, "fail_on_rank.py", str(rank), how)
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == code
     assert (stdout, stderr.splitlines()) == ("", said)
