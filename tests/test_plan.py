@@ -12,7 +12,7 @@ from distill.training.build import make_trainer
 from distill.training.loading import empty_model
 from distill.training.lora import lora_of
 from distill.training.rows import load_rows
-from helpers import ROOT, STUDENT, TEACHER, fails, last_json, python, run
+from helpers import ROOT, STUDENT, TEACHER, fails, last_json, program, python, run
 from small_models import QWEN3_30B, adapted
 
 sys.path.append(str(ROOT / "benchmarks"))
@@ -50,7 +50,8 @@ def test_parameters_are_those_of_transformers(config, expert_rank):
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_flops_of_a_token(tied):
-    config = Qwen3MoeConfig(**SMALL | {"tie_word_embeddings": tied}, attn_implementation="eager")
+    settings = {**SMALL, "tie_word_embeddings": tied, "attn_implementation": "eager"}
+    config = Qwen3MoeConfig(**settings)
     student = Qwen3MoeForCausalLM._from_config(config, experts_implementation="eager", dtype=torch.float32).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         student(torch.tensor([[7]]), use_cache=False)
@@ -58,7 +59,8 @@ def test_flops_of_a_token(tied):
 
 
 def test_tensor_parallel_copies_what_cannot_be_split():
-    model, router = Model(), 48 * 128 * 2048
+    model = Model()
+    router = 48 * 128 * 2048
     norms = 48 * 2 * (2048 + 128) + 2048
     assert 4 * model.held(4) == model.parameters + 3 * (router + norms)
     assert 8 * model.held(8) == model.parameters + 7 * (router + norms) + 48 * 2 * 4 * 128 * 2048  # k and v twice
@@ -83,10 +85,11 @@ def test_memory_of_a_step_on_the_tiny_student(pair, tmp_path, bf16, weight_bytes
     lines = (ROOT / "example-data" / "multilingual_gold.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     train_file.write_text("".join(lines[:16]), encoding="utf-8")
     flags = {"model_name": STUDENT, "train_file": train_file, "output_dir": tmp_path / "out", "bf16": bf16}
-    flags |= {"config": ROOT / "configs" / "tiny.yaml", "max_steps": 1, "save_strategy": "no"}
+    flags.update(config=ROOT / "configs" / "tiny.yaml", max_steps=1, save_strategy="no")
     flags = [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
     script, args = OneLineParser((ScriptArguments, TrainArguments)).parse_args_and_config(flags)
-    tokenizer, config = AutoTokenizer.from_pretrained(STUDENT), AutoConfig.from_pretrained(STUDENT)
+    tokenizer = AutoTokenizer.from_pretrained(STUDENT)
+    config = AutoConfig.from_pretrained(STUDENT)
     lora = lora_of(script, empty_model(config))
     rows = load_rows(train_file, tokenizer, None)
     trainer = make_trainer(script, args, tokenizer, lora, rows, None)
@@ -97,23 +100,11 @@ def test_memory_of_a_step_on_the_tiny_student(pair, tmp_path, bf16, weight_bytes
     assert measured == {name: plan[name] for name in measured} and len(measured) == 2
 
 
-ENGINE = """
-from distill.teacher.engine import engine_arguments, start_engine, stop_engine
-if __name__ == "__main__":
-    engine = start_engine(engine_arguments("models/tiny-thinking", ["--dtype", "bfloat16"]))
-    try:
-        cache = engine.vllm_config.cache_config
-        print(cache.num_gpu_blocks * cache.block_size)
-    finally:
-        stop_engine(engine)
-"""
-
-
 @pytest.mark.slow
 def test_kv_cache_of_a_real_engine(pair, monkeypatch):
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # in one process it starts in a third of the time
-    tokens = last_json(run(sys.executable, "-c", ENGINE, cwd=ROOT))
+    tokens = last_json(run(*program("count_kv_cache.py", TEACHER)))
     expected = GIB / Model.of(AutoConfig.from_pretrained(TEACHER)).kv_bytes()
     assert expected - 32 < tokens <= expected  # whole blocks of 32
 
@@ -132,7 +123,8 @@ def test_plan_as_a_user_runs_it():
 
 def test_the_page_on_memory_holds_the_table(tmp_path):
     text = (ROOT / "docs" / "memory.md").read_text("utf-8")
-    before, after = text.partition(MARKS[0])[0], text.partition(MARKS[1])[2]
+    before = text.partition(MARKS[0])[0]
+    after = text.partition(MARKS[1])[2]
     copy = tmp_path / "memory.md"
     copy.write_text("".join([before, *MARKS, after]), "utf-8")
     python("benchmarks/plan.py", "--readme", copy)
