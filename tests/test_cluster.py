@@ -32,6 +32,7 @@ from helpers import (
     fails,
     last_json,
     losses,
+    program,
     read_jsonl,
     run,
     trace,
@@ -81,7 +82,9 @@ def test_a_replica_is_killed_and_nothing_is_lost(on_one_engine, tmp_path):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd="/", env=environment)
         while not trace(output) and process.poll() is None:
             time.sleep(0.1)
-        tree, actors, before = descendants(process), replicas_of(process), len(trace(output))
+        tree = descendants(process)
+        actors = replicas_of(process)
+        before = len(trace(output))
         assert len(actors) == 2
         victim = next(actor for actor in actors if not starts(actor))  # another one may hold nothing yet
         engine = descendants(victim)
@@ -229,10 +232,9 @@ def on_node(name, folder, *command):
 @pytest.fixture
 def ray_nodes(nodes, tmp_path, request, monkeypatch):
     """A Ray cluster over both, a core on each: the processes, the driver's node first."""
-    address, ray = f"{NODES[nodes[0]]}:6399", Path(sys.executable).with_name("ray")
+    address = f"{NODES[nodes[0]]}:6399"
+    ray = Path(sys.executable).with_name("ray")
     how = {nodes[0]: ["--head", "--port=6399", "--include-dashboard=false"], nodes[1]: [f"--address={address}"]}
-    there = "import sys, argparse; from distill.labels.replicas import connect; count = int(sys.argv[1]); "
-    there += "connect(argparse.Namespace(num_replicas=count, cpus_per_replica=1, tensor_parallel_size=1))"
     token = tmp_path / "token"
     token.write_text("a" * 64)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
@@ -241,10 +243,12 @@ def ray_nodes(nodes, tmp_path, request, monkeypatch):
     request.addfinalizer(lambda: [kill_node(node) for node in started])
     for count, name in enumerate(nodes, 1):
         flags = [f"--node-ip-address={NODES[name]}", "--num-cpus=1", "--disable-usage-stats", "--block"]
-        line, environment = on_node(name, tmp_path, ray, "start", *how[name], *flags), {"RAY_AUTH_MODE": "token"}
+        line = on_node(name, tmp_path, ray, "start", *how[name], *flags)
+        environment = {"RAY_AUTH_MODE": "token"}
         with open(tmp_path / f"{name}.log", "w") as log:
             started.append(subprocess.Popen(line, stdout=log, stderr=log, env={**os.environ, **environment}))
-        line, end = on_node(nodes[0], tmp_path, sys.executable, "-c", there, count), time.monotonic() + 60
+        line = on_node(nodes[0], tmp_path, *program("connect_to_cluster.py", count))
+        end = time.monotonic() + 60
         while subprocess.run(line, cwd=ROOT, capture_output=True).returncode:
             assert started[-1].poll() is None and time.monotonic() < end, (tmp_path / f"{name}.log").read_text()
     return started
@@ -289,7 +293,7 @@ def on_nodes(nodes, mode, output_dir, train_file, *flags):
     started = []
     for rank, node in enumerate(nodes):
         where = {"NUM_MACHINES": "2", "MACHINE_RANK": str(rank), "MAIN_PROCESS_IP": NODES[nodes[0]]}
-        where |= {"MAIN_PROCESS_PORT": "29511", "GLOO_SOCKET_IFNAME": f"pd{rank}"}
+        where.update(MAIN_PROCESS_PORT="29511", GLOO_SOCKET_IFNAME=f"pd{rank}")
         process = subprocess.Popen(
             ["ip", "netns", "exec", node, *command],
             env={**environment, **where},
