@@ -17,37 +17,16 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from distill.tokens import prompt_ids
-from helpers import ROOT, STUDENT, TEACHER, assert_gone, descendants, fails, last_json, python, read_jsonl, run
+from helpers import ROOT, STUDENT, TEACHER, assert_gone, descendants, fails, last_json, program, python, read_jsonl, run
 from small_models import small_model
 
 ROWS = 40
 # what the generation_config.json of many models holds
 PENALTY = {"do_sample": True, "repetition_penalty": 1.3, "temperature": 0.7, "top_k": 20, "top_p": 0.8}
 
-# One process for each vLLM engine: it answers with the token ids that greedy decoding gives
-ASK_VLLM = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-from distill.teacher.base import Prompt, Request, Sampling
-from distill.teacher.engine import engine_arguments, start_engine, stop_engine
-from distill.teacher.vllm_engine import VLLMTeacher
-
-if __name__ == "__main__":
-    prompts = json.loads(sys.stdin.read())
-    engine = start_engine(engine_arguments(sys.argv[2], ["--dtype", "float32"]))
-    sampling = Sampling(temperature=0.0, max_tokens=12)
-    requests = [Request(i, Prompt(ids, len(ids)), sampling) for i, ids in enumerate(prompts)]
-    completions = dict(VLLMTeacher(engine).ask(requests))
-    stop_engine(engine)
-    print(json.dumps([completions[i].token_ids for i in range(len(prompts))]))
-"""
-
 
 def ask_vllm(model, prompts):
-    command = [sys.executable, "-c", ASK_VLLM, str(ROOT), str(model)]
-    result = subprocess.run(command, input=json.dumps(prompts), capture_output=True, text=True, cwd="/")
-    assert result.returncode == 0, result.stderr[-3000:]
-    return json.loads(result.stdout.strip().splitlines()[-1])
+    return last_json(run(*program("ask_vllm.py", model), input=json.dumps(prompts)))
 
 
 @contextlib.contextmanager
@@ -103,7 +82,8 @@ def prompts(pair):
 
 @pytest.mark.slow
 def test_expert_adapter_merged_gives_the_same_tokens(distilled, prompts, tmp_path):
-    adapter, merged = distilled[0], tmp_path / "merged"
+    adapter = distilled[0]
+    merged = tmp_path / "merged"
     flags = ["--adapter", adapter, "--output_dir", merged, "--dtype", "float32"]
     assert last_json(python("merge_adapter.py", *flags))["output_dir"] == str(merged)
     assert "exists already" in fails("merge_adapter.py", *flags)
@@ -122,7 +102,9 @@ def test_vllms_loader_reads_the_expert_adapter_exactly(distilled):
     from vllm.lora.model_manager import LoRAModelManager
     from vllm.lora.peft_helper import PEFTHelper
 
-    adapter, experts, width = str(distilled[0]), 8, 128
+    adapter = str(distilled[0])
+    experts = 8
+    width = 128
     peft = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(STUDENT, dtype=torch.float32), adapter)
     helper = PEFTHelper.from_local_dir(adapter, 8192)
     modules = {"q_proj", "k_proj", "v_proj", "o_proj", "experts"}
@@ -168,11 +150,12 @@ def dense(labelled, tmp_path_factory):
     """A dense student in the architecture of Qwen2.5, trained by --model_name alone: (base, adapter)."""
     folder = tmp_path_factory.mktemp("dense")
     tokenizer = AutoTokenizer.from_pretrained(STUDENT)
-    base, adapter = folder / "base", folder / "adapter"
+    base = folder / "base"
+    adapter = folder / "adapter"
     small_model("qwen2", tokenizer).save_pretrained(base)
     tokenizer.save_pretrained(base)
     settings = json.loads((base / "generation_config.json").read_text())
-    (base / "generation_config.json").write_text(json.dumps(settings | PENALTY))
+    (base / "generation_config.json").write_text(json.dumps({**settings, **PENALTY}))
     flags = [base, adapter, labelled[0], "--config", ROOT / "configs" / "tiny.yaml", "--max_steps", 120]
     result = run("bash", ROOT / "train_trl.sh", *flags, "--lora_rank", 16, "--logging_steps", 1)
     assert re.search(r"LoRA on .*2 gate_proj \(rank 16\).*2 down_proj", result.stderr)
@@ -183,7 +166,8 @@ def dense(labelled, tmp_path_factory):
 def test_dense_student_is_evaluated_and_served_as_it_is(dense, tmp_path):
     """vLLM loads its adapter itself. The teacher's answers come from a file, so that it is not asked again."""
     base, adapter = dense
-    heldout, answers = ROOT / "example-data" / "heldout.jsonl", tmp_path / "heldout_answers.jsonl"
+    heldout = ROOT / "example-data" / "heldout.jsonl"
+    answers = tmp_path / "heldout_answers.jsonl"
     flags = ["--model_name", TEACHER, "--input_file", heldout, "--output_file", answers, "--limit", ROWS]
     python("create_data.py", *flags, "--max_tokens", 256, "--min_success_rate", 0)
     flags = ["--systems", "teacher,student", "--teacher_model", "not/asked", "--teacher_answers", answers]
@@ -193,7 +177,8 @@ def test_dense_student_is_evaluated_and_served_as_it_is(dense, tmp_path):
     assert metrics["served_as"] == "LoRA in vLLM"
     check = metrics["check"]
     assert (check["rows"], check["dtype"], check["largest_gap"]) == (ROWS, "float32", 0.0)  # PEFT's greedy tokens
-    teacher, student = metrics["systems"]["teacher"], metrics["systems"]["student"]
+    teacher = metrics["systems"]["teacher"]
+    student = metrics["systems"]["student"]
     assert teacher["accuracy"] > 0.8 and teacher["tokens"] > 2000 and teacher["latency_s"] is None
     assert "speedup" not in found and student["token_ratio"] > 10 and found["student_latency_s"] > 0
     rows = read_jsonl(adapter / "report" / "predictions.jsonl")
