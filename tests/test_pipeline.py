@@ -35,13 +35,22 @@ def test_student_learns_the_task_without_the_prompt(distilled, evaluated):
 
 
 @pytest.mark.slow
-def test_report_holds_every_row_and_every_figure(evaluated):
+def test_report_has_all_its_files_and_parts(evaluated):
     folder, process = evaluated
-    names = {"metrics.json", "predictions.jsonl", "report.md", "report.html"}  # nothing is kept when they are written
-    assert {p.name for p in folder.iterdir()} == names | {
-        f"{n}.png" for n in ("confusion", "per_label", "latency", "tokens")
-    }
-    metrics, rows = json.loads((folder / "metrics.json").read_text()), read_jsonl(folder / "predictions.jsonl")
+    names = {"metrics.json", "predictions.jsonl", "report.md", "report.html"}
+    names.update(f"{name}.png" for name in ("confusion", "per_label", "latency", "tokens"))
+    assert {p.name for p in folder.iterdir()} == names  # what was kept meanwhile is gone
+    text = (folder / "report.md").read_text()
+    for named in ("McNemar", "By kind of row", "Inputs without gold", "Cost of a million requests", "(latency.png)"):
+        assert named in text
+    assert "McNemar" in process.stdout and "| distilled student |" in process.stdout
+
+
+@pytest.mark.slow
+def test_figures_are_those_of_the_rows(evaluated):
+    folder, _ = evaluated
+    metrics = json.loads((folder / "metrics.json").read_text())
+    rows = read_jsonl(folder / "predictions.jsonl")
     gold = read_jsonl(ROOT / "example-data" / "heldout.jsonl")
     assert [row["messages"] for row in rows[:420]] == [row["messages"][:1] for row in gold]
     assert len(rows) == 441 and {row["gold"] for row in rows[420:]} == {None}
@@ -56,17 +65,18 @@ def test_report_holds_every_row_and_every_figure(evaluated):
         assert m["cost_per_million"] == pytest.approx(
             0.1 * (m["prompt_tokens"] - m["cached_tokens"]) + 0.01 * m["cached_tokens"] + 0.4 * m["output_tokens"]
         )
+    assert [sum(map(sum, metrics["confusion"][name]["matrix"])) for name in ("teacher", "student")] == [420, 420]
+
+
+@pytest.mark.slow
+def test_report_says_how_it_was_made(evaluated):
+    metrics = json.loads((evaluated[0] / "metrics.json").read_text())
     assert metrics["systems"]["teacher"]["cached_tokens"] > 0.8 * metrics["systems"]["teacher"]["prompt_tokens"]
     student = metrics["without_gold"]["student"]
     assert (student["rows"], student["unreadable"]) == (21, 1) and student["agreement"] > 0.7
-    assert [sum(map(sum, metrics["confusion"][name]["matrix"])) for name in ("teacher", "student")] == [420, 420]
     assert metrics["instead_of"] is None and metrics["taken_over"] == {}
     assert metrics["served_as"] == "a merged copy" and metrics["check"]["rows"] == 8 and not metrics["check"]["differ"]
     assert metrics["machine"] and len(metrics["date"]) == 10 and "transformers" in metrics["versions"]
-    text = (folder / "report.md").read_text()
-    for named in ("McNemar", "By kind of row", "Inputs without gold", "Cost of a million requests", "(latency.png)"):
-        assert named in text
-    assert "McNemar" in process.stdout and "| distilled student |" in process.stdout
 
 
 @pytest.mark.slow
