@@ -82,8 +82,9 @@ def refused(student, tmp_path_factory):
     process.wait()
 
 
-@pytest.mark.slow
-def test_same_command_goes_on_where_a_system_failed(student, refused):
+@pytest.fixture(scope="module")
+def continued(student, refused):
+    """A run whose second system fails, and the same command again: (report directory, what was kept, process)."""
     report = student / "head" / "report"
     weights = student / "head" / "adapter_model.safetensors"
     whole = weights.read_bytes()
@@ -106,20 +107,31 @@ def test_same_command_goes_on_where_a_system_failed(student, refused):
     (unfinished / "merged" / "model.safetensors").write_bytes(whole)  # as a run that was killed leaves it
     weights.write_bytes(whole)
     finished = python("evaluate.py", *command)
+    return report, record, finished
+
+
+@pytest.mark.slow
+def test_same_command_goes_on_where_a_system_failed(continued):
+    report, record, finished = continued
     assert "removing the merged copy that a stopped run left" in finished.stderr
     assert "base student, no prompt: taken over from the run of 20" in finished.stderr
     assert "evaluating: distilled student" in finished.stderr and "evaluating: base" not in finished.stderr
     rows = read_jsonl(report / "predictions.jsonl")
     assert rows[0]["base"]["response"] == "kept" and rows[1]["base"]["response"] == record["result"]["responses"][1]
     assert all(row["student"]["response"] not in ("", row["base"]["response"]) for row in rows)
-    assert not unfinished.exists()  # a rerun measures everything again
+    assert not (report / "unfinished").exists()  # a rerun measures everything again
+    metrics = json.loads((report / "metrics.json").read_text())
+    assert list(metrics["taken_over"]) == ["base"]
 
-    # here vLLM ignores, without a word, the output layer that the adapter brings with it
+
+@pytest.mark.slow
+def test_an_adapter_that_vllm_serves_differently_is_merged(continued):
+    """Here vLLM ignores, without a word, the output layer that the adapter brings with it."""
+    report, _, finished = continued
     metrics = json.loads((report / "metrics.json").read_text())
     problem = "LoRA in vLLM gives other tokens than PEFT on 3 of 3 rows (float32, up to "
     assert metrics["served_as"] == "a merged copy" and metrics["instead_of"].startswith(problem)
     assert metrics["check"]["rows"] == 3 and metrics["check"]["differ"] == 0
-    assert list(metrics["taken_over"]) == ["base"]
     assert metrics["ties"]["rows"] == [] and "two best tokens" not in finished.stdout
     for text in (finished.stdout, (report / "report.md").read_text()):
         assert "served as a merged copy for every figure of the distilled student" in text
