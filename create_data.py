@@ -1,10 +1,13 @@
-"""Step 1: the teacher labels every input once, with its long prompt and its thinking.
+r"""Step 1: the teacher labels every input once, with its long prompt and its thinking.
 
-    python create_data.py --input_file example-data/multilingual.txt --output_file data/prompt_distillation_lang.jsonl
+    python create_data.py --input_file example-data/multilingual.txt \
+        --output_file data/prompt_distillation_lang.jsonl
 
-Every flag of vLLM's engine is accepted too, for example --max_model_len 8192 --gpu_memory_utilization 0.95.
+Every flag of vLLM's engine is accepted too, for example
+--max_model_len 8192 --gpu_memory_utilization 0.95.
 Beside OUTPUT (chat JSONL in input order, without the prompt) it writes
-    OUTPUT.trace.jsonl     one line per decided input, as it finishes: all responses, answer or reason, tokens
+    OUTPUT.trace.jsonl     one line per decided input, as it finishes: all responses, answer or
+                           reason, tokens
     OUTPUT.rejected.jsonl  the inputs that never got a valid answer, with the reason
     OUTPUT.manifest.json   model, task, sampling, versions, counts, tokens, seconds
 The same command again continues where it was stopped.
@@ -55,7 +58,10 @@ def parse_args(argv=None):
     parser.add(
         "input_file",
         default="./example-data/multilingual.txt",
-        help="one input a line, or JSON lines (.jsonl, .ndjson) with text or chat messages, whose answer is left out",
+        help=(
+            "one input a line, or JSON lines (.jsonl, .ndjson) with text or chat messages, "
+            "whose answer is left out"
+        ),
     )
     parser.add(
         "output_file",
@@ -68,20 +74,37 @@ def parse_args(argv=None):
         help="prompt, labels and how an answer is read",
     )
     parser.add("limit", type=int, default=0, help="only the first N inputs (0: all)")
-    parser.add("shard", default="0/1", help="i/n: only the i-th of n contiguous shares, journalled apart")
+    parser.add(
+        "shard", default="0/1", help="i/n: only the i-th of n contiguous shares, journalled apart"
+    )
     # the teacher
-    parser.add("model_name", default="Qwen/Qwen3-30B-A3B-Thinking-2507", help="the teacher, a thinking model")
-    parser.add("revision", help="of the teacher on the hub: a branch, tag or commit (default: main)")
+    parser.add(
+        "model_name",
+        default="Qwen/Qwen3-30B-A3B-Thinking-2507",
+        help="the teacher, a thinking model",
+    )
+    parser.add(
+        "revision", help="of the teacher on the hub: a branch, tag or commit (default: main)"
+    )
     parser.add("tensor_parallel_size", type=int, default=1, help="GPUs the teacher is split over")
-    parser.add("reasoning_parser", default="qwen3", help="vLLM's for this teacher's thinking; none: it does not think")
+    parser.add(
+        "reasoning_parser",
+        default="qwen3",
+        help="vLLM's for this teacher's thinking; none: it does not think",
+    )
     parser.add(
         "num_replicas",
         type=int,
         default=0,
-        help="engines on the Ray cluster at RAY_ADDRESS, or on one of its own (0: one engine, here)",
+        help=(
+            "engines on the Ray cluster at RAY_ADDRESS, or on one of its own (0: one engine, here)"
+        ),
     )
     parser.add(
-        "cpus_per_replica", type=int, default=0, help="cores for each replica instead of GPUs, on machines without"
+        "cpus_per_replica",
+        type=int,
+        default=0,
+        help="cores for each replica instead of GPUs, on machines without",
     )
     # how it is asked
     parser.add(
@@ -91,8 +114,15 @@ def parse_args(argv=None):
         help="of the first attempt; retries use at least 0.6, with top_p 0.95 and top_k 20",
     )
     parser.add("max_tokens", type=int, default=4096, help="thinking and answer together, in tokens")
-    parser.add("max_retries", type=int, default=3, help="further attempts for a row without a valid answer")
-    parser.add("max_repeats", type=int, default=4, help="end a first attempt that loops so many times (0: never)")
+    parser.add(
+        "max_retries", type=int, default=3, help="further attempts for a row without a valid answer"
+    )
+    parser.add(
+        "max_repeats",
+        type=int,
+        default=4,
+        help="end a first attempt that loops so many times (0: never)",
+    )
     parser.add(
         "structured_outputs",
         default="retry",
@@ -103,12 +133,30 @@ def parse_args(argv=None):
         "thinking_token_budget",
         type=int,
         default=0,
-        help="tokens after which a guarded attempt's thinking is closed (0: max_tokens less an eighth)",
+        help=(
+            "tokens after which a guarded attempt's thinking is closed "
+            "(0: max_tokens less an eighth)"
+        ),
     )
-    parser.add("num_samples", type=int, default=1, help="ask so many times and take the majority; a tie is rejected")
-    parser.add("min_agreement", type=float, default=0.0, help="reject a row whose majority is a smaller share")
+    parser.add(
+        "num_samples",
+        type=int,
+        default=1,
+        help="ask so many times and take the majority; a tie is rejected",
+    )
+    parser.add(
+        "min_agreement",
+        type=float,
+        default=0.0,
+        help="reject a row whose majority is a smaller share",
+    )
     # the run
-    parser.add("min_success_rate", type=float, default=0.95, help="exit code 1 below this share of labelled rows")
+    parser.add(
+        "min_success_rate",
+        type=float,
+        default=0.95,
+        help="exit code 1 below this share of labelled rows",
+    )
     parser.add("overwrite", action="store_true", help="start afresh, also over a finished output")
     args, engine_flags = parser.parse_known_args(argv)
     shard = re.fullmatch(r"(\d+)/(\d+)", args.shard, re.ASCII)
@@ -117,21 +165,34 @@ def parse_args(argv=None):
     args.shard_index = int(shard[1])
     args.num_shards = int(shard[2])
     least = {"max_tokens": 2, "num_samples": 1, "tensor_parallel_size": 1}
-    for name in (*least, "max_retries", "max_repeats", "temperature", "limit", "num_replicas", "cpus_per_replica"):
+    for name in (
+        *least,
+        "max_retries",
+        "max_repeats",
+        "temperature",
+        "limit",
+        "num_replicas",
+        "cpus_per_replica",
+    ):
         if not getattr(args, name) >= least.get(name, 0):
             parser.error(f"--{name} {getattr(args, name)}: must be at least {least.get(name, 0)}")
     for name in ("min_agreement", "min_success_rate"):
         if not 0 <= getattr(args, name) <= 1:
             parser.error(f"--{name} {getattr(args, name)}: must be between 0 and 1")
     if not 0 <= args.thinking_token_budget < args.max_tokens:
-        parser.error(f"--thinking_token_budget {args.thinking_token_budget}: must be below --max_tokens")
+        parser.error(
+            f"--thinking_token_budget {args.thinking_token_budget}: must be below --max_tokens"
+        )
     if args.num_replicas and args.num_shards > 1:
         parser.error("--num_replicas shares the inputs out itself; drop --shard")
     if args.max_repeats == 1:
         parser.error("--max_repeats 1: a loop is seen from the second time on; 0 lets it run")
     if args.num_samples > 1 and args.temperature == 0:
-        parser.error("--num_samples asks for the same answer again at --temperature 0; raise the temperature")
-    room = max(args.max_tokens // 8, min(64, args.max_tokens // 2))  # for the answer after the thinking
+        parser.error(
+            "--num_samples asks for the same answer again at --temperature 0; raise the temperature"
+        )
+    # for the answer after the thinking
+    room = max(args.max_tokens // 8, min(64, args.max_tokens // 2))
     args.thinking_token_budget = args.thinking_token_budget or args.max_tokens - room
     return args, engine_flags
 
@@ -174,16 +235,19 @@ class Run:
         return int(self.missing.sum())
 
     def details(self) -> dict:
-        """What the journal and the manifest say of this call, and what does not decide whether it continues."""
+        """What the journal and the manifest say of this call, and what does not decide whether it
+        continues.
+        """
         # what was begun goes on with its commit; without a question nothing was loaded
         commit = self.args.revision if self.asked else self.journal.commit
         return {"versions": versions(), "engine_flags": self.engine_flags, "commit": commit}
 
 
 def begin(args, engine_flags: list[str], at_end: contextlib.ExitStack) -> Run:
-    """Check everything that needs no model, take the output's lock until `at_end`, and find what is to be asked.
+    """Check everything that needs no model.
 
-    Raises ValueError or OSError, and then nothing was changed.
+    Take the output's lock until `at_end`, and find what is to be asked. Raises ValueError or
+    OSError, and then nothing was changed.
     """
     output = Path(args.output_file)
     task = load_task(args.task)
@@ -191,12 +255,16 @@ def begin(args, engine_flags: list[str], at_end: contextlib.ExitStack) -> Run:
     check_writable(output)
     check_apart(output, args.input_file, args.task)
     if args.overwrite and args.num_shards > 1:
-        raise ValueError("--overwrite does not go with --shard; remove the output and its journals instead")
+        raise ValueError(
+            "--overwrite does not go with --shard; remove the output and its journals instead"
+        )
     at_end.enter_context(OutputLock(output, args.shard_index, args.num_shards))
     if output.exists() and not args.overwrite:
         raise ValueError(f"{output}: exists and is finished; --overwrite replaces it")
     inputs = scan_inputs(args.input_file, args.limit)
-    journal = Journal(output, header_of(args, task, inputs), inputs, args.shard_index, args.num_shards)
+    journal = Journal(
+        output, header_of(args, task, inputs), inputs, args.shard_index, args.num_shards
+    )
     journal.open(args.overwrite)
     return Run(args, engine_flags, settings_of(args), task, inputs, journal, journal.missing())
 
@@ -211,14 +279,17 @@ def start_teacher(run: Run, stop: UnwindAtSignals):
     if run.asked < len(run.inputs):
         already = "%d inputs, %d to ask; the others are finished, repeated or not ours"
         log.info(already, len(run.inputs), run.asked)
-    # what was begun goes on with its commit, should the branch have moved since; replicas load it too
+    # what was begun goes on with its commit, should the branch have moved since;
+    # replicas load it too
     args.revision = run.journal.commit or args.revision
     engine_args = check_teacher(args, run.engine_flags, run.task, run.inputs.roles)
     args.revision = engine_args.revision
     if not args.num_replicas:
         return start_engine(engine_args)
     if engine_args.pipeline_parallel_size > 1:
-        raise ValueError("--pipeline_parallel_size spans nodes, a replica does not; drop --num_replicas")
+        raise ValueError(
+            "--pipeline_parallel_size spans nodes, a replica does not; drop --num_replicas"
+        )
     connect(args)
     stop.listen()  # Ray has put its own handler of SIGTERM in the place
     return None
@@ -230,7 +301,9 @@ def label(run: Run, engine) -> None:
         run.journal.clear()
     run.journal.start(**run.details(), started=datetime.now(UTC).isoformat(timespec="seconds"))
     if engine is None:
-        decided = label_on_replicas(run.args, run.settings, run.engine_flags, run.task, run.inputs, run.missing)
+        decided = label_on_replicas(
+            run.args, run.settings, run.engine_flags, run.task, run.inputs, run.missing
+        )
     else:
         teacher = VLLMTeacher(engine, run.settings.thinks)
         decided = Labelling(teacher, run.task, run.settings).label(run.inputs.read(run.missing))
@@ -242,7 +315,9 @@ def main() -> int:
     lasting_streams()
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO)
-    stop = UnwindAtSignals("create_data.py: stopped; what is finished is kept, the same command continues")
+    stop = UnwindAtSignals(
+        "create_data.py: stopped; what is finished is kept, the same command continues"
+    )
     stop.listen()
     args, engine_flags = parse_args()
     with contextlib.ExitStack() as at_end:
@@ -260,7 +335,10 @@ def main() -> int:
             try:
                 label(run, engine)
             except (TeacherEnded, ReplicasFailed) as error:
-                log.error("create_data.py: %s; what is finished is kept, the same command continues", one_line(error))
+                log.error(
+                    "create_data.py: %s; what is finished is kept, the same command continues",
+                    one_line(error),
+                )
                 if stop.code:  # the signal has reached the engine first
                     return stop.code
                 return error.exit_code
@@ -271,7 +349,10 @@ def main() -> int:
 
 
 def write_results(run: Run, seconds: float) -> int:
-    """Write the outputs and print the last line; a shard writes no outputs. Returns the exit code."""
+    """Write the outputs and print the last line; a shard writes no outputs.
+
+    Returns the exit code.
+    """
     args = run.args
     journal = run.journal
     summary = {"asked": run.asked, "seconds": round(seconds, 1)}
@@ -285,7 +366,9 @@ def write_results(run: Run, seconds: float) -> int:
     if left:
         log.error("create_data.py: %d inputs are not decided; the same command asks them", left)
         return 1
-    manifest = journal.write_outputs(bool(run.task.labels), task_file=args.task, input_file=args.input_file, **details)
+    manifest = journal.write_outputs(
+        bool(run.task.labels), task_file=args.task, input_file=args.input_file, **details
+    )
     forced = Forced(*(manifest[key] for key in Forced().counts()))
     forced.warn(args.structured_outputs)
     for key in ("rows", "accepted", "rejected", "success_rate", *forced.counts(), *forced.shares()):
@@ -293,7 +376,9 @@ def write_results(run: Run, seconds: float) -> int:
     print(json.dumps({"output_file": args.output_file, **summary}))
     if manifest["success_rate"] < args.min_success_rate:
         share = 100 * manifest["success_rate"]
-        log.error("only %.1f %% of the rows got a label; see %s.rejected.jsonl", share, args.output_file)
+        log.error(
+            "only %.1f %% of the rows got a label; see %s.rejected.jsonl", share, args.output_file
+        )
         return 1
     return 0
 
@@ -305,9 +390,12 @@ if __name__ == "__main__":
         log.error("create_data.py: %s; what is finished is kept", changed)
         code = 1
     except OSError as full_disk:
-        log.error("create_data.py: %s; what is finished is kept, the same command continues", full_disk)
+        log.error(
+            "create_data.py: %s; what is finished is kept, the same command continues", full_disk
+        )
         code = 1
-    # what the libraries do at the exit takes a second, and a signal would only make them print tracebacks
+    # what the libraries do at the exit takes a second,
+    # and a signal would only make them print tracebacks
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.exit(code)

@@ -1,10 +1,14 @@
-"""Step 3: is the student as good as the teacher, and what did it save? Scores four systems on held-out gold rows.
+r"""Step 3: is the student as good as the teacher, and what did it save?
 
-    python evaluate.py --test_file example-data/heldout.jsonl --adapter models/prompt_distillation_trl
+Scores four systems on held-out gold rows.
 
-The systems are the teacher with its prompt and its thinking, the base student with and without the prompt, and the
-distilled student without prompt. Every flag of vLLM's engine is accepted too. Writes report/ beside the adapter:
-report.md and report.html, metrics.json, predictions.jsonl (every row, every system) and plots.
+    python evaluate.py --test_file example-data/heldout.jsonl \
+        --adapter models/prompt_distillation_trl
+
+The systems are the teacher with its prompt and its thinking, the base student with and without the
+prompt, and the distilled student without prompt. Every flag of vLLM's engine is accepted too.
+Writes report/ beside the adapter: report.md and report.html, metrics.json, predictions.jsonl (every
+row, every system) and plots.
 """
 
 if __name__ == "__main__":
@@ -50,24 +54,49 @@ def parse_args(argv=None):
     """Our flags, and the rest for vLLM."""
     parser = Parser(__doc__)
     # what is asked
-    parser.add("test_file", default="./example-data/heldout.jsonl", help="chat JSONL; the answers are gold")
-    parser.add("inputs_without_gold", default="", help="further inputs, as in create_data.py, for agreement only")
-    parser.add("task", default=str(ROOT / "example-data/language_classification.yaml"), help="as in create_data.py")
+    parser.add(
+        "test_file", default="./example-data/heldout.jsonl", help="chat JSONL; the answers are gold"
+    )
+    parser.add(
+        "inputs_without_gold",
+        default="",
+        help="further inputs, as in create_data.py, for agreement only",
+    )
+    parser.add(
+        "task",
+        default=str(ROOT / "example-data/language_classification.yaml"),
+        help="as in create_data.py",
+    )
     parser.add("limit", type=int, default=0, help="only the first N rows of each file (0: all)")
     # who is asked
     parser.add("systems", default=",".join(TITLES), help="which of them are compared, with commas")
-    parser.add("teacher_model", default="Qwen/Qwen3-30B-A3B-Thinking-2507", help="asked with its prompt and thinking")
-    parser.add("teacher_revision", help="of the teacher on the hub: a branch, tag or commit (default: main)")
-    parser.add("teacher_answers", default="", help="instead of asking it: what create_data.py wrote for these rows")
+    parser.add(
+        "teacher_model",
+        default="Qwen/Qwen3-30B-A3B-Thinking-2507",
+        help="asked with its prompt and thinking",
+    )
+    parser.add(
+        "teacher_revision",
+        help="of the teacher on the hub: a branch, tag or commit (default: main)",
+    )
+    parser.add(
+        "teacher_answers",
+        default="",
+        help="instead of asking it: what create_data.py wrote for these rows",
+    )
     parser.add("reasoning_parser", default="qwen3", help="none: the teacher does not think")
     parser.add(
         "student_model",
         default="Qwen/Qwen3-30B-A3B-Instruct-2507",
         help="the student's base, which the adapter was trained on",
     )
-    parser.add("student_revision", help="of the student's base (default: what the adapter was trained on)")
+    parser.add(
+        "student_revision", help="of the student's base (default: what the adapter was trained on)"
+    )
     parser.add("revision", help="of all models on the hub, unless the two above say otherwise")
-    parser.add("adapter", default="./models/prompt_distillation_trl", help="what train_sft_trl.py wrote")
+    parser.add(
+        "adapter", default="./models/prompt_distillation_trl", help="what train_sft_trl.py wrote"
+    )
     parser.add(
         "serve_adapter",
         default="auto",
@@ -75,7 +104,9 @@ def parse_args(argv=None):
         help="by vLLM, or as a merged copy; auto: by vLLM, then a merged copy should that fail",
     )
     # how it is asked
-    parser.add("temperature", type=float, default=0.15, help="of the teacher; students answer greedily")
+    parser.add(
+        "temperature", type=float, default=0.15, help="of the teacher; students answer greedily"
+    )
     parser.add("max_tokens", type=int, default=4096, help="under the prompt, thinking included")
     parser.add("student_max_tokens", type=int, default=64, help="of the students without prompt")
     parser.add(
@@ -84,18 +115,35 @@ def parse_args(argv=None):
         default=50,
         help="rows asked one at a time for the latency, after three for warming up",
     )
-    parser.add("check_rows", type=int, default=8, help="rows whose served tokens must be PEFT's (0: no check)")
+    parser.add(
+        "check_rows",
+        type=int,
+        default=8,
+        help="rows whose served tokens must be PEFT's (0: no check)",
+    )
     parser.add("tensor_parallel_size", type=int, default=1, help="GPUs a model is split over")
     # prices for the cost of a million requests
-    parser.add("price_input", type=float, default=0.0, help="of a million input tokens that are not cached")
+    parser.add(
+        "price_input", type=float, default=0.0, help="of a million input tokens that are not cached"
+    )
     parser.add("price_cached", type=float, default=0.0, help="of a million cached input tokens")
     parser.add("price_output", type=float, default=0.0, help="of a million output tokens")
-    parser.add("report_dir", default="", help="where the report goes (default: report/ in the adapter)")
+    parser.add(
+        "report_dir", default="", help="where the report goes (default: report/ in the adapter)"
+    )
     # instead: the labels of step 1 against gold, without any model
-    parser.add("labels", default="", help="without any model: what create_data.py wrote, against --gold")
+    parser.add(
+        "labels", default="", help="without any model: what create_data.py wrote, against --gold"
+    )
     parser.add("gold", default="", help="the right answers for the same inputs, chat JSONL")
     args, engine_flags = parser.parse_known_args(argv)
-    at_least = {"latency_rows": 1, "limit": 0, "check_rows": 0, "max_tokens": 1, "student_max_tokens": 1}
+    at_least = {
+        "latency_rows": 1,
+        "limit": 0,
+        "check_rows": 0,
+        "max_tokens": 1,
+        "student_max_tokens": 1,
+    }
     for name, least in at_least.items():
         if getattr(args, name) < least:
             parser.error(f"--{name} {getattr(args, name)}: must be at least {least}")
@@ -125,7 +173,8 @@ def describe(name: str, args, rows: int) -> System:
         prompted=prompted,
         thinks=is_teacher and args.reasoning_parser != "none",
         temperature=args.temperature if is_teacher else 0.0,
-        max_tokens=args.max_tokens if prompted else args.student_max_tokens,  # who may think aloud gets room for it
+        # who may think aloud gets room for it
+        max_tokens=args.max_tokens if prompted else args.student_max_tokens,
         latency_rows=args.latency_rows,
         check_rows=min(args.check_rows, rows) if name == "student" else 0,
     )
@@ -164,7 +213,9 @@ def prepare(args, engine_flags: list[str], task: Task, at_end: contextlib.ExitSt
     rows = read_rows(args.test_file, args.inputs_without_gold, args.limit, task)
     problem = guard_problem(args.task, task)
     if problem and {"teacher", "base_prompt"}.intersection(args.systems):  # whose answers it reads
-        log.warning("evaluate.py: %s; nothing is guarded here, it matters where a model answers so", problem)
+        log.warning(
+            "evaluate.py: %s; nothing is guarded here, it matters where a model answers so", problem
+        )
     given = {}
     if args.teacher_answers:
         given["teacher"] = read_teacher(Path(args.teacher_answers), rows.chats, task)
@@ -173,23 +224,33 @@ def prepare(args, engine_flags: list[str], task: Task, at_end: contextlib.ExitSt
     unfinished = at_end.enter_context(Unfinished(args.report_dir))
     if "teacher" in args.systems and not given:
         parser = args.reasoning_parser
-        process.call(check_teacher_model, args.teacher_model, args.teacher_commit, parser, engine_flags)
-    ways = plan_student(args, engine_flags, process, unfinished) if "student" in args.systems else []
+        process.call(
+            check_teacher_model, args.teacher_model, args.teacher_commit, parser, engine_flags
+        )
+    ways = (
+        plan_student(args, engine_flags, process, unfinished) if "student" in args.systems else []
+    )
     systems = [describe(name, args, len(rows.chats)) for name in args.systems if name not in given]
     left_out = {}
     dated = []
     if systems:
         roles = Counter(map(roles_of, rows.chats))
-        left_out, dated = process.call(try_templates, systems, task, roles, args.adapter, engine_flags)
+        left_out, dated = process.call(
+            try_templates, systems, task, roles, args.adapter, engine_flags
+        )
     for name, reason in left_out.items():
         log.warning("%s is left out: %s", TITLES[name], reason)
     systems = [system for system in systems if system.name not in left_out]
     if not systems and not given:
         raise ValueError("no system is left to be asked")
-    return Plan(args, engine_flags, task, rows, process, unfinished, given, systems, ways, left_out, dated)
+    return Plan(
+        args, engine_flags, task, rows, process, unfinished, given, systems, ways, left_out, dated
+    )
 
 
-def plan_student(args, engine_flags: list[str], process: Apart, unfinished: Unfinished) -> list[Serving]:
+def plan_student(
+    args, engine_flags: list[str], process: Apart, unfinished: Unfinished
+) -> list[Serving]:
     """The ways to serve the adapter, for which there is room on the disk. Raises ValueError."""
     ways = process.call(
         plan_serving,
@@ -207,7 +268,10 @@ def plan_student(args, engine_flags: list[str], process: Apart, unfinished: Unfi
 
 
 def score(plan: Plan) -> dict:
-    """Ask the systems and measure them: what metrics.json holds. Writes the report. Raises SystemFailed."""
+    """Ask the systems and measure them: what metrics.json holds. Writes the report.
+
+    Raises SystemFailed.
+    """
     args = plan.args
     chats = plan.rows.chats
     common = common_key(plan.task, chats, plan.engine_flags, args.tensor_parallel_size, cpu_name())

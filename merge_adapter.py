@@ -16,7 +16,9 @@ from distill.cli import Parser
 from distill.staging import Staging
 from distill.stopping import end_at_signals
 
-STOPPED = "merge_adapter.py: stopped; nothing is left of the merged model, the same command starts afresh"
+STOPPED = (
+    "merge_adapter.py: stopped; nothing is left of the merged model, the same command starts afresh"
+)
 MARK_TEXT = (
     "merge_adapter.py makes a merged model here and moves it when it is complete.\n"
     "The directory may be deleted when no merge_adapter.py is at work.\n"
@@ -49,13 +51,21 @@ def refuse_existing(output_dir: Path) -> None:
 
 def main() -> int:
     parser = Parser(__doc__)
-    parser.add("adapter", default="./models/prompt_distillation_trl", help="what train_sft_trl.py wrote")
+    parser.add(
+        "adapter", default="./models/prompt_distillation_trl", help="what train_sft_trl.py wrote"
+    )
     parser.add("output_dir", required=True, help="where the merged model goes; must not exist yet")
-    parser.add("dtype", default="bfloat16", choices=["bfloat16", "float32"], help="of the merged weights")
-    parser.add("base_model", default="", help="the student, where it is not found any more as recorded")
+    parser.add(
+        "dtype", default="bfloat16", choices=["bfloat16", "float32"], help="of the merged weights"
+    )
+    parser.add(
+        "base_model", default="", help="the student, where it is not found any more as recorded"
+    )
     args = parser.parse_args()
     output_dir = Path(args.output_dir)
-    staging = Staging(Path(f"{output_dir}.unfinished"), "merge_adapter.py", "--output_dir", MARK_TEXT)
+    staging = Staging(
+        Path(f"{output_dir}.unfinished"), "merge_adapter.py", "--output_dir", MARK_TEXT
+    )
     end_at_signals(STOPPED, staging.end)
     from safetensors import SafetensorError
 

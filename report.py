@@ -1,6 +1,10 @@
-"""Write the results table of README.md, in six columns; all figures are in report.md beside metrics.json.
+"""Write the results table of README.md, in six columns.
 
-python report.py --metrics models/tiny-distilled/report/metrics.json    # writes the table into README.md
+All figures are in report.md beside metrics.json.
+
+    python report.py --metrics models/tiny-distilled/report/metrics.json
+
+Writes the table into README.md.
 """
 
 import json
@@ -33,7 +37,11 @@ def narrowed(header: list[str], rows: list[list[str]]) -> list[list[str]]:
 
 def main() -> int:
     parser = Parser(__doc__)
-    parser.add("metrics", default="models/tiny-distilled/report/metrics.json", help="what evaluate.py wrote")
+    parser.add(
+        "metrics",
+        default="models/tiny-distilled/report/metrics.json",
+        help="what evaluate.py wrote",
+    )
     parser.add("readme", default="README.md", help=f"holds {MARKS[0]} and its end")
     args = parser.parse_args()
     try:
@@ -45,7 +53,11 @@ def main() -> int:
     except (OSError, ValueError) as error:
         print(f"report.py: {error}", file=sys.stderr)
         return 2
-    print(json.dumps({"readme": args.readme, "rows": metrics["rows"], "commit": metrics.get("commit")}))
+    print(
+        json.dumps(
+            {"readme": args.readme, "rows": metrics["rows"], "commit": metrics.get("commit")}
+        )
+    )
     return 0
 
 

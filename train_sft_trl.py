@@ -1,10 +1,13 @@
-"""Step 2: the student learns the teacher's answers without the prompt, through LoRA with TRL's SFTTrainer.
+r"""Step 2: the student learns the teacher's answers without the prompt,
+through LoRA with TRL's SFTTrainer.
 
-    bash train_trl.sh Qwen/Qwen3-30B-A3B-Instruct-2507 models/my_adapter data/prompt_distillation_lang.jsonl
+    bash train_trl.sh Qwen/Qwen3-30B-A3B-Instruct-2507 models/my_adapter \
+        data/prompt_distillation_lang.jsonl
 
-Every SFTConfig flag is accepted, and --config FILE.yaml sets any of them. The loss falls on the answer and its end of
-turn, in exactly the context that inference sees. The same command again resumes from the last complete checkpoint.
-The flags are in distill/training/arguments.py; what is checked before the student is loaded in checks.py beside it.
+Every SFTConfig flag is accepted, and --config FILE.yaml sets any of them. The loss falls on the
+answer and its end of turn, in exactly the context that inference sees. The same command again
+resumes from the last complete checkpoint. The flags are in distill/training/arguments.py; what is
+checked before the student is loaded in checks.py beside it.
 """
 
 if __name__ == "__main__":
@@ -48,23 +51,29 @@ def main() -> int:
         return 2
     if script.check_only:
         return 0
-    # the checks let it pass for --push_to_hub alone; a network's file system may still show what they deleted
+    # the checks let it pass for --push_to_hub alone;
+    # a network's file system may still show what they deleted
     if is_finished(Path(args.output_dir)) and not script.overwrite:
         return leave(push_again(args, checked))
     return leave(train(script, args, checked))
 
 
 def begin_process() -> None:
-    """Set what belongs to the process: how it ends, where it writes, and what is not worth a word."""
+    """Set what belongs to the process.
+
+    How it ends, where it writes, and what is not worth a word.
+    """
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        end_with_parent()  # the launcher puts its processes into sessions of their own, where its death leaves them
+        # the launcher puts its processes into sessions of their own, where its death leaves them
+        end_with_parent()
     end_at_signals()
     lasting_streams()
     logging.basicConfig(format="%(message)s")
     level = logging.INFO if is_first() else logging.ERROR
     log.setLevel(level)
     logging.getLogger("models").setLevel(level)
-    # PEFT looks for the experts' rank among the modules, where they are not; tests pin the rank they get
+    # PEFT looks for the experts' rank among the modules, where they are not;
+    # tests pin the rank they get
     warnings.filterwarnings("ignore", message=".*_pattern keys did not match")
 
 
@@ -77,7 +86,9 @@ def train(script, args, checked: Checked) -> int:
     """Train, and write and push what came of it; returns the exit code."""
     args.push_to_hub = False  # Trainer would push the whole folder, with TRL's card; finish does
     args.hub_token = None  # Trainer would write it into training_args.bin
-    trainer = make_trainer(script, args, checked.tokenizer, checked.lora, checked.rows, checked.eval_rows)
+    trainer = make_trainer(
+        script, args, checked.tokenizer, checked.lora, checked.rows, checked.eval_rows
+    )
     is_main = args.process_index == 0
     sizes = sizes_of(trainer)
     if is_main:
@@ -109,7 +120,10 @@ def push_again(args, checked: Checked) -> int:
 
 
 def finish(output_dir: Path, summary: dict, repository: Repository | None, tokenizer) -> int:
-    """Push a finished run if it has a repository, print the last line; returns 1 where only the push failed."""
+    """Push a finished run if it has a repository, print the last line.
+
+    Returns 1 where only the push failed.
+    """
     code = 0
     line = dict(summary)
     if repository is not None:
@@ -127,7 +141,8 @@ def leave(code: int) -> int:
     """Wait for the other processes, if there are any, and end with `code`."""
     if torch.distributed.is_initialized():
         PartialState().wait_for_everyone()
-        # gloo's destructor joins a thread that may wait for the GIL, and then a finished process never ends
+        # gloo's destructor joins a thread that may wait for the GIL,
+        # and then a finished process never ends
         atexit._run_exitfuncs()
         sys.stdout.flush()
         os._exit(code)

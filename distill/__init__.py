@@ -1,1 +1,4 @@
-"""The recipe's rooms: one for each step, and what they share. Scripts import from here, never the other way."""
+"""The recipe's rooms: one for each step, and what they share.
+
+Scripts import from here, never the other way.
+"""

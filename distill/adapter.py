@@ -1,4 +1,7 @@
-"""The student's adapter: how vLLM is given it, whether vLLM's tokens are PEFT's, and a copy with it merged in."""
+"""The student's adapter.
+
+How vLLM is given it, whether vLLM's tokens are PEFT's, and a copy with it merged in.
+"""
 
 import json
 import logging
@@ -16,7 +19,8 @@ log = logging.getLogger("evaluate")
 LORA = "LoRA in vLLM"
 MERGED = "a merged copy"
 MAX_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values of max_lora_rank that vLLM takes
-# How far below the best token another one may be, at most, in nats; in step 3's check with PEFT too.
+# How far below the best token another one may be, at most, in nats;
+# in step 3's check with PEFT too.
 TIE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
 
 
@@ -39,11 +43,12 @@ def plan_serving(
     tensor_parallel_size: int,
     commit: str | None = None,
 ) -> list[Serving]:
-    """The ways to serve the adapter under --serve_adapter `choice`, in the order in which they are tried.
+    """The ways to serve the adapter under --serve_adapter `choice`.
 
-    `auto` is LoRA in vLLM and, should that fail, a merged copy. Where vLLM cannot serve it (experts on a CPU, a rank
-    beyond its largest) the copy is the only way. Raises ValueError for a student without a config and for an
-    explicit `lora` with such a rank.
+    In the order in which they are tried: `auto` is LoRA in vLLM and, should that fail, a merged
+    copy. Where vLLM cannot serve it (experts on a CPU, a rank beyond its largest) the copy is the
+    only way. Raises ValueError for a student without a config and for an explicit `lora` with such
+    a rank.
     """
     from transformers import AutoConfig
     from vllm.platforms import current_platform
@@ -51,12 +56,16 @@ def plan_serving(
     try:
         base = AutoConfig.from_pretrained(student_model, revision=commit or "main")
     except (OSError, ValueError) as error:
-        raise ValueError(f"{student_model}: no config that transformers can load ({one_line(error)})") from None
+        raise ValueError(
+            f"{student_model}: no config that transformers can load ({one_line(error)})"
+        ) from None
     config = json.loads((Path(adapter) / "adapter_config.json").read_text("utf-8"))
     rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
     max_lora_rank = next((allowed for allowed in MAX_RANKS if allowed >= rank), None)
     if choice == "lora" and max_lora_rank is None:
-        raise ValueError(f"{adapter}: rank {rank} is beyond vLLM's {MAX_RANKS[-1]}; pass --serve_adapter merged")
+        raise ValueError(
+            f"{adapter}: rank {rank} is beyond vLLM's {MAX_RANKS[-1]}; pass --serve_adapter merged"
+        )
 
     has_experts = bool(config.get("target_parameters"))
     lora_settings = {
@@ -65,7 +74,8 @@ def plan_serving(
         "enable_mixed_moe_lora_format": has_experts,
     }
     if (Path(adapter) / "tokenizer_config.json").is_file():
-        lora_settings["tokenizer"] = adapter  # whose eos may be another than the base's (--eos_token of step 2)
+        # whose eos may be another than the base's (--eos_token of step 2)
+        lora_settings["tokenizer"] = adapter
     lora = Serving(LORA, lora_settings)
     if choice == "lora":
         return [lora]
@@ -74,14 +84,18 @@ def plan_serving(
     copy_dtype = "float32" if served_in == "float32" else "bfloat16"
     merged = Serving(MERGED, {}, copy_dtype, weight_bytes(base, copy_dtype))
     student_has_experts = getattr(base.get_text_config(), "num_experts_per_tok", None)
-    experts_on_cpu = current_platform.is_cpu() and student_has_experts  # vLLM has no LoRA for them there
+    # vLLM has no LoRA for experts on a CPU
+    experts_on_cpu = current_platform.is_cpu() and student_has_experts
     if choice == "merged" or experts_on_cpu or max_lora_rank is None:
         return [merged]
     return [lora, merged]
 
 
 def weight_bytes(config, dtype: str) -> int:
-    """Bytes of a model's weights in `dtype`, from its transformers config alone; nothing is loaded."""
+    """Bytes of a model's weights in `dtype`, from its transformers config alone.
+
+    Nothing is loaded.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -92,17 +106,22 @@ def weight_bytes(config, dtype: str) -> int:
 
 
 def check_room(folder: Path, needed: int) -> None:
-    """Raise ValueError, in one line, if a merged copy of `needed` bytes does not fit on the disk of `folder`."""
+    """Raise ValueError, in one line,
+    if a merged copy of `needed` bytes does not fit on the disk of `folder`.
+    """
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ValueError(
-            f"{folder}: a merged copy of the student needs {gib(needed)} there and {gib(free)} are free; "
-            "choose a --report_dir on another disk"
+            f"{folder}: a merged copy of the student needs {gib(needed)} there "
+            f"and {gib(free)} are free; choose a --report_dir on another disk"
         )
 
 
 def check_plan(ways: list[Serving], folder: Path) -> None:
-    """Raise ValueError if there is no room in `folder` for the copy that is served; warn if it is a fallback."""
+    """Raise ValueError if there is no room in `folder` for the copy that is served.
+
+    Warn if it is a fallback.
+    """
     if ways[-1].served_as != MERGED:
         return
     try:
@@ -124,11 +143,10 @@ def compare_with_peft(
     dtype: str,
     revision: str | None = None,
 ) -> dict:
-    """How far the served tokens of (prompt, tokens) rows are from PEFT's greedy ones, in log-probability (nats).
-
-    Each token is judged by PEFT's own distribution after the tokens before it: 0 where it is PEFT's choice, or exactly
-    as good. `differ` are the rows that are further away than a tie, `ties` those where PEFT chooses another token in a
-    tie.
+    """How far the served tokens of (prompt, tokens) rows are from PEFT's greedy ones, in
+    log-probability (nats). Each token is judged by PEFT's own distribution after the tokens before
+    it: 0 where it is PEFT's choice, or exactly as good. `differ` are the rows that are further away
+    than a tie, `ties` those where PEFT chooses another token in a tie.
     """
     import torch
     from peft import PeftModel
@@ -143,7 +161,9 @@ def compare_with_peft(
     ties = 0
     with torch.inference_mode():
         for prompt, served in rows:
-            logits = model(torch.tensor([prompt + served], device=model.device)).logits[0, len(prompt) - 1 : -1]
+            logits = model(torch.tensor([prompt + served], device=model.device)).logits[
+                0, len(prompt) - 1 : -1
+            ]
             found = logits.float().log_softmax(-1)
             chosen = found.gather(-1, torch.tensor(served, device=found.device)[:, None])[:, 0]
             gaps.append(float((found.max(-1).values - chosen).max()))
@@ -157,20 +177,31 @@ def compare_with_peft(
 
 
 def disagreement(check: dict) -> str:
-    """What compare_with_peft() found, if it is more than a tie; empty if the served tokens are PEFT's."""
+    """What compare_with_peft() found, if it is more than a tie.
+
+    Empty if the served tokens are PEFT's.
+    """
     if not check["differ"]:
         return ""
-    where = f"{check['differ']} of {check['rows']} rows ({check['dtype']}, up to {check['largest_gap']:.2f} nats)"
+    where = (
+        f"{check['differ']} of {check['rows']} rows "
+        f"({check['dtype']}, up to {check['largest_gap']:.2f} nats)"
+    )
     return f"gives other tokens than PEFT on {where}"
 
 
 def merge(
-    adapter: str | Path, output_dir: str | Path, dtype: str = "bfloat16", base: str = "", revision: str | None = None
+    adapter: str | Path,
+    output_dir: str | Path,
+    dtype: str = "bfloat16",
+    base: str = "",
+    revision: str | None = None,
 ) -> None:
-    """Merge the adapter into its base and save model and tokenizer; fused experts are written expert by expert.
+    """Merge the adapter into its base and save model and tokenizer.
 
-    `base` at `revision` takes the place of what the adapter was trained on. Raises ValueError or OSError where the
-    base cannot be loaded or saved. What is then half written is for the caller's Staging to remove.
+    Fused experts are written expert by expert. `base` at `revision` takes the place of what the
+    adapter was trained on. Raises ValueError or OSError where the base cannot be loaded or saved.
+    What is then half written is for the caller's Staging to remove.
     """
     import torch
     from peft import PeftConfig, PeftModel
@@ -183,13 +214,17 @@ def merge(
         trained_on = PeftConfig.from_pretrained(adapter)
         base = trained_on.base_model_name_or_path
         revision = trained_on.revision
-    model = AutoModelForCausalLM.from_pretrained(base, revision=revision or "main", dtype=getattr(torch, dtype))
+    model = AutoModelForCausalLM.from_pretrained(
+        base, revision=revision or "main", dtype=getattr(torch, dtype)
+    )
     # merging needs host memory alone; without a device PEFT would start CUDA in this process
     model = PeftModel.from_pretrained(model, adapter, torch_device="cpu").merge_and_unload()
     model.config.use_cache = True
     tokenizer = AutoTokenizer.from_pretrained(adapter)
     if adapter_identity(adapter) != before:  # step 2 has written another one in its place
-        raise ValueError(f"{adapter}: has changed while it was read; merge it when its training is at its end")
+        raise ValueError(
+            f"{adapter}: has changed while it was read; merge it when its training is at its end"
+        )
     model.generation_config = greedy_settings(model.generation_config)
     stop_at_eos(model.generation_config, tokenizer)
     model.save_pretrained(output_dir)

@@ -1,4 +1,7 @@
-"""What all scripts share: flags in two spellings, errors of one line, checks of paths and models."""
+"""What all scripts share.
+
+Flags in two spellings, errors of one line, checks of paths and models.
+"""
 
 import argparse
 import os
@@ -17,24 +20,39 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
 
     def add(self, name: str, **kwargs):
-        self.add_argument(f"--{name}", *([f"--{name.replace('_', '-')}"] if "_" in name else []), **kwargs)
+        self.add_argument(
+            f"--{name}", *([f"--{name.replace('_', '-')}"] if "_" in name else []), **kwargs
+        )
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
 
 def one_line(error: Exception) -> str:
-    """An error's message without what follows its first line; pydantic, which vLLM uses, has it elsewhere."""
+    """An error's message without what follows its first line.
+
+    Pydantic, which vLLM uses, has it elsewhere.
+    """
     message = error.errors()[0]["msg"] if hasattr(error, "errors") else str(error)
     return next(iter(message.removeprefix("Value error, ").splitlines()), "")
 
 
 def check_model(name: str) -> str:
-    """Refuse a model path that does not exist; a hub name such as Qwen/Qwen3-30B-A3B-Instruct-2507 passes."""
+    """Refuse a model path that does not exist.
+
+    A hub name such as Qwen/Qwen3-30B-A3B-Instruct-2507 passes.
+    """
     parts = Path(name).parts
-    is_path = name.startswith((".", "/", "~")) or len(parts) != 2 or Path(name).exists() or parts[0] == "models"
+    is_path = (
+        name.startswith((".", "/", "~"))
+        or len(parts) != 2
+        or Path(name).exists()
+        or parts[0] == "models"
+    )
     if is_path and not (Path(name).expanduser() / "config.json").is_file():
-        raise ValueError(f"{name}: no model here (config.json is missing); pass a model directory or a hub name")
+        raise ValueError(
+            f"{name}: no model here (config.json is missing); pass a model directory or a hub name"
+        )
     return name
 
 
@@ -42,7 +60,10 @@ def check_writable(output: Path) -> None:
     """Refuse, before a model is loaded, an output that could not be written."""
     for path in (output.absolute(), *output.absolute().parents):
         if path.is_symlink() and not path.exists():
-            raise ValueError(f"{path}: is a link to {os.readlink(path)}, which is not there; create it or remove it")
+            raise ValueError(
+                f"{path}: is a link to {os.readlink(path)}, which is not there; "
+                "create it or remove it"
+            )
     check_regular(output)
     directory = next(p for p in output.absolute().parents if p.exists())
     if not directory.is_dir() or not os.access(directory, os.W_OK):

@@ -27,7 +27,10 @@ class Replacing:
 
 
 def write_between(path: Path, marks: tuple[str, str], text: str) -> None:
-    """Replace what stands between two marks in a file; raises ValueError if it does not hold both."""
+    """Replace what stands between two marks in a file.
+
+    Raises ValueError if it does not hold both.
+    """
     before, _, rest = path.read_text("utf-8").partition(marks[0])
     _, end, after = rest.partition(marks[1])
     if not end:

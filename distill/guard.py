@@ -1,7 +1,10 @@
-"""The guard of an answer: the expression that a guarded attempt has to follow, and examples of what it lets through.
+"""The guard of an answer.
 
-xgrammar, which guides vLLM, reads a regular expression otherwise than Python, which finds the answer. So an expression
-that finds every label in what people write may find none in what the guard writes.
+The expression that a guarded attempt has to follow, and examples of what it lets through.
+
+xgrammar, which guides vLLM, reads a regular expression otherwise than Python, which finds the
+answer. So an expression that finds every label in what people write may find none in what the guard
+writes.
 """
 
 import re
@@ -9,7 +12,8 @@ from re import _constants as part  # Python has no public view of the parts of a
 from re import _parser
 
 LABEL = "\ue000"  # a private-use character: it stands for the label in what the guard writes
-# what the guard may put where an expression takes many characters: what separates words, and else what they consist of
+# what the guard may put where an expression takes many characters:
+# what separates words, and else what they consist of
 SEPARATORS = " \n.-"
 IN_WORDS = "x0_"
 # an escape, a character class, the start of a group that does not capture, or any one character
@@ -17,8 +21,13 @@ TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?(?!P<).|.", re.DOTALL)
 
 
 def guard(answer: str, labels: tuple[str, ...]) -> str:
-    """The expression of what may follow the thinking: the text around the group of `answer`, with one of the labels."""
-    label = "(" + "|".join(re.sub(r"([\\.^$*+?{}\[\]()|])", r"\\\1", label) for label in labels) + ")"
+    """The expression of what may follow the thinking.
+
+    The text around the group of `answer`, with one of the labels.
+    """
+    label = (
+        "(" + "|".join(re.sub(r"([\\.^$*+?{}\[\]()|])", r"\\\1", label) for label in labels) + ")"
+    )
     # the guard's dot takes the end of a line too, which the reader's does not
     start, _, end = around_group(answer, LABEL).partition(LABEL)
     expression = without_dots(start) + label + without_dots(end)
@@ -27,7 +36,10 @@ def guard(answer: str, labels: tuple[str, ...]) -> str:
 
 
 def is_guarded(structured_outputs: str, tries: int) -> bool:
-    """Whether an attempt at a row is guarded after `tries` failed ones; `structured_outputs` is step 1's flag."""
+    """Whether an attempt at a row is guarded after `tries` failed ones.
+
+    `structured_outputs` is step 1's flag.
+    """
     return structured_outputs == "always" or (structured_outputs == "retry" and tries > 0)
 
 
@@ -37,7 +49,10 @@ def without_dots(pattern: str) -> str:
 
 
 def around_group(answer: str, inside: str) -> str:
-    """The expression `answer` with `inside` in the place of its group; all of it where there is no expression."""
+    """The expression `answer` with `inside` in the place of its group.
+
+    All of it where there is no expression.
+    """
     if not answer:
         return inside
     start, end = group_span(answer)
@@ -58,10 +73,11 @@ def group_span(pattern: str) -> tuple[int, int]:
 
 
 def written_shapes(answer: str) -> list[str]:
-    """Examples of what the guard lets through, each with LABEL where a label stands; the shortest first.
+    """Examples of what the guard lets through.
 
-    Each repetition, alternative and kind of character is shown at least once, one at a time. Empty where that cannot
-    be told, as of a look-ahead, which the guard refuses anyway.
+    Each with LABEL where a label stands, the shortest first. Each repetition, alternative and kind
+    of character is shown at least once, one at a time. Empty where that cannot be told, as of a
+    look-ahead, which the guard refuses anyway.
     """
     try:
         texts = texts_of(_parser.parse(around_group(answer, f"({LABEL})")))
@@ -77,7 +93,10 @@ class CannotTell(Exception):
 
 
 def texts_of(parts) -> list[str]:
-    """Examples of a sequence of parts: the first example of each, and then one part at a time in its other ones."""
+    """Examples of a sequence of parts.
+
+    The first example of each, and then one part at a time in its other ones.
+    """
     options = [texts_of_part(operation, argument) for operation, argument in parts]
     first = [texts[0] for texts in options]
     found = ["".join(first)]
@@ -125,7 +144,10 @@ def texts_of_repeat(least: int, most: int, repeated) -> list[str]:
 
 
 def texts_of_class(items) -> list[str]:
-    """Examples of a character class: what it names, or else one character of each kind that it takes."""
+    """Examples of a character class.
+
+    What it names, or else one character of each kind that it takes.
+    """
     named = [chr(value) for operation, value in items if operation is part.LITERAL]
     named += [chr(value[0]) for operation, value in items if operation is part.RANGE]
     negated = items[0][0] is part.NEGATE

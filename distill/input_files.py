@@ -1,7 +1,8 @@
-"""What a file must be to be read as inputs: one that can be read again, text in UTF-8, and lines of their own.
+"""What a file must be to be read as inputs.
 
-A table or a JSON document that is taken for plain lines would be labelled line by line, header and brackets included.
-Such files are refused by their ending, and by what they hold where that is sure. No torch, no vLLM.
+One that can be read again, text in UTF-8, and lines of their own. A table or a JSON document that
+is taken for plain lines would be labelled line by line, header and brackets included. Such files
+are refused by their ending, and by what they hold where that is sure. No torch, no vLLM.
 """
 
 import csv
@@ -15,14 +16,15 @@ from functools import cache
 from pathlib import Path
 
 HEAD = 2**16  # bytes at the start of a file that are looked at
-LARGEST_DOCUMENT = 2**26  # bytes of a file that is parsed as a whole to see whether it is one JSON document
+# bytes of a file that is parsed as a whole to see whether it is one JSON document
+LARGEST_DOCUMENT = 2**26
 FIRST_LINES = 50  # that must all look alike
 REMEDY = 'pass one input a line (.txt), or JSON lines (.jsonl) with {"text": ...} or chat messages'
 
 JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
 STRUCTURED = tuple(
-    ".json .csv .tsv .parquet .arrow .feather .xlsx .xls .ods .docx .pdf .xml .yaml .yml .db .sqlite .pkl .npy .h5 "
-    ".gz .bz2 .xz .zst .zip .7z .tar .tgz".split()
+    ".json .csv .tsv .parquet .arrow .feather .xlsx .xls .ods .docx .pdf .xml .yaml .yml .db "
+    ".sqlite .pkl .npy .h5 .gz .bz2 .xz .zst .zip .7z .tar .tgz".split()
 )
 # How files of other kinds begin. No text begins like this.
 SIGNATURES = {
@@ -53,30 +55,34 @@ DELIMITERS = ",\t;|"
 COLUMN = re.compile(r"\w+(?:[ ./-]\w+){0,3}")  # a short name without space around it
 # One of these words stands in the header of nearly every table of texts.
 COLUMN_WORDS = set(
-    "text texts sentence sentences input content message prompt question query utterance review comment title "
-    "tweet post body description subject document headline article summary passage instruction email transcript "
-    "label labels answer output response id index lang language category class target sentiment intent topic".split()
+    "text texts sentence sentences input content message prompt question query utterance review "
+    "comment title tweet post body description subject document headline article summary passage "
+    "instruction email transcript label labels answer output response id index lang language "
+    "category class target sentiment intent topic".split()
 )
 
 
 def check_regular(path: str | Path) -> None:
-    """Refuse a pipe, a device or a socket, which cannot be read again and may never end; raises ValueError.
+    """Refuse a pipe, a device or a socket, which cannot be read again and may never end.
 
-    What is missing and a directory pass: opening it says what is wrong.
+    Raises ValueError. What is missing and a directory pass: opening it says what is wrong.
     """
     try:
         mode = os.stat(path).st_mode
     except OSError:
         return
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise ValueError(f"{path}: is no regular file but a pipe or a device; write it to a file and pass that")
+        raise ValueError(
+            f"{path}: is no regular file but a pipe or a device; write it to a file and pass that"
+        )
 
 
 def open_text(path: str | Path, are_inputs: bool = False) -> io.BufferedReader:
-    """Open a file for reading lines of bytes; raises ValueError if what it holds shows that it is no text in UTF-8.
+    """Open a file for reading lines of bytes.
 
-    Where its lines `are_inputs`, a table or JSON is refused too. All is judged by the one open file that is then read,
-    so that nobody can put another one in its place in between.
+    Raises ValueError if what it holds shows that it is no text in UTF-8. Where its lines
+    `are_inputs`, a table or JSON is refused too. All is judged by the one open file that is then
+    read, so that nobody can put another one in its place in between.
     """
     if are_inputs:
         refuse_structured_ending(path)
@@ -110,12 +116,16 @@ def refuse_other_kinds(path: str | Path, head: bytes) -> None:
 
 
 def refuse_other_encodings(path: str | Path, head: bytes, file: io.BufferedReader) -> None:
-    """Raise ValueError for a byte order mark that is not UTF-8's, and for lines that end with CR alone."""
+    """Raise ValueError for a byte order mark that is not UTF-8's,
+    and for lines that end with CR alone.
+    """
     for mark, encoding in BYTE_ORDER_MARKS.items():
         if head.startswith(mark):
             raise ValueError(f"{path}:1: not UTF-8 but {encoding}; convert the file to UTF-8")
     if b"\r" in head.rstrip(b"\r") and b"\n" not in head and not has_line_feed(file):
-        raise ValueError(f"{path}:1: its lines end with CR alone; convert them to LF, as with tr '\\r' '\\n'")
+        raise ValueError(
+            f"{path}:1: its lines end with CR alone; convert them to LF, as with tr '\\r' '\\n'"
+        )
 
 
 def has_line_feed(file: io.BufferedReader) -> bool:
@@ -124,7 +134,10 @@ def has_line_feed(file: io.BufferedReader) -> bool:
 
 
 def refuse_other_lines(path: str | Path, head: bytes, file: io.BufferedReader) -> None:
-    """Raise ValueError for a file whose lines are not inputs of their own: a table or JSON, by what it holds."""
+    """Raise ValueError for a file whose lines are not inputs of their own.
+
+    A table or JSON, by what it holds.
+    """
     is_whole = len(head) < HEAD
     text = head.decode("utf-8-sig", errors="replace")
     if not is_whole:
@@ -158,7 +171,9 @@ def is_json_rows(text: str) -> bool:
 
 
 def is_json_document(head: bytes, file: io.BufferedReader) -> bool:
-    """Whether a whole file, which begins with `head`, is one JSON array, or one JSON object over several lines."""
+    """Whether a whole file, which begins with `head`, is one JSON array,
+    or one JSON object over several lines.
+    """
     if not head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"[", b"{")):
         return False
     if os.fstat(file.fileno()).st_size > LARGEST_DOCUMENT:
@@ -172,12 +187,16 @@ def is_json_document(head: bytes, file: io.BufferedReader) -> bool:
     except (ValueError, RecursionError):
         return False
     if isinstance(document, list):
-        return any(isinstance(element, str | dict | list) for element in document)  # "[1]" may be a text
+        # "[1]" may be a text
+        return any(isinstance(element, str | dict | list) for element in document)
     return b"\n" in content
 
 
 def is_table(text: str, is_whole: bool = True) -> bool:
-    """Whether the first lines are a table: a header of known names, and as many cells in each row as there."""
+    """Whether the first lines are a table.
+
+    A header of known names, and as many cells in each row as there.
+    """
     for delimiter in DELIMITERS:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         try:
@@ -215,12 +234,17 @@ def sha256_of(path: str | Path) -> str:
 
 @cache
 def first_sha256(path: str | Path) -> str:
-    """sha256 of a file as it was when this process first asked, which is before it reads what is in it."""
+    """sha256 of a file as it was when this process first asked,
+    which is before it reads what is in it.
+    """
     return sha256_of(path)
 
 
 def unchanged_sha256(path: str | Path) -> str:
-    """first_sha256(), if the file is still the same; raises ValueError if what was read may be another content."""
+    """first_sha256(), if the file is still the same.
+
+    Raises ValueError if what was read may be another content.
+    """
     if sha256_of(path) != first_sha256(path):
         raise ValueError(f"{path}: has changed while it was read; start again when it is complete")
     return first_sha256(path)

@@ -1,6 +1,9 @@
-"""Locks that keep two runs out of one output, from before anything is loaded to the end. No torch, no vLLM.
+"""Locks that keep two runs out of one output, from before anything is loaded to the end.
 
-The kernel gives a lock back when its process ends, however it ends, so that a file which is left behind is no obstacle.
+No torch, no vLLM.
+
+The kernel gives a lock back when its process ends, however it ends, so that a file which is left
+behind is no obstacle.
 """
 
 import contextlib
@@ -14,10 +17,11 @@ from distill.input_files import check_regular
 
 
 def lock(path: Path, shared: bool = False) -> BinaryIO:
-    """Open a file, which is created if it is missing, and lock it; the open file holds the lock until it is closed.
+    """Open a file, which is created if it is missing, and lock it.
 
-    Several runs may hold a `shared` lock at once. Raises ValueError, in one line, if another run holds the file or
-    its file system has no locks, and OSError if it cannot be opened.
+    The open file holds the lock until it is closed. Several runs may hold a `shared` lock at once.
+    Raises ValueError, in one line, if another run holds the file or its file system has no locks,
+    and OSError if it cannot be opened.
     """
     while True:
         check_regular(path)
@@ -26,11 +30,14 @@ def lock(path: Path, shared: bool = False) -> BinaryIO:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            raise ValueError(f"{path}: another run is writing it; wait for its end or stop it") from None
+            raise ValueError(
+                f"{path}: another run is writing it; wait for its end or stop it"
+            ) from None
         except OSError as error:
             file.close()
             raise ValueError(
-                f"{path}: cannot be locked ({error.strerror}), and without a lock two runs could write it at once; "
+                f"{path}: cannot be locked ({error.strerror}), "
+                "and without a lock two runs could write it at once; "
                 "choose a place on another file system, or mount this one with locks"
             ) from error
         if is_at(path, file):
@@ -47,7 +54,10 @@ def is_at(path: Path, file: BinaryIO) -> bool:
 
 
 def unlock(path: Path, file: BinaryIO) -> None:
-    """Give a lock back; a file that is still empty is removed first, so that a refused run leaves nothing."""
+    """Give a lock back.
+
+    A file that is still empty is removed first, so that a refused run leaves nothing.
+    """
     with contextlib.suppress(OSError):
         if os.fstat(file.fileno()).st_size == 0 and is_at(path, file):
             os.unlink(path)
@@ -71,9 +81,10 @@ def remove_empty(folders: list[Path]) -> None:
 class OutputLock:
     """The journals of an output while one run is at work on it, as a context manager.
 
-    A run holds its own journal, which is created for that, and all others that there are. Shards hold their own, and
-    with each other the journal of runs without shards, so that no such run is at work beside them. Raises ValueError
-    if another run is at work or the file system has no locks.
+    A run holds its own journal, which is created for that, and all others that there are. Shards
+    hold their own, and with each other the journal of runs without shards, so that no such run is
+    at work beside them. Raises ValueError if another run is at work or the file system has no
+    locks.
     """
 
     def __init__(self, output: Path, shard: int = 0, num_shards: int = 1):

@@ -1,9 +1,10 @@
-"""What older files leave unsaid: a key that a file lacks has the value that the code of its time used.
+"""What older files leave unsaid.
 
-A journal's header and run.json hold what decides a result, and a run with other values does not continue
-them. Whoever adds a key to one of them adds here, in the same commit, the value that was used before there was
-such a key: then files that lack it go on under that value, and are refused under any other. A key that is no
-longer written gets here the value that is used from then on. No torch, no vLLM.
+A key that a file lacks has the value that the code of its time used. A journal's header and
+run.json hold what decides a result, and a run with other values does not continue them. Whoever
+adds a key to one of them adds here, in the same commit, the value that was used before there was
+such a key: then files that lack it go on under that value, and are refused under any other. A key
+that is no longer written gets here the value that is used from then on. No torch, no vLLM.
 """
 
 from dataclasses import dataclass
@@ -49,10 +50,11 @@ class Difference:
 
 
 def first_difference(before: dict, now: dict, old_values: dict) -> Difference | None:
-    """The first key whose value differs, or None; a key that one side lacks has its value in `old_values`.
+    """The first key whose value differs, or None.
 
-    `before` is what the file holds, `now` the run of today, `old_values` OLD_HEADER or OLD_RUN. A key that is
-    missing there too counts as None, a setting that is not given.
+    A key that one side lacks has its value in `old_values`. `before` is what the file holds, `now`
+    the run of today, `old_values` OLD_HEADER or OLD_RUN. A key that is missing there too counts as
+    None, a setting that is not given.
     """
     keys = list(now)
     keys += [key for key in before if key not in now]

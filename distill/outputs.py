@@ -18,7 +18,10 @@ class Finished:
 
 
 def read_answers(path: str | Path) -> dict[str, str]:
-    """The answers of a chat JSONL by input_hash() of what precedes them; raises ValueError as read_chat()."""
+    """The answers of a chat JSONL by input_hash() of what precedes them.
+
+    Raises ValueError as read_chat().
+    """
     answers = {}
     for _, messages in read_chat(path, "assistant"):
         *asked, answer = messages
@@ -61,8 +64,16 @@ def beside(output: Path, ending: str) -> Path:
 
 def check_apart(output: Path, *read: str) -> None:
     """Refuse an output that would replace a file which the run reads."""
-    written = [output, own_journal(output), beside(output, "rejected.jsonl"), beside(output, "manifest.json")]
+    written = [
+        output,
+        own_journal(output),
+        beside(output, "rejected.jsonl"),
+        beside(output, "manifest.json"),
+    ]
     for path in written:
         for source in map(Path, read):
             if path.exists() and source.exists() and path.samefile(source):
-                raise ValueError(f"{source}: would be replaced by what the run writes; choose another --output_file")
+                raise ValueError(
+                    f"{source}: would be replaced by what the run writes; "
+                    "choose another --output_file"
+                )

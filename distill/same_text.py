@@ -1,4 +1,7 @@
-"""When two texts are the same answer, whoever typed them: in one form of Unicode, without what stands around them."""
+"""When two texts are the same answer, whoever typed them.
+
+In one form of Unicode, without what stands around them.
+"""
 
 import unicodedata
 
@@ -12,7 +15,9 @@ ASCII = set(map(chr, range(128)))
 
 
 def is_typographic(character: str) -> bool:
-    """Whether a character is invisible, a quote, a bracket or a stop of typography, or the wide form of markup."""
+    """Whether a character is invisible, a quote, a bracket or a stop of typography,
+    or the wide form of markup.
+    """
     if character in STOPS or unicodedata.category(character) in AROUND:
         return True
     narrow = unicodedata.normalize("NFKC", character)  # an ellipsis is three full stops
@@ -20,7 +25,9 @@ def is_typographic(character: str) -> bool:
 
 
 def typographic() -> str:
-    """All such characters of Unicode's first plane, where the scripts are, but ASCII's, which code may begin with."""
+    """All such characters of Unicode's first plane, where the scripts are,
+    but ASCII's, which code may begin with.
+    """
     plane = map(chr, range(128, 0x10000))
     return "".join(character for character in plane if is_typographic(character))
 
@@ -31,18 +38,27 @@ OUTER = MARKUP + TYPOGRAPHIC
 
 
 def comparable(text: str) -> str:
-    """The form in which free texts are compared: NFC, without white space and typographic characters around it."""
+    """The form in which free texts are compared.
+
+    NFC, without white space and typographic characters around it.
+    """
     composed = unicodedata.normalize("NFC", text)
     return composed.strip(TYPOGRAPHIC) or composed.strip()
 
 
 def bare(text: str) -> str:
-    """A text in NFC without what models and people put around a label; empty if there is nothing else."""
+    """A text in NFC without what models and people put around a label.
+
+    Empty if there is nothing else.
+    """
     return unicodedata.normalize("NFC", text).strip(OUTER)
 
 
 def folded(label: str) -> str:
-    """The form in which labels are compared, without regard to case; one that is all punctuation stays as it is."""
+    """The form in which labels are compared, without regard to case.
+
+    One that is all punctuation stays as it is.
+    """
     kept = bare(label) or unicodedata.normalize("NFC", label).strip()
     # folding case may leave what is not composed
     return unicodedata.normalize("NFC", kept.casefold())

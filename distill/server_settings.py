@@ -1,6 +1,8 @@
-"""What a model's generation_config.json makes a server do that step 3 does not: penalties and sampling by default."""
+"""What a model's generation_config.json makes a server do that step 3 does not: penalties and
+sampling by default.
+"""
 
-# the settings of generation_config.json that vLLM's server applies where a request does not set them
+# settings of generation_config.json that vLLM's server applies where a request does not set them
 APPLIED = (
     "repetition_penalty",
     "presence_penalty",
@@ -11,15 +13,15 @@ APPLIED = (
     "min_p",
     "max_new_tokens",
 )
-# a merged model's settings: sampling of the best token alone, in a form that transformers saves and every server reads
+# a merged model's settings: sampling of the best token alone,
+# in a form that transformers saves and every server reads
 GREEDY = {"do_sample": True, "top_k": 1, "temperature": 1.0, "top_p": 1.0}
 
 
 def greedy_settings(generation):
-    """transformers' GenerationConfig under which a server answers as step 3 does, with the model's own token ids.
-
-    Nothing else is kept: a penalty changes answers, and what is invalid, such as a temperature without sampling, could
-    not be saved.
+    """transformers' GenerationConfig under which a server answers as step 3 does, with the model's
+    own token ids. Nothing else is kept: a penalty changes answers, and what is invalid, such as a
+    temperature without sampling, could not be saved.
     """
     from transformers import GenerationConfig
 
@@ -28,7 +30,9 @@ def greedy_settings(generation):
 
 
 def applied_by_server(model_config) -> dict:
-    """What a server of the model that `model_config`, vLLM's, describes applies and step 3 does not."""
+    """What a server of the model that `model_config`, vLLM's, describes
+    applies and step 3 does not.
+    """
     if model_config.generation_config == "vllm":
         return {}
     found = model_config.try_get_generation_config()
@@ -41,7 +45,8 @@ def server_sentence(applied: dict | None) -> str:
         return ""
     settings = ", ".join(f"{name} {value}" for name, value in applied.items())
     return (
-        f"The base's generation_config.json makes a server apply {settings}, without which the distilled student was "
-        "evaluated: pass --generation-config vllm to vllm serve and temperature 0 with each request, or serve the "
-        "merged model, whose settings are those of the evaluation."
+        f"The base's generation_config.json makes a server apply {settings}, "
+        "without which the distilled student was evaluated: "
+        "pass --generation-config vllm to vllm serve and temperature 0 with each request, "
+        "or serve the merged model, whose settings are those of the evaluation."
     )

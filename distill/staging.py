@@ -1,7 +1,10 @@
-"""A directory in which one run at a time makes something large that is not complete yet. No torch, no vLLM.
+"""A directory in which one run at a time makes something large that is not complete yet.
 
-It lies on the disk where the result is to be, and holds a file that marks it as ours, on which the run that is at work
-has a lock, and a merged copy of the student. What a killed run has left is removed by the next one.
+No torch, no vLLM.
+
+It lies on the disk where the result is to be, and holds a file that marks it as ours, on which the
+run that is at work has a lock, and a merged copy of the student. What a killed run has left is
+removed by the next one.
 """
 
 import logging
@@ -17,12 +20,15 @@ log = logging.getLogger("evaluate")
 class Staging:
     """Such a directory while one run is at work in it, as a context manager.
 
-    Raises ValueError if the directory is not ours or another run is at work. At the end nothing stays but what others
-    than this class have put there.
+    Raises ValueError if the directory is not ours or another run is at work. At the end nothing
+    stays but what others than this class have put there.
     """
 
     def __init__(self, folder: Path, script: str, flag: str, text: str):
-        """`script` makes it and `flag` says where it lies; `text` tells people who find it what it is."""
+        """`script` makes it and `flag` says where it lies.
+
+        `text` tells people who find it what it is.
+        """
         self.folder = folder
         self.script = script
         self.flag = flag
@@ -36,7 +42,10 @@ class Staging:
         self.made = make_parents(self.mark)
         try:
             if not self.mark.exists() and any(self.folder.iterdir()):
-                raise ValueError(f"{self.folder}: is not {self.script}'s; move it away or choose another {self.flag}")
+                raise ValueError(
+                    f"{self.folder}: is not {self.script}'s; "
+                    f"move it away or choose another {self.flag}"
+                )
             self.lock = lock(self.mark)
             if not self.mark.stat().st_size:
                 self.mark.write_text(self.text, encoding="utf-8")
@@ -53,16 +62,18 @@ class Staging:
         self.end()
 
     def end(self) -> None:
-        """Remove what is not complete, and the directory if nothing else is in it; without a lock, do nothing.
+        """Remove what is not complete, and the directory if nothing else is in it.
 
-        A signal's handler may call it at any moment, also while it is at work already.
+        Without a lock, do nothing. A signal's handler may call it at any moment, also while it is
+        at work already.
         """
         if self.lock is None:
             return
         self.remove_merged()
         if self.folder.exists() and list(self.folder.iterdir()) == [self.mark]:
             self.mark.unlink(missing_ok=True)  # the last of all: what is left is never without it
-            remove_empty(self.made or [self.folder])  # what was made for it begins with the directory itself
+            # what was made for it begins with the directory itself
+            remove_empty(self.made or [self.folder])
         held = self.lock
         self.lock = None  # from here on another run may be at work
         held.close()
@@ -72,7 +83,10 @@ class Staging:
         shutil.rmtree(self.merged, ignore_errors=True)
 
     def move_merged(self, target: Path) -> None:
-        """Give the complete copy its own name, at once and as a whole; raises ValueError if something is there."""
+        """Give the complete copy its own name, at once and as a whole.
+
+        Raises ValueError if something is there.
+        """
         try:
             os.rename(self.merged, target)
         except OSError as error:

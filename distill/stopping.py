@@ -13,7 +13,8 @@ import psutil
 log = logging.getLogger("create_data")
 END_WITHIN = 30.0  # seconds; an engine split over several GPUs is given 10 for its own end
 SAID = "train_sft_trl.py: stopped; the same command goes on from the last complete checkpoint"
-LAUNCHER_SAYS = "LAUNCHER_SAYS_STOPPED"  # environment variable: launch.py says it, for all its processes
+# environment variable: launch.py says it, for all its processes
+LAUNCHER_SAYS = "LAUNCHER_SAYS_STOPPED"
 
 
 def end_at_signals(said: str = SAID, clean_up: Callable[[], None] | None = None) -> None:
@@ -38,8 +39,8 @@ def end_at_signals(said: str = SAID, clean_up: Callable[[], None] | None = None)
 def end(number: int, said: str) -> None:
     """Say it, unless it is empty, and end without unwinding.
 
-    Some libraries catch what a handler raises, or wait at their end for other processes that are gone. What is half
-    written then is not taken for complete: it is as after SIGKILL.
+    Some libraries catch what a handler raises, or wait at their end for other processes that are
+    gone. What is half written then is not taken for complete: it is as after SIGKILL.
     """
     if said:
         say_stopped(said)
@@ -55,8 +56,8 @@ def say_stopped(said: str = SAID) -> None:
 def end_anyway(code: int) -> None:
     """End this process with `code` after END_WITHIN seconds, if it has not ended by then.
 
-    What a signal's handler raises can be lost: Python drops it where it runs inside a destructor, and some libraries
-    catch it.
+    What a signal's handler raises can be lost: Python drops it where it runs inside a destructor,
+    and some libraries catch it.
     """
     last_resort = threading.Timer(END_WITHIN, end_with_children, [code])
     last_resort.daemon = True
@@ -70,7 +71,9 @@ def end_with_children(code: int) -> None:
 
 
 def end_children() -> None:
-    """Kill all processes below this one and wait until they are gone, so that the next run finds all they held free."""
+    """Kill all processes below this one and wait until they are gone,
+    so that the next run finds all they held free.
+    """
     children = psutil.Process().children(recursive=True)
     for child in children:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -79,9 +82,11 @@ def end_children() -> None:
 
 
 class UnwindAtSignals:
-    """The handler of a run that says so at SIGINT and SIGTERM and unwinds, so that its engine ends too.
+    """The handler of a run that says so at SIGINT and SIGTERM and unwinds,
+    so that its engine ends too.
 
-    Whoever sends a signal twice does not want to wait for that. `code` is the exit code of the first signal, 0 so far.
+    Whoever sends a signal twice does not want to wait for that. `code` is the exit code of the
+    first signal, 0 so far.
     """
 
     def __init__(self, message: str):

@@ -1,6 +1,9 @@
-"""What a script prints must not end it: a reader that has gone away, or a terminal that cannot show a letter.
+"""What a script prints must not end it.
 
-`python create_data.py 2>&1 | head` must label all rows, although nobody reads the progress bar any more.
+A reader that has gone away, or a terminal that cannot show a letter.
+
+`python create_data.py 2>&1 | head` must label all rows, although nobody reads the progress bar any
+more.
 """
 
 import os
@@ -8,7 +11,10 @@ import sys
 
 
 class Lasting:
-    """A text stream that goes on into nothing once nobody reads it; everything else is the stream's own."""
+    """A text stream that goes on into nothing once nobody reads it.
+
+    Everything else is the stream's own.
+    """
 
     def __init__(self, stream):
         self.stream = stream
@@ -30,7 +36,9 @@ class Lasting:
             self._drop()
 
     def _drop(self) -> None:
-        """Point the file descriptor to nowhere, so that what is still in the buffer finds an end there."""
+        """Point the file descriptor to nowhere,
+        so that what is still in the buffer finds an end there.
+        """
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.stream.fileno())
         os.close(nowhere)

@@ -1,4 +1,7 @@
-"""The machine and its processes: the NVIDIA driver, versions, names, and children that end with their parent."""
+"""The machine and its processes.
+
+The NVIDIA driver, versions, names, and children that end with their parent.
+"""
 
 import ctypes
 import os
@@ -13,7 +16,8 @@ from pathlib import Path
 from distill.cli import ROOT
 
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
-# The oldest driver that runs each major version of CUDA, from NVIDIA's table of minor version compatibility.
+# The oldest driver that runs each major version of CUDA,
+# from NVIDIA's table of minor version compatibility.
 OLDEST_DRIVER = {12: 525, 13: 580}
 
 
@@ -32,15 +36,18 @@ def nvidia_driver(file: Path = DRIVER_FILE) -> str:
 
 
 def cuda_starts() -> bool:
-    """Whether PyTorch can use a GPU; asked in another process, for one that has used CUDA cannot be forked."""
+    """Whether PyTorch can use a GPU.
+
+    Asked in another process, for one that has used CUDA cannot be forked.
+    """
     command = [sys.executable, "-c", "import torch; torch.cuda.init()"]
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def driver_problem(cuda: str | None, driver: str) -> str:
-    """One line if this driver cannot run a PyTorch built for this version of CUDA, such as 13.0; else empty.
-
-    An older driver is no problem where CUDA starts all the same, as it does with NVIDIA's compatibility package.
+    """One line if this driver cannot run a PyTorch built for this version of CUDA, such as 13.0;
+    else empty. An older driver is no problem where CUDA starts all the same, as it does with
+    NVIDIA's compatibility package.
     """
     if not cuda or not driver:
         return ""
@@ -48,8 +55,8 @@ def driver_problem(cuda: str | None, driver: str) -> str:
     if not needed or int(driver.partition(".")[0]) >= needed or cuda_starts():
         return ""
     return (
-        f"NVIDIA driver {driver}: this PyTorch is built for CUDA {cuda}, which needs driver {needed} or newer; "
-        "see 'Older drivers' in docs/troubleshooting.md"
+        f"NVIDIA driver {driver}: this PyTorch is built for CUDA {cuda}, "
+        f"which needs driver {needed} or newer; see 'Older drivers' in docs/troubleshooting.md"
     )
 
 
@@ -65,7 +72,9 @@ def versions() -> dict[str, str]:
 
 
 def end_with_parent() -> None:
-    """Let the kernel kill this process when its parent ends, so that a killed run leaves nothing on the GPU."""
+    """Let the kernel kill this process when its parent ends,
+    so that a killed run leaves nothing on the GPU.
+    """
     PR_SET_PDEATHSIG = 1
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

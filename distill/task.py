@@ -3,7 +3,8 @@
 A task is a YAML file such as example-data/language_classification.yaml with three keys:
     prompt   the teacher's system message; the input follows as the user message
     labels   the allowed answers; an empty list makes the task free-form
-    answer   a regular expression with one group that finds the answer; empty: the whole text after the thinking
+    answer   a regular expression with one group that finds the answer;
+             empty: the whole text after the thinking
 """
 
 import hashlib
@@ -24,7 +25,10 @@ NO_ANCHORS = r"leave out \A and \Z, which the guard spells as letters"
 
 
 class NoAnswer(ValueError):
-    """A response without a valid answer; `reason` is unfinished_thinking, no_answer or not_a_label."""
+    """A response without a valid answer.
+
+    `reason` is unfinished_thinking, no_answer or not_a_label.
+    """
 
     def __init__(self, reason: str, detail: str = ""):
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -42,26 +46,37 @@ class Task:
     hash: str  # sha256 of the file, so that data made under another prompt is told apart
 
     def messages(self, input: str | list[dict]) -> list[dict]:
-        """The teacher's chat: the prompt as system message, then the input (a text, or chat messages)."""
+        """The teacher's chat.
+
+        The prompt as system message, then the input (a text, or chat messages).
+        """
         turns = [{"role": "user", "content": input}] if isinstance(input, str) else list(input)
         return [{"role": "system", "content": self.prompt}, *turns]
 
     def read_answer(self, response: str, finish_reason: str = "stop", thinks: bool = True) -> str:
         """The answer in a response whose thinking starts in the prompt; raises NoAnswer.
 
-        Only what follows the last </think> counts: reasoning quotes rules and labels, so nothing is read from it.
-        A model that does not think (`thinks` false) answers with the whole response. If it writes </think> it does.
+        Only what follows the last </think> counts: reasoning quotes rules and labels, so nothing is
+        read from it. A model that does not think (`thinks` false) answers with the whole response.
+        If it writes </think> it does.
         """
         thinks = thinks or THINK_END in response
-        thinking, closing_tag, content = response.rpartition(THINK_END) if thinks else ("", THINK_END, response)
+        thinking, closing_tag, content = (
+            response.rpartition(THINK_END) if thinks else ("", THINK_END, response)
+        )
         if finish_reason in ("length", "repetition"):
-            raise NoAnswer("no_answer" if closing_tag else "unfinished_thinking", f"cut for {finish_reason}")
+            raise NoAnswer(
+                "no_answer" if closing_tag else "unfinished_thinking", f"cut for {finish_reason}"
+            )
         if not closing_tag:
             raise NoAnswer("unfinished_thinking", f"no {THINK_END}")
         return self.read_content(content)
 
     def constraint(self) -> str:
-        """Regular expression for what may follow the thinking: one label, as `answer` finds it; empty if free-form."""
+        """Regular expression for what may follow the thinking: one label, as `answer` finds it.
+
+        Empty if free-form.
+        """
         return guard(self.answer, self.labels) if self.labels else ""
 
     @cached_property
@@ -74,8 +89,12 @@ class Task:
         return self.label_of.get(folded(text))
 
     def read_content(self, content: str) -> str:
-        """The answer in text without thinking; raises NoAnswer. With several answers they must all agree."""
-        # thinking is followed by empty lines, which an expression that starts with ^ does not expect
+        """The answer in text without thinking; raises NoAnswer.
+
+        With several answers they must all agree.
+        """
+        # thinking is followed by empty lines,
+        # which an expression that starts with ^ does not expect
         found = self.find(content) or self.find(content.strip())
         if not self.labels:
             if not any(found):
@@ -89,7 +108,10 @@ class Task:
         raise NoAnswer("not_a_label", " and ".join(dict.fromkeys(map(bare, found)))[:100])
 
     def find(self, content: str) -> list[str]:
-        """What the expression `answer` finds in a text without thinking; without an expression that is all of it."""
+        """What the expression `answer` finds in a text without thinking.
+
+        Without an expression that is all of it.
+        """
         if not self.answer:
             return [content.strip()]
         matches = re.finditer(self.answer, content, re.IGNORECASE)
@@ -103,13 +125,18 @@ def load_task(path: str | Path) -> Task:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; pass an existing task file with --task") from error
+        raise ValueError(
+            f"{path}: {error.strerror}; pass an existing task file with --task"
+        ) from error
     data = read_yaml(path, raw, example="example-data/language_classification.yaml")
     if not isinstance(data, dict):
         raise ValueError(f"{path}: expected the keys prompt, labels and answer")
     unknown = set(data) - {"prompt", "labels", "answer"}
     if unknown:
-        raise ValueError(f"{path}: unknown key {sorted(map(str, unknown))[0]!r}; allowed are prompt, labels and answer")
+        raise ValueError(
+            f"{path}: unknown key {sorted(map(str, unknown))[0]!r}; "
+            "allowed are prompt, labels and answer"
+        )
     prompt = data.get("prompt")
     labels = [] if data.get("labels") is None else data["labels"]
     answer = "" if data.get("answer") is None else data["answer"]
@@ -117,7 +144,9 @@ def load_task(path: str | Path) -> Task:
         raise ValueError(f"{path}: key 'prompt' must be a text that is not empty")
     # YAML reads an unquoted no or off as a boolean, so anything but text is refused
     if not isinstance(labels, list) or not all(isinstance(x, str) and x.strip() for x in labels):
-        raise ValueError(f'{path}: key \'labels\' must be a list of texts; quote labels such as "no" and "1"')
+        raise ValueError(
+            f'{path}: key \'labels\' must be a list of texts; quote labels such as "no" and "1"'
+        )
     if not isinstance(answer, str):
         raise ValueError(f"{path}: key 'answer' must be a regular expression in quotes")
     prompt = read_characters(path, "prompt", prompt)
@@ -128,15 +157,17 @@ def load_task(path: str | Path) -> Task:
     except re.error as error:
         raise ValueError(f"{path}: key 'answer' is not a regular expression ({error})") from error
     if answer and groups != 1:
-        raise ValueError(f"{path}: key 'answer' must have exactly one group, the answer; it has {groups}")
+        raise ValueError(
+            f"{path}: key 'answer' must have exactly one group, the answer; it has {groups}"
+        )
     seen = {}
     for label in labels:
         form = folded(label)
         if form in seen:
             both = f"{seen[form]!r} and {label!r}"
             raise ValueError(
-                f"{path}: key 'labels' lists a label twice, {both}; case, the form in Unicode and outer punctuation "
-                "do not count"
+                f"{path}: key 'labels' lists a label twice, {both}; "
+                "case, the form in Unicode and outer punctuation do not count"
             )
         seen[form] = label
     return Task(prompt.strip(), tuple(labels), answer, hashlib.sha256(raw).hexdigest())
@@ -151,10 +182,10 @@ def read_characters(path: Path, key: str, text: str) -> str:
 
 
 def guard_problem(path: str | Path, task: Task) -> str:
-    """Why no attempt may be guarded under a task, in one line that names its file and key; empty if nothing is wrong.
+    """Why no attempt may be guarded under a task, in one line that names its file and key.
 
-    It matters where a guard writes answers, which is step 1 alone. What other teachers and old files have written is
-    read as ever.
+    Empty if nothing is wrong. It matters where a guard writes answers, which is step 1 alone. What
+    other teachers and old files have written is read as ever.
     """
     try:
         problem = unreadable_label(task)
@@ -164,10 +195,10 @@ def guard_problem(path: str | Path, task: Task) -> str:
 
 
 def unreadable_label(task: Task) -> str:
-    """Which label of a task is read as something else where the guard has written it, and as what; empty if none is.
+    """Which label of a task is read as something else where the guard has written it, and as what.
 
-    A text of the guard that is read as another label is wrong without a word. One that is not read at all is asked
-    again, so that only a label that is never read is at fault.
+    Empty if none is. A text of the guard that is read as another label is wrong without a word. One
+    that is not read at all is asked again, so that only a label that is never read is at fault.
     """
     if not task.labels:
         return ""
@@ -179,7 +210,10 @@ def unreadable_label(task: Task) -> str:
             wrong = readings
         if wrong:
             remedy = NO_ANCHORS if re.search(r"\\[AZz]", task.answer) else WIDER_GROUP
-            return f"in {wrong[0].written!r} it finds {wrong[0].found!r} and not the label {label!r}; {remedy}"
+            return (
+                f"in {wrong[0].written!r} it finds {wrong[0].found!r} "
+                f"and not the label {label!r}; {remedy}"
+            )
     return ""
 
 

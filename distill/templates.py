@@ -1,4 +1,7 @@
-"""What a chat template does with the messages it is given: it may drop, move, repeat or refuse them. No torch."""
+"""What a chat template does with the messages it is given.
+
+It may drop, move, repeat or refuse them. No torch.
+"""
 
 from datetime import datetime
 from functools import lru_cache
@@ -26,12 +29,16 @@ class TemplateProblem(ValueError):
 
 
 def render(tokenizer, messages: list[dict], add_generation_prompt: bool = True, **variables) -> str:
-    """The text that the tokenizer's chat template makes of a chat; raises TemplateProblem if it refuses."""
+    """The text that the tokenizer's chat template makes of a chat.
+
+    Raises TemplateProblem if it refuses.
+    """
     try:
         return tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=add_generation_prompt, **variables
         )
-    except Exception as error:  # jinja's errors, and Python's where a template adds a text to nothing
+    except Exception as error:
+        # jinja's errors, and Python's where a template adds a text to nothing
         said = " ".join(str(error).split())
         raise TemplateProblem(REFUSED, f"refuses the chat ({said})") from error
 
@@ -52,7 +59,10 @@ def check_shown(tokenizer, messages: list[dict], text: str) -> None:
 
 
 def plain(text: str) -> str:
-    """A text without what templates may change: the case of letters, and switches for thinking that they take out."""
+    """A text without what templates may change.
+
+    The case of letters, and switches for thinking that they take out.
+    """
     text = text.casefold()
     for switch in SWITCHES:
         text = text.replace(switch, "")
@@ -72,7 +82,8 @@ def in_order(contents: list[str], text: str) -> bool:
 
 @lru_cache(maxsize=256)
 def check_roles(tokenizer, template: str, roles: tuple[str, ...]) -> None:
-    """Raise TemplateProblem unless a chat of these roles shows each message exactly once and in order.
+    """Raise TemplateProblem unless a chat of these roles
+    shows each message exactly once and in order.
 
     It is tried on texts that occur nowhere else, once for each sequence of roles.
     """

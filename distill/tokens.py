@@ -1,9 +1,12 @@
-"""Chats as token ids: what a model is asked with, and what a training row's loss falls on. No torch.
+"""Chats as token ids: what a model is asked with, and what a training row's loss falls on.
 
-Text in a message that spells a special token, such as <|im_end|>, stays text. It is told from the template's own
-tokens by a mask: while the chat is rendered, another character stands for the first one of the spelling, so that it
-does not matter whether the template trims, upper-cases, moves or repeats the message. Then the template's tokens get
-secret names, known to a copy of the tokenizer that no longer knows their spelling.
+No torch.
+
+Text in a message that spells a special token, such as <|im_end|>, stays text. It is told from the
+template's own tokens by a mask: while the chat is rendered, another character stands for the first
+one of the spelling, so that it does not matter whether the template trims, upper-cases, moves or
+repeats the message. Then the template's tokens get secret names, known to a copy of the tokenizer
+that no longer knows their spelling.
 """
 
 import json
@@ -25,8 +28,8 @@ PRIVATE_USE = [range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0
 def prompt_ids(tokenizer, messages: list[dict], strict: bool = False, **variables) -> list[int]:
     """Token ids of a chat up to where the answer starts; `variables` are the template's.
 
-    Raises TemplateProblem if the template refuses the chat and, where `strict`, unless it shows each message once and
-    in order.
+    Raises TemplateProblem if the template refuses the chat and, where `strict`, unless it shows
+    each message once and in order.
     """
     masked = mask(tokenizer, messages)
     text = render(tokenizer, masked.messages, **variables)
@@ -36,10 +39,11 @@ def prompt_ids(tokenizer, messages: list[dict], strict: bool = False, **variable
 
 
 def encode(tokenizer, messages: list[dict]) -> dict[str, list[int]]:
-    """input_ids and labels of one training row; labels are -100 but on the answer and its end of turn.
+    """input_ids and labels of one training row.
 
-    The context is what inference sees, prompt_ids() of the messages before the answer. Raises TemplateProblem as
-    prompt_ids() does where it is strict, and if the template does not show an answer.
+    Labels are -100 but on the answer and its end of turn. The context is what inference sees,
+    prompt_ids() of the messages before the answer. Raises TemplateProblem as prompt_ids() does
+    where it is strict, and if the template does not show an answer.
     """
     masked = mask(tokenizer, messages)
     *prompt, answer = masked.messages
@@ -53,11 +57,14 @@ def encode(tokenizer, messages: list[dict]) -> dict[str, list[int]]:
 
 
 def end_of_turn(tokenizer, prompt: list[dict], mark: str) -> str:
-    """What the template writes after an answer to `prompt`, without the newline that inference never generates.
+    """What the template writes after an answer to `prompt`,
+    without the newline that inference never generates.
 
     `mark` is a character that the prompt does not hold. Raises TemplateProblem.
     """
-    rendered = render(tokenizer, [*prompt, {"role": "assistant", "content": mark}], add_generation_prompt=False)
+    rendered = render(
+        tokenizer, [*prompt, {"role": "assistant", "content": mark}], add_generation_prompt=False
+    )
     _, *endings = rendered.split(mark)
     if len(endings) != 1:
         does = "repeats" if endings else "drops"
@@ -74,7 +81,9 @@ def think_end_id(tokenizer) -> int | None:
 
 
 def decode(tokenizer, ids: list[int]) -> str:
-    """The text of generated tokens without special ones, but with <think> and </think>, which may be special too."""
+    """The text of generated tokens without special ones,
+    but with <think> and </think>, which may be special too.
+    """
     plainly = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     kept = special_thought_tokens(tokenizer)
     if not kept:
@@ -96,7 +105,9 @@ def decode(tokenizer, ids: list[int]) -> str:
 
 @lru_cache(maxsize=8)
 def special_thought_tokens(tokenizer) -> dict[int, str]:
-    """Of <think> and </think> those that a tokenizer calls special, and would leave out of a text."""
+    """Of <think> and </think> those that a tokenizer calls special,
+    and would leave out of a text.
+    """
     found = {}
     for number, token in tokenizer.added_tokens_decoder.items():
         if token.special and str(token) in (THINK_START, THINK_END):
@@ -143,8 +154,9 @@ def unused_characters(messages: list[dict]) -> Iterator[str]:
 def kept_as_text(tokenizer, template: str) -> tuple[str, ...]:
     """The tokens that nobody may write into a message, the longest first.
 
-    They are the special ones, and those with which thoughts and, in this template, turns begin and end. Other added
-    tokens, such as white space and HTML, are ordinary text, as they are to a server.
+    They are the special ones, and those with which thoughts and, in this template, turns begin and
+    end. Other added tokens, such as white space and HTML, are ordinary text, as they are to a
+    server.
     """
     written = ""
     if tokenizer.chat_template:
@@ -163,7 +175,9 @@ def kept_as_text(tokenizer, template: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Renamed:
-    """A copy of a tokenizer, in which the tokens that are kept as text have names that nobody can guess."""
+    """A copy of a tokenizer,
+    in which the tokens that are kept as text have names that nobody can guess.
+    """
 
     names: dict[str, str]
     spellings: re.Pattern
@@ -179,13 +193,19 @@ class Renamed:
 
 @lru_cache(maxsize=8)
 def renamed(tokenizer, template: str) -> Renamed:
-    """The copy for a tokenizer; raises TemplateProblem for one in pure Python, which cannot be copied so."""
+    """The copy for a tokenizer.
+
+    Raises TemplateProblem for one in pure Python, which cannot be copied so.
+    """
     from tokenizers import Tokenizer
 
     tokens = kept_as_text(tokenizer, template)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        does = "leaves a special token's spelling to a tokenizer in pure Python, which cannot keep it as text"
+        does = (
+            "leaves a special token's spelling to a tokenizer in pure Python, "
+            "which cannot keep it as text"
+        )
         raise TemplateProblem(GARBLED, does)
     secret = secrets.token_hex(8)  # else a message could spell the names instead
     names = {token: f"[{secret} {number}]" for number, token in enumerate(tokens)}
@@ -194,7 +214,9 @@ def renamed(tokenizer, template: str) -> Renamed:
         token["content"] = names.get(token["content"], token["content"])
     model = description["model"]
     if isinstance(model["vocab"], dict):
-        model["vocab"] = {names.get(piece, piece): number for piece, number in model["vocab"].items()}
+        model["vocab"] = {
+            names.get(piece, piece): number for piece, number in model["vocab"].items()
+        }
     else:  # Unigram's, with their scores
         model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]
     if model.get("unk_token"):
@@ -216,7 +238,10 @@ def ids_of(tokenizer, masked: Masked, text: str) -> list[int]:
 
 
 def ids_of_chat(tokenizer, masked: Masked, text: str) -> list[int]:
-    """Token ids of a rendered chat. What precedes the last message is the same in every row, and tokenised once."""
+    """Token ids of a rendered chat.
+
+    What precedes the last message is the same in every row, and tokenised once.
+    """
     cut = last_cut(tokenizer, text[: max(text.rfind(masked.messages[-1]["content"].strip()), 0)])
     if any(character in text[:cut] for character in masked.first):
         cut = 0
@@ -224,13 +249,16 @@ def ids_of_chat(tokenizer, masked: Masked, text: str) -> list[int]:
 
 
 def ids_after(tokenizer, masked: Masked, before: str, text: str) -> list[int]:
-    """Token ids of `text` as it follows `before`, where some tokenizers give it no space; else those of it alone."""
+    """Token ids of `text` as it follows `before`, where some tokenizers give it no space; else
+    those of it alone.
+    """
     tail = before[last_cut(tokenizer, before) :]
     tail_ids = ids_of(tokenizer, masked, tail)
     both = ids_of(tokenizer, masked, tail + text)
     if both[: len(tail_ids)] == tail_ids:
         return both[len(tail_ids) :]
-    return ids_of(tokenizer, masked, text)  # they run together into one token, which inference never sees
+    # they run together into one token, which inference never sees
+    return ids_of(tokenizer, masked, text)
 
 
 def last_cut(tokenizer, text: str) -> int:
@@ -246,11 +274,17 @@ def head_ids(tokenizer, text: str) -> tuple[int, ...]:
 
 @lru_cache(maxsize=8)
 def cut_points(tokenizer) -> tuple[str, ...]:
-    """Special tokens after which a text may be cut, because what follows is tokenised as it would be alone."""
+    """Special tokens after which a text may be cut,
+    because what follows is tokenised as it would be alone.
+    """
 
     def ids(text):
         return tokenizer(text, add_special_tokens=False)["input_ids"]
 
     tokens = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
     probes = ("user", "\n user", " a")
-    return tuple(t for t in tokens if all(ids(f"a{t}{probe}") == ids(f"a{t}") + ids(probe) for probe in probes))
+    return tuple(
+        t
+        for t in tokens
+        if all(ids(f"a{t}{probe}") == ids(f"a{t}") + ids(probe) for probe in probes)
+    )

@@ -1,7 +1,10 @@
-"""Inputs whose turns a chat template does not show as they are, counted before an engine starts. No torch, no vLLM.
+"""Inputs whose turns a chat template does not show as they are, counted before an engine starts.
 
-Some templates write the system message into the last turn, so that a chat of several turns has the prompt behind its
-first ones; some refuse two turns of one role. A row like that is rejected when it is asked, which would be late news.
+No torch, no vLLM.
+
+Some templates write the system message into the last turn, so that a chat of several turns has the
+prompt behind its first ones; some refuse two turns of one role. A row like that is rejected when it
+is asked, which would be late news.
 """
 
 from collections import Counter
@@ -9,12 +12,16 @@ from dataclasses import dataclass
 
 from distill.templates import TemplateProblem, check_roles
 
-REMEDY = "drop them, write each as one message, or pass a tokenizer with another template (--tokenizer)"
+REMEDY = (
+    "drop them, write each as one message, or pass a tokenizer with another template (--tokenizer)"
+)
 
 
 @dataclass(frozen=True)
 class UnfitRows:
-    """How many of the rows a template does not show, and what it does to the most frequent kind of them."""
+    """How many of the rows a template does not show,
+    and what it does to the most frequent kind of them.
+    """
 
     count: int
     of: int
@@ -27,9 +34,10 @@ def roles_of(messages: list[dict]) -> tuple[str, ...]:
 
 
 def find_unfit_rows(tokenizer, roles: Counter, prompted: bool) -> UnfitRows:
-    """Count the rows that the tokenizer's template does not show, where `roles` counts the rows by roles_of().
+    """Count the rows that the tokenizer's template does not show.
 
-    `prompted` says that they follow the task's prompt, a system message.
+    Where `roles` counts the rows by roles_of(), `prompted` says that they follow the task's prompt,
+    a system message.
     """
     template = str(tokenizer.chat_template)
     count = 0
@@ -45,13 +53,16 @@ def find_unfit_rows(tokenizer, roles: Counter, prompted: bool) -> UnfitRows:
 
 
 def describe_unfit_rows(model: str, unfit: UnfitRows, fate: str) -> str:
-    """One line about the rows that a template does not show; `fate` is what becomes of them. Empty if there are none.
+    """One line about the rows that a template does not show; `fate` is what becomes of them.
 
-    Raises ValueError with the line if no row is left.
+    Empty if there are none. Raises ValueError with the line if no row is left.
     """
     if not unfit.count:
         return ""
     if unfit.count == unfit.of:
-        raise ValueError(f"{model}: its chat template {unfit.does}; none of the {unfit.of} rows can be asked; {REMEDY}")
+        raise ValueError(
+            f"{model}: its chat template {unfit.does}; "
+            f"none of the {unfit.of} rows can be asked; {REMEDY}"
+        )
     rows = f"{unfit.count} of {unfit.of} rows"
     return f"{model}: its chat template {unfit.does}; {rows} cannot be asked and {fate}; {REMEDY}"

@@ -20,7 +20,9 @@ class OneValueLoader(yaml.SafeLoader):
                 continue
             line = key.start_mark.line + 1
             if key.value in lines:
-                raise DuplicateKey(f"key {key.value!r} in line {lines[key.value]} and again in line {line}")
+                raise DuplicateKey(
+                    f"key {key.value!r} in line {lines[key.value]} and again in line {line}"
+                )
             lines[key.value] = line
         return super().construct_mapping(node, deep)
 
@@ -28,13 +30,16 @@ class OneValueLoader(yaml.SafeLoader):
 def read_yaml(path: str | Path, raw: bytes, example: str):
     """What the YAML file `path` holds, of which `raw` are the bytes.
 
-    Raises ValueError that names file, line and reason; `example` is a file that shows how it should look.
+    Raises ValueError that names file, line and reason; `example` is a file that shows how it should
+    look.
     """
     try:
         text = raw.decode("utf-8")
         return yaml.load(text, OneValueLoader)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+        raise ValueError(
+            f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8"
+        ) from error
     except DuplicateKey as error:
         raise ValueError(f"{path}: {error}; keep one of them") from error
     except yaml.reader.ReaderError as error:
@@ -44,7 +49,9 @@ def read_yaml(path: str | Path, raw: bytes, example: str):
     except yaml.YAMLError as error:
         raise ValueError(f"{path}:{problem_of(error)}; see {example}") from error
     except ValueError as error:
-        raise ValueError(f"{path}: a value that YAML cannot read ({error}); put it in quotes") from error
+        raise ValueError(
+            f"{path}: a value that YAML cannot read ({error}); put it in quotes"
+        ) from error
     except RecursionError as error:
         raise ValueError(f"{path}: not valid YAML (too deeply nested); see {example}") from error
 
@@ -61,11 +68,14 @@ def problem_of(error: yaml.YAMLError) -> str:
 
 
 def whole_characters(text: str) -> str:
-    r"""A text whose surrogate pairs, as JSON escapes emoji (\ud83d\ude00), have become the characters they stand for.
+    r"""A text whose surrogate pairs, as JSON escapes emoji (\ud83d\ude00),
+    have become the characters they stand for.
 
     Raises ValueError where half of a pair is left, which is no character.
     """
     try:
         return text.encode("utf-16", "surrogatepass").decode("utf-16")
     except UnicodeDecodeError:
-        raise ValueError("holds half of a surrogate pair; write the character itself, as UTF-8") from None
+        raise ValueError(
+            "holds half of a surrogate pair; write the character itself, as UTF-8"
+        ) from None

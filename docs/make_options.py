@@ -2,8 +2,8 @@
 
     python docs/make_options.py
 
-What stands between the tables is written by hand and stays. tests/test_docs.py compares, so a flag that has changed
-makes it fail until this has run again.
+What stands between the tables is written by hand and stays. tests/test_docs.py compares, so a flag
+that has changed makes it fail until this has run again.
 """
 
 import argparse
@@ -31,14 +31,20 @@ HEADER = ["flag", "default", "meaning"]
 
 
 def parser_of(read_flags: Callable) -> argparse.ArgumentParser:
-    """The parser that a script makes, caught at the moment where it begins to read the command line."""
+    """The parser that a script makes.
+
+    Caught at the moment where it begins to read the command line.
+    """
     caught = []
 
     def catch(parser, *_):
         caught.append(parser)
         raise SystemExit
 
-    with mock.patch.object(argparse.ArgumentParser, "parse_known_args", catch), contextlib.suppress(SystemExit):
+    with (
+        mock.patch.object(argparse.ArgumentParser, "parse_known_args", catch),
+        contextlib.suppress(SystemExit),
+    ):
         read_flags()
     return caught[0]
 
@@ -72,7 +78,9 @@ def rows_of_parser(parser: argparse.ArgumentParser) -> list[list[str]]:
 
 
 def rows_of_training() -> list[list[str]]:
-    """One row for each flag of step 2 that is ours, or SFTConfig's with a default or a meaning of this recipe."""
+    """One row for each flag of step 2 that is ours,
+    or SFTConfig's with a default or a meaning of this recipe.
+    """
     rows = []
     for arguments in (ScriptArguments, TrainArguments):
         for field in fields(arguments):

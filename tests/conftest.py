@@ -2,7 +2,19 @@
 
 import pytest
 
-from helpers import FSDP_REPOSITORY, MODES, ROOT, SENTENCES, STEPS, STUDENT, TEACHER, last_json, python, run, train
+from helpers import (
+    FSDP_REPOSITORY,
+    MODES,
+    ROOT,
+    SENTENCES,
+    STEPS,
+    STUDENT,
+    TEACHER,
+    last_json,
+    python,
+    run,
+    train,
+)
 from loopback_hub import LoopbackHub
 
 
@@ -13,7 +25,10 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def pair():
-    """Both models below models/; trained only where task or sentences are not those of the shipped pair."""
+    """Both models below models/.
+
+    Trained only where task or sentences are not those of the shipped pair.
+    """
     python("tests/tiny_pair.py")
 
 
@@ -21,7 +36,16 @@ def pair():
 def labelled(pair, tmp_path_factory):
     """Step 1 over all sentences: (output file, JSON line)."""
     output = tmp_path_factory.mktemp("data") / "labels.jsonl"
-    flags = ["--model_name", TEACHER, "--input_file", SENTENCES, "--output_file", output, "--max_tokens", 256]
+    flags = [
+        "--model_name",
+        TEACHER,
+        "--input_file",
+        SENTENCES,
+        "--output_file",
+        output,
+        "--max_tokens",
+        256,
+    ]
     return output, last_json(python("create_data.py", *flags))
 
 
@@ -30,16 +54,30 @@ def distilled(labelled, tmp_path_factory):
     """Step 2 on what step 1 wrote: (adapter directory, JSON line)."""
     adapter = tmp_path_factory.mktemp("adapter") / "out"
     config = ["--config", ROOT / "configs" / "tiny.yaml"]
-    return adapter, last_json(run("bash", ROOT / "train_trl.sh", STUDENT, adapter, labelled[0], *config))
+    return adapter, last_json(
+        run("bash", ROOT / "train_trl.sh", STUDENT, adapter, labelled[0], *config)
+    )
 
 
 @pytest.fixture(scope="session")
 def evaluated(distilled, tmp_path_factory):
-    """Step 3 on what step 2 trained; of 21 inputs without gold one is far too long: (report directory, process)."""
+    """Step 3 on what step 2 trained.
+
+    Of 21 inputs without gold one is far too long: (report directory, process).
+    """
     further = tmp_path_factory.mktemp("further") / "inputs.txt"
     lines = [*SENTENCES.read_text(encoding="utf-8").splitlines()[:20], "hola " * 20000]
     further.write_text("\n".join(lines), encoding="utf-8")
-    flags = ["--teacher_model", TEACHER, "--student_model", STUDENT, "--adapter", distilled[0], "--max_tokens", 256]
+    flags = [
+        "--teacher_model",
+        TEACHER,
+        "--student_model",
+        STUDENT,
+        "--adapter",
+        distilled[0],
+        "--max_tokens",
+        256,
+    ]
     flags += [
         "--test_file",
         ROOT / "example-data" / "heldout.jsonl",
@@ -59,7 +97,11 @@ def evaluated(distilled, tmp_path_factory):
 def train_file(tmp_path_factory):
     """168 gold rows: ten batches of 16 and one of 8, which no launcher may fill up or drop."""
     path = tmp_path_factory.mktemp("train") / "train.jsonl"
-    lines = (ROOT / "example-data" / "multilingual_gold.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = (
+        (ROOT / "example-data" / "multilingual_gold.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines(keepends=True)
+    )
     path.write_text("".join(lines[:168]), encoding="utf-8")
     return path
 
@@ -73,13 +115,21 @@ def hub():
 
 @pytest.fixture(scope="session")
 def trained(pair, train_file, hub, tmp_path_factory):
-    """An uninterrupted run in each mode: {mode: (directory, JSON line)}; two processes checkpoint long batches."""
+    """An uninterrupted run in each mode: {mode: (directory, JSON line)}.
+
+    Two processes checkpoint long batches.
+    """
     folder = tmp_path_factory.mktemp("trained")
-    lines = (ROOT / "example-data" / "multilingual_gold.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = (
+        (ROOT / "example-data" / "multilingual_gold.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines(keepends=True)
+    )
     eval_file = folder / "eval.jsonl"
     eval_file.write_text("".join(lines[200:232]), encoding="utf-8")
     flags = ["--eval_file", eval_file, "--eval_strategy", "steps", "--eval_steps", STEPS]
-    some = ["--gradient_checkpointing", "true", "--checkpoint_from_tokens", 350]  # 8 rows have 351 on average
+    # 8 rows have 351 on average
+    some = ["--gradient_checkpointing", "true", "--checkpoint_from_tokens", 350]
     further = {"single": [], "ddp": some, "fsdp": [*some, *FSDP_REPOSITORY]}
     runs = {}
     for mode in MODES:

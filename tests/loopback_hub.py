@@ -1,11 +1,13 @@
-"""A stand-in for the Hugging Face hub on loopback: as much of its HTTP interface as a push of a model needs.
+"""A stand-in for the Hugging Face hub on loopback, as much of its HTTP interface as a push of a
+model needs.
 
     with LoopbackHub() as hub:
         run(..., env={**os.environ, **hub.environment})
     assert hub.commits["ana/adapter"][0].files["README.md"]
 
-It keeps every commit and every request. Without HF_HUB_DISABLE_XET huggingface_hub would upload large files
-through Xet's compiled client; with it they take the LFS way, plain HTTP, which the hub still speaks.
+It keeps every commit and every request. Without HF_HUB_DISABLE_XET huggingface_hub would upload
+large files through Xet's compiled client; with it they take the LFS way, plain HTTP, which the hub
+still speaks.
 """
 
 import base64
@@ -34,7 +36,10 @@ class Commit:
 
 
 class LoopbackHub:
-    """The server; `stop` makes the hub unreachable and `start` brings it back at the same address."""
+    """The server.
+
+    `stop` makes the hub unreachable and `start` brings it back at the same address.
+    """
 
     def __init__(self):
         self.commits = {}  # repository: its commits
@@ -50,7 +55,8 @@ class LoopbackHub:
         self.server = ThreadingHTTPServer(("127.0.0.1", self.port), handler)
         self.port = self.server.server_port
         self.url = f"http://127.0.0.1:{self.port}"
-        threading.Thread(target=self.server.serve_forever, args=[0.02], daemon=True).start()  # seconds to `stop`
+        # seconds to `stop`
+        threading.Thread(target=self.server.serve_forever, args=[0.02], daemon=True).start()
 
     def stop(self):
         self.server.shutdown()
@@ -93,7 +99,8 @@ class HubHandler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         self.hub.requests.append((self.command, path))
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.command == "PUT" and path.startswith("/objects/"):  # the hub signs this address: no token
+        # the hub signs this address: no token
+        if self.command == "PUT" and path.startswith("/objects/"):
             self.hub.objects[sha256(body).hexdigest()] = body
             return self.answer(200)
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -131,7 +138,9 @@ class HubHandler(BaseHTTPRequestHandler):
         try:
             validate_repo_id(metadata.get("base_model"))
         except HFValidationError:
-            return self.answer(400, {"errors": [{"message": '"base_model" is not valid'}], "warnings": []})
+            return self.answer(
+                400, {"errors": [{"message": '"base_model" is not valid'}], "warnings": []}
+            )
         return self.answer(200, {"errors": [], "warnings": []})
 
     def lfs_batch(self, asked):
@@ -152,7 +161,9 @@ class HubHandler(BaseHTTPRequestHandler):
             self.hub.branches[repository].add(revision)
             return self.answer(200)
         if not known:
-            return self.answer(404, {"error": "Revision not found"}, X_Error_Code="RevisionNotFound")
+            return self.answer(
+                404, {"error": "Revision not found"}, X_Error_Code="RevisionNotFound"
+            )
         if action == "revision":
             return self.answer(200, {"id": repository, "siblings": [], "sha": "0" * 40})
         if action == "preupload":
@@ -179,4 +190,6 @@ class HubHandler(BaseHTTPRequestHandler):
                 commit.files[value["path"]] = base64.b64decode(value["content"])
         self.hub.commits[repository].append(commit)
         oid = sha256(body).hexdigest()[:40]
-        return self.answer(200, {"commitUrl": f"{self.hub.url}/{repository}/commit/{oid}", "commitOid": oid})
+        return self.answer(
+            200, {"commitUrl": f"{self.hub.url}/{repository}/commit/{oid}", "commitOid": oid}
+        )

@@ -1,4 +1,7 @@
-"""Small dense models with random weights, made in a moment: no test that uses one needs the tiny pair."""
+"""Small dense models with random weights, made in a moment.
+
+No test that uses one needs the tiny pair.
+"""
 
 import torch
 from peft import get_peft_model
@@ -8,7 +11,10 @@ from distill.training.lora import lora_config
 
 
 def small_model(kind, tokenizer):
-    """A model of an architecture that transformers knows as `kind`, such as llama, for a tokenizer; always the same."""
+    """A model of an architecture that transformers knows as `kind`, such as llama, for a tokenizer.
+
+    Always the same.
+    """
     config = AutoConfig.for_model(
         kind,
         vocab_size=len(tokenizer),
@@ -43,7 +49,10 @@ QWEN3_30B = dict(
 
 
 def adapted(model, **kwargs):
-    """The model with LoRA on it, without weights: (trainable parameters by name, all parameters)."""
+    """The model with LoRA on it, without weights.
+
+    (trainable parameters by name, all parameters)
+    """
     before = sum(p.numel() for p in model.parameters())
     with torch.device("meta"):
         peft = get_peft_model(model, lora_config(model, **kwargs), low_cpu_mem_usage=True)

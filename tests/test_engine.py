@@ -1,4 +1,7 @@
-"""vLLM's engine as the scripts start and end it: its settings, why it cannot start, and what is left of it."""
+"""vLLM's engine as the scripts start and end it.
+
+Its settings, why it cannot start, and what is left of it.
+"""
 
 import contextlib
 import os
@@ -17,8 +20,9 @@ from distill.teacher import engine
 from distill.teacher.engine import EngineFailed, engine_arguments, find_nvcc
 from helpers import ROOT, SENTENCES, STUDENT, TEACHER, assert_gone, descendants, python, trace
 
-# On a CPU the engine runs in the script's own process unless this says otherwise; on a GPU it has one of its own.
-# TRL, which other tests import, lets vLLM be silent below errors, in the processes that we start too.
+# On a CPU the engine runs in the script's own process unless this says otherwise; on a GPU it has
+# one of its own. TRL, which other tests import, lets vLLM be silent below errors, in the processes
+# that we start too.
 APART = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 # GiB that only the engine's processes compare with the machine's memory
 TOO_LARGE = {**APART, "VLLM_CPU_KVCACHE_SPACE": "4000"}
@@ -35,7 +39,9 @@ def put_nvcc(folder: Path) -> Path:
 
 @pytest.fixture
 def no_nvcc(tmp_path, monkeypatch):
-    """A machine on which no CUDA compiler can be found, and on which nobody has chosen a sampler."""
+    """A machine on which no CUDA compiler can be found, and on which nobody has chosen a
+    sampler.
+    """
     for name in ("CUDA_HOME", "CUDA_PATH", "VLLM_USE_FLASHINFER_SAMPLER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
@@ -58,7 +64,9 @@ def test_nvcc_is_looked_for_where_flashinfer_does(no_nvcc, tmp_path, monkeypatch
 
 
 def sampler(monkeypatch, caplog) -> tuple[str | None, str]:
-    """What VLLM_USE_FLASHINFER_SAMPLER is when a GPU's engine is about to start, and what was said of it."""
+    """What VLLM_USE_FLASHINFER_SAMPLER is when a GPU's engine is about to start, and what was said
+    of it.
+    """
     from vllm.platforms import current_platform
 
     monkeypatch.setattr(type(current_platform), "is_cuda", lambda self: True)
@@ -106,7 +114,14 @@ def test_a_failed_start_reaches_another_process_as_it_is():
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["create_data.py", "evaluate.py"])
 def test_an_engine_that_cannot_start(pair, tmp_path, script):
-    flags = ["--model_name", TEACHER, "--input_file", SENTENCES, "--output_file", tmp_path / "out.jsonl"]
+    flags = [
+        "--model_name",
+        TEACHER,
+        "--input_file",
+        SENTENCES,
+        "--output_file",
+        tmp_path / "out.jsonl",
+    ]
     if script == "evaluate.py":
         heldout = ROOT / "example-data" / "heldout.jsonl"
         flags = ["--systems", "base", "--student_model", STUDENT, "--test_file", heldout]
@@ -117,7 +132,9 @@ def test_an_engine_that_cannot_start(pair, tmp_path, script):
     reasons = [line for line in said if "the engine cannot start: " in line]
     assert len(reasons) == 1 and reasons[0].startswith(f"{script}: "), result.stderr
     assert "is less than requested memory for kv (4000.0 GiB)" in reasons[0]
-    assert "Traceback" not in result.stderr and " ERROR " not in result.stderr and result.stdout == ""
+    assert (
+        "Traceback" not in result.stderr and " ERROR " not in result.stderr and result.stdout == ""
+    )
     assert "leaked" not in result.stderr
     assert "libtcmalloc is not found" in result.stderr  # a worker's warning from before
     log_file = Path(re.search(r"\(its log: (.+)\)$", reasons[0])[1])
@@ -131,16 +148,32 @@ def shared_memory_of(processes) -> set[Path]:
     used = set()
     for process in processes:
         with contextlib.suppress(psutil.Error):
-            used.update(Path(entry.path) for entry in process.memory_maps() if entry.path.startswith("/dev/shm/"))
+            used.update(
+                Path(entry.path)
+                for entry in process.memory_maps()
+                if entry.path.startswith("/dev/shm/")
+            )
     return {path for path in used if path.exists()}
 
 
 @pytest.mark.slow
 def test_ctrl_c_with_several_workers_leaves_nothing(pair, tmp_path):
     output = tmp_path / "out.jsonl"
-    command = [sys.executable, ROOT / "create_data.py", "--model_name", TEACHER, "--input_file", SENTENCES]
+    command = [
+        sys.executable,
+        ROOT / "create_data.py",
+        "--model_name",
+        TEACHER,
+        "--input_file",
+        SENTENCES,
+    ]
     command += ["--output_file", output, "--tensor_parallel_size", 2, "--max_num_seqs", 4]
-    environment = {**os.environ, **APART, "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        **APART,
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "1",
+    }
     with open(tmp_path / "log", "w") as log:
         command = [str(word) for word in command]
         process = subprocess.Popen(command, stderr=log, env=environment, start_new_session=True)

@@ -25,7 +25,13 @@ PRICES = Prices(input=1.0, cached=0.1, output=4.0)
 
 def result(answers, **further):
     tokens = {"prompt_tokens": [10] * 4, "cached_tokens": [4] * 4, "output_tokens": [1, 2, 2, 3]}
-    return {"answers": answers, **tokens, "latencies": [0.1, 0.2, 0.3], "rows_per_second": 5.0, **further}
+    return {
+        "answers": answers,
+        **tokens,
+        "latencies": [0.1, 0.2, 0.3],
+        "rows_per_second": 5.0,
+        **further,
+    }
 
 
 @pytest.fixture
@@ -40,13 +46,27 @@ def measured():
 
 def test_figures_of_quality(measured):
     found = measured["systems"]["student"]
-    assert (found["rows"], found["correct"], found["accuracy"], found["unreadable"]) == (4, 2, 0.5, 1)
-    # Wilson's interval for 2 of 4 at z = 1.96: (0.5 + 1.92 / 4 -+ 1.96 * sqrt(0.0625 + 0.96 / 16)) / (1 + 3.84 / 4)
+    assert (found["rows"], found["correct"], found["accuracy"], found["unreadable"]) == (
+        4,
+        2,
+        0.5,
+        1,
+    )
+    # Wilson's interval for 2 of 4 at z = 1.96: (0.5 + 1.92 / 4 -+ 1.96 * sqrt(0.0625 + 0.96 / 16))
+    # / (1 + 3.84 / 4)
     assert found["accuracy_interval"] == pytest.approx([0.150, 0.850], abs=1e-3)
     assert found["agreement"] == pytest.approx(2 / 3)  # of the rows that the teacher answered
-    assert found["per_label"]["de"] == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "rows": 2.0}
+    assert found["per_label"]["de"] == {
+        "precision": 1.0,
+        "recall": 0.5,
+        "f1": pytest.approx(2 / 3),
+        "rows": 2.0,
+    }
     assert found["macro_f1"] == pytest.approx((2 / 3 + 1 + 0) / 3)
-    assert {kind: of["student"]["correct"] for kind, of in measured["kinds"].items()} == {"a": 2, "b": 0}
+    assert {kind: of["student"]["correct"] for kind, of in measured["kinds"].items()} == {
+        "a": 2,
+        "b": 0,
+    }
     # gold de, en, fr by answer de, en, fr, other
     assert measured["confusion"]["student"]["matrix"] == [[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
 
@@ -68,7 +88,10 @@ def test_figures_in_the_table(measured):
 
 def test_inputs_without_gold_count_for_agreement_alone():
     answers = ["en", "de", "fr", "es"]
-    results = {"teacher": result(answers), "student": result(["en", "fr", "fr", None], prompt_tokens=[1, 3, 9, 9])}
+    results = {
+        "teacher": result(answers),
+        "student": result(["en", "fr", "fr", None], prompt_tokens=[1, 3, 9, 9]),
+    }
     metrics = measure(results, ["en", "de"], [None, None], True, PRICES)
     assert metrics["without_gold"]["student"] == {"rows": 2, "unreadable": 1, "agreement": 0.5}
     student = metrics["systems"]["student"]
@@ -77,7 +100,9 @@ def test_inputs_without_gold_count_for_agreement_alone():
 
 
 def test_one_system_alone_and_unmeasured_figures_are_shown_as_missing():
-    metrics = measure({"student": {"answers": ["en", "de"]}}, ["en", "en"], [None, None], True, PRICES)
+    metrics = measure(
+        {"student": {"answers": ["en", "de"]}}, ["en", "en"], [None, None], True, PRICES
+    )
     assert metrics["mcnemar"] is None and "agreement" not in metrics["systems"]["student"]
     assert metrics["systems"]["student"]["tokens"] is None
     assert tables(metrics)[0].rows[0][3:] == ["–", "0", "– (– + –)", "–", "–", "–, –", "–", "–"]
@@ -111,10 +136,14 @@ def test_labels_are_scored_against_gold(tmp_path):
     rows = [json.loads(line) for line in gold.read_text(encoding="utf-8").splitlines()]
     labels = tmp_path / "labels.jsonl"
     rows[0]["messages"][1]["content"] = "zh"  # one wrong, one rejected, in another order
-    labels.write_text("".join(json.dumps(row) + "\n" for row in reversed(rows[:-1])), encoding="utf-8")
+    labels.write_text(
+        "".join(json.dumps(row) + "\n" for row in reversed(rows[:-1])), encoding="utf-8"
+    )
     found = last_json(python("evaluate.py", "--labels", labels, "--gold", gold))
     assert (found["rows"], found["correct"], found["unreadable"]) == (2101, 2099, 1)
-    assert found["per_label"]["ar"]["recall"] == pytest.approx(1 - 1 / found["per_label"]["ar"]["rows"])
+    assert found["per_label"]["ar"]["recall"] == pytest.approx(
+        1 - 1 / found["per_label"]["ar"]["rows"]
+    )
     found = last_json(python("evaluate.py", "--labels", labels, "--gold", gold, "--limit", 100))
     assert (found["rows"], found["correct"]) == (100, 99)
     heldout = ROOT / "example-data" / "heldout.jsonl"
@@ -134,7 +163,10 @@ def test_labels_are_scored_under_their_task(tmp_path):
     found = label_quality(labels, gold, 0, load_task(free))
     assert (found["correct"], found["exact_match"]) == (0, 0.5) and "per_label" not in found
     line = fails("evaluate.py", "--labels", labels, "--gold", gold)
-    assert "labels.jsonl:1: answer 'café' is none of the task's labels; pass its own task with --task" in line
+    assert (
+        "labels.jsonl:1: answer 'café' is none of the task's labels; pass its own task with --task"
+        in line
+    )
 
 
 def test_gold_is_read_in_any_case_and_form(tmp_path):
@@ -169,14 +201,25 @@ def write(path, *rows):
 
 
 def chat(question, answer, **more):
-    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], **more}
+    return {
+        "messages": [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer},
+        ],
+        **more,
+    }
 
 
 def test_teacher_answers_are_read_from_a_file(tmp_path):
     """Without its journal only the answers are known; what was rejected is unreadable."""
     task = load_task(TASK)
     labels = write(tmp_path / "out.jsonl", chat("hola", "es"), chat("hi", "en"))
-    rejected = {"index": 1, "messages": chat("?", "")["messages"][:1], "reason": "no_answer", "responses": []}
+    rejected = {
+        "index": 1,
+        "messages": chat("?", "")["messages"][:1],
+        "reason": "no_answer",
+        "responses": [],
+    }
     write(tmp_path / "out.jsonl.rejected.jsonl", rejected)
     chats = [chat(text, "")["messages"][:1] for text in ("?", "hola")]
     assert read_teacher(labels, chats, task) == {"answers": [None, "es"], "responses": ["", "es"]}
@@ -192,8 +235,16 @@ BAD_EVALUATION = {
     "missing file": ([], ["--test_file", "/nowhere.jsonl"], "/nowhere.jsonl"),
     "no rows": ([], [], "test.jsonl: no rows"),
     "not a label": ([HOLA, chat("hola", "xx")], [], "test.jsonl:2: gold answer 'xx'"),
-    "row without gold": ([HOLA, {"messages": HOLA["messages"][:1]}], [], "test.jsonl:2: the last message must be from"),
-    "gold without a question": ([{"messages": HOLA["messages"][1:]}], [], "test.jsonl:1: an answer without a question"),
+    "row without gold": (
+        [HOLA, {"messages": HOLA["messages"][:1]}],
+        [],
+        "test.jsonl:2: the last message must be from",
+    ),
+    "gold without a question": (
+        [{"messages": HOLA["messages"][1:]}],
+        [],
+        "test.jsonl:1: an answer without a question",
+    ),
     "kind is a number": ([chat("hola", "es", kind=3)], [], "test.jsonl:1: 'kind'"),
     "missing teacher": ([HOLA], ["--teacher_model", "./no-model"], "./no-model: no model here"),
     "missing student": ([HOLA], ["--student_model", "./no-model"], "./no-model: no model here"),
@@ -203,8 +254,16 @@ BAD_EVALUATION = {
         ["--student_model", "some/other"],
         "adapter of some/base, not of --student_model",
     ),
-    "teacher's answers missing": ([HOLA], ["--teacher_answers", "/nowhere.jsonl"], "/nowhere.jsonl: No such file"),
-    "teacher's answers to other rows": ([HOLA], ["--teacher_answers", "GOLD"], "has no answer for 'hola'"),
+    "teacher's answers missing": (
+        [HOLA],
+        ["--teacher_answers", "/nowhere.jsonl"],
+        "/nowhere.jsonl: No such file",
+    ),
+    "teacher's answers to other rows": (
+        [HOLA],
+        ["--teacher_answers", "GOLD"],
+        "has no answer for 'hola'",
+    ),
     "teacher's answers without teacher": (
         [HOLA],
         ["--systems", "student", "--teacher_answers", "x"],
@@ -215,11 +274,19 @@ BAD_EVALUATION = {
         ["--systems", "teacher", "--teacher_model", "TEACHER", "--reasoning_parser", "none"],
         "the tokenizer has no chat template",
     ),
-    "inputs without gold missing": ([HOLA], ["--inputs_without_gold", "/nowhere.txt"], "/nowhere.txt"),
+    "inputs without gold missing": (
+        [HOLA],
+        ["--inputs_without_gold", "/nowhere.txt"],
+        "/nowhere.txt",
+    ),
     "unknown system": ([HOLA], ["--systems", "teacher,pupil"], "'pupil' is none of"),
     "no latency": ([HOLA], ["--latency_rows", "0"], "--latency_rows 0: must be at least 1"),
     "labels without gold": ([], ["--labels", "x"], "--labels and --gold go together"),
-    "labels missing": ([], ["--labels", "/nowhere.jsonl", "--gold", "GOLD"], "/nowhere.jsonl: No such file"),
+    "labels missing": (
+        [],
+        ["--labels", "/nowhere.jsonl", "--gold", "GOLD"],
+        "/nowhere.jsonl: No such file",
+    ),
     "report cannot be written": (
         [HOLA],
         ["--report_dir", "GOLD"],
@@ -236,10 +303,15 @@ def test_bad_input_is_refused_before_a_model_is_loaded(rows, flags, named, tmp_p
     (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
     defaults = ["--test_file", write(tmp_path / "test.jsonl", *rows), "--adapter", adapter]
     defaults += ["--teacher_model", "some/teacher", "--student_model", "some/base"]
-    named_files = {"GOLD": ROOT / "example-data" / "multilingual_gold.jsonl", "TEACHER": tmp_path / "teacher"}
+    named_files = {
+        "GOLD": ROOT / "example-data" / "multilingual_gold.jsonl",
+        "TEACHER": tmp_path / "teacher",
+    }
     if "TEACHER" in flags:
         qwen_tokenizer().save_pretrained(tmp_path / "teacher")
-        (tmp_path / "teacher" / "config.json").write_text('{"model_type": "qwen3", "transformers_version": "5.0.0"}')
+        (tmp_path / "teacher" / "config.json").write_text(
+            '{"model_type": "qwen3", "transformers_version": "5.0.0"}'
+        )
     flags = [named_files.get(flag, flag) for flag in flags]
     assert named in fails("evaluate.py", *defaults, *flags)
     assert [p.name for p in adapter.iterdir()] == ["adapter_config.json"]
@@ -248,7 +320,10 @@ def test_bad_input_is_refused_before_a_model_is_loaded(rows, flags, named, tmp_p
 def test_an_unknown_reasoning_parser_is_refused_with_the_known_ones():
     check_reasoning_parser("none")
     check_reasoning_parser("qwen3")
-    message = "^--reasoning_parser qwen9: vLLM has none of this name; it knows .*deepseek_r1, .*qwen3, .*, and none is"
+    message = (
+        "^--reasoning_parser qwen9: vLLM has none of this name; "
+        "it knows .*deepseek_r1, .*qwen3, .*, and none is"
+    )
     with pytest.raises(ValueError, match=message):
         check_reasoning_parser("qwen9")
 
@@ -271,7 +346,10 @@ TEXTS = {
     "ur": "یہ پل ایک ہی گرمی کے موسم میں بنا، 1954 میں۔",
     "zh": "我最怀念的就是在露台上度过的那些宁静的夜晚。",
     "hi": "यह पुल एक ही गर्मी में बना।",
-    "en": '<script>document.title = "run"</script><img src="http://example.com/x.png"> & "so on" | pipe',
+    "en": (
+        '<script>document.title = "run"</script><img src="http://example.com/x.png"> '
+        '& "so on" | pipe'
+    ),
 }
 
 
@@ -281,7 +359,10 @@ def report(tmp_path):
     gold = list(TEXTS)
     results = {"teacher": {"answers": gold}, "student": {"answers": [*gold[:4], "<b>x</b>"]}}
     metrics = measure(results, gold, ["edge", *["parallel"] * 4], True, PRICES)
-    rows = [{"messages": [{"role": "user", "content": text}], "gold": label} for label, text in TEXTS.items()]
+    rows = [
+        {"messages": [{"role": "user", "content": text}], "gold": label}
+        for label, text in TEXTS.items()
+    ]
     for i, row in enumerate(rows):
         for name, result in results.items():
             row[name] = {"answer": result["answers"][i], "response": ""}
@@ -295,8 +376,9 @@ def test_page_in_a_browser(report):
     from playwright.sync_api import sync_playwright
 
     flags = (
-        "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync".split()
-    )
+        "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
+        "--disable-sync"
+    ).split()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         page = browser.new_page()
@@ -305,8 +387,11 @@ def test_page_in_a_browser(report):
         page.on("request", lambda request: requests.append(request.url))
         page.on("console", lambda message: messages.append(message.text))
         page.goto((report / "report.html").as_uri())
-        assert [url for url in requests if not url.startswith("data:")] == [(report / "report.html").as_uri()]
-        assert messages == [] and page.title() == "Prompt distillation: evaluation"  # nothing in a row was run
+        assert [url for url in requests if not url.startswith("data:")] == [
+            (report / "report.html").as_uri()
+        ]
+        # nothing in a row was run
+        assert messages == [] and page.title() == "Prompt distillation: evaluation"
         assert page.locator("table").count() == 4
         cells = page.locator("#rows td.text")
         assert cells.first.inner_text() == TEXTS["en"]  # the row that is wrong comes first, as text
@@ -322,20 +407,27 @@ def test_page_in_a_browser(report):
         }
         # right-to-left text starts at the cell's right edge
         edges = """cell => { const range = document.createRange(); range.selectNodeContents(cell);
-            return [range.getBoundingClientRect(), cell.getBoundingClientRect()].map(box => [box.left, box.right]) }"""
+            return [range.getBoundingClientRect(), cell.getBoundingClientRect()].map(box => [box.left, box.right]) }"""  # noqa: E501
         (left, right), (cell_left, cell_right) = cells.filter(has_text=TEXTS["ar"]).evaluate(edges)
         assert cell_right - right < 15 < left - cell_left
         assert page.locator("td.wrong").all_inner_texts() == ["<b>x</b>"]
-        images = page.locator("img").evaluate_all("images => images.map(i => [i.complete, i.naturalWidth > 300])")
+        images = page.locator("img").evaluate_all(
+            "images => images.map(i => [i.complete, i.naturalWidth > 300])"
+        )
         assert images == [[True, True]] * 2  # without latencies and tokens there are two plots
         browser.close()
 
 
 def test_page_needs_nothing_else(report):
     page = (report / "report.html").read_text(encoding="utf-8")
-    assert all(address.startswith("data:image/png") for address in re.findall(r'(?:src|href)="([^"]*)"', page))
+    assert all(
+        address.startswith("data:image/png")
+        for address in re.findall(r'(?:src|href)="([^"]*)"', page)
+    )
     assert "<script" not in page and "@import" not in page and "url(" not in page
-    assert page.count("&lt;script&gt;") == 1 and all(text in page for label, text in TEXTS.items() if label != "en")
+    assert page.count("&lt;script&gt;") == 1 and all(
+        text in page for label, text in TEXTS.items() if label != "en"
+    )
 
 
 def test_readme_table_is_written_from_the_metrics(report, tmp_path):
@@ -350,15 +442,24 @@ def test_readme_table_is_written_from_the_metrics(report, tmp_path):
         assert "Measured on 2 cores of X, 2026-01-31, abc1234." in text
         header = next(line for line in text.splitlines() if line.startswith("| system |"))
         assert header.count("|") == 7 and "macro-F1" not in text and "By kind of row" not in text
-    assert "macro-F1" in (report / "report.md").read_text(encoding="utf-8")  # which keeps everything
+    # which keeps everything
+    assert "macro-F1" in (report / "report.md").read_text(encoding="utf-8")
     readme.write_text("no marks")
     assert f"holds no {MARKS[0]}" in fails("report.py", *flags)
     assert readme.read_text() == "no marks"
 
 
 def test_readme_holds_a_generated_table():
-    """The table says where, when and from which commit; a table written by hand would not have this form."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition(MARKS[0])[2].partition(MARKS[1])[0]
+    """The table says where, when and from which commit.
+
+    A table written by hand would not have this form.
+    """
+    section = (
+        (ROOT / "README.md")
+        .read_text(encoding="utf-8")
+        .partition(MARKS[0])[2]
+        .partition(MARKS[1])[0]
+    )
     assert re.search(r"Measured on .+, \d{4}-\d\d-\d\d, [0-9a-f]{7,}\.", section)
     assert section.count("| distilled student |") == 1
 

@@ -1,4 +1,7 @@
-"""How many answers were forced: counts, shares and warnings, in the manifest and over shards. No engine."""
+"""How many answers were forced: counts, shares and warnings, in the manifest and over shards.
+
+No engine.
+"""
 
 import pytest
 
@@ -39,7 +42,9 @@ def test_nothing_answered_is_no_share():
 
 
 def test_old_journals_without_these_keys_are_read():
-    assert counted([[{"response": "x", "answer": "en", "sampling": PLAIN}]]).counts()["answers"] == 1
+    assert (
+        counted([[{"response": "x", "answer": "en", "sampling": PLAIN}]]).counts()["answers"] == 1
+    )
 
 
 def test_above_a_tenth_it_is_a_warning():

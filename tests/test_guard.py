@@ -10,7 +10,10 @@ GROUPS = {
     "in the middle": (r"<(a|b)>", "(a|b)"),
     "all of it": ("(.*)", "(.*)"),
     "after a group that does not capture": (r"(?:so|thus): (\w\w)\.?", r"(\w\w)"),
-    "around groups that do not capture": ("it is ((?:very )?(?:good|bad))!", "((?:very )?(?:good|bad))"),
+    "around groups that do not capture": (
+        "it is ((?:very )?(?:good|bad))!",
+        "((?:very )?(?:good|bad))",
+    ),
     "inside of one that does not": ("(?:label (x|y))+", "(x|y)"),
     "after escaped parentheses": (r"\(see\) (ok)", "(ok)"),
     "with parentheses in classes": ("[()]([^)(]+)[)]", "([^)(]+)"),

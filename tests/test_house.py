@@ -1,4 +1,7 @@
-"""The rooms of distill/ and the arrows between them: scripts -> steps -> what is shared, and no circle."""
+"""The rooms of distill/ and the arrows between them.
+
+Scripts -> steps -> what is shared, and no circle.
+"""
 
 import ast
 import os
@@ -26,7 +29,8 @@ def imports_of(path) -> set[str]:
             names = [alias.name for alias in node.names]
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
-            # "from distill.teacher import child" names a module, "from distill.cli import ROOT" a thing in one
+            # "from distill.teacher import child" names a module, "from distill.cli import ROOT" a
+            # thing in one
             names = [f"{node.module}.{alias.name}" for alias in node.names]
             names = [name if name in MODULES else node.module for name in names]
         found.update(name for name in names if name in MODULES or name in SCRIPTS)
@@ -59,16 +63,26 @@ def test_there_is_no_circle():
 
 
 def test_labels_know_the_teachers_door_alone():
-    """Retries, votes and the journal work with any teacher; only who starts an engine knows which one it is."""
+    """Retries, votes and the journal work with any teacher.
+
+    Only who starts an engine knows which one it is.
+    """
     allowed = {"distill.teacher.base"}
     for name in ("inputs", "labelling", "journal", "forced"):
         module = f"distill.labels.{name}"
-        teachers = {imported for imported in imports_of(MODULES[module]) if imported.startswith("distill.teacher")}
+        teachers = {
+            imported
+            for imported in imports_of(MODULES[module])
+            if imported.startswith("distill.teacher")
+        }
         assert teachers <= allowed, module
 
 
 def test_what_tests_share_is_in_no_test_file():
-    """A program that imported one would run pytest's setup; a test that did would depend on the other's."""
+    """A program that imported one would run pytest's setup.
+
+    A test that did would depend on the other's.
+    """
     tests = ROOT / "tests"
     for path in [*tests.glob("*.py"), *(tests / "programs").glob("*.py")]:
         names = set()

@@ -45,11 +45,20 @@ def test_names_of_directories_and_models(tmp_path, monkeypatch):
     (tmp_path / "models" / "student").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert public_name("Qwen/Qwen3-30B-A3B-Instruct-2507") == "Qwen/Qwen3-30B-A3B-Instruct-2507"
-    for local in ("models/student", "models/student/", "./models/student", f"{tmp_path}/models/student"):
+    for local in (
+        "models/student",
+        "models/student/",
+        "./models/student",
+        f"{tmp_path}/models/student",
+    ):
         assert public_name(local) == "student"
     assert public_name("/gone/since/student") == "student"
     run = {"model_name": "models/student", "eval_file": f"{tmp_path}/eval.jsonl", "lora_rank": 4}
-    assert without_paths(run) == {"model_name": "student", "eval_file": "eval.jsonl", "lora_rank": 4}
+    assert without_paths(run) == {
+        "model_name": "student",
+        "eval_file": "eval.jsonl",
+        "lora_rank": 4,
+    }
     run = {"eval_file": "", "output_dir": "models/../out"}
     assert without_paths(run) == {"eval_file": "", "output_dir": "out"}
 
@@ -96,7 +105,9 @@ def test_a_card_without_evaluation_has_no_figures():
 
 def test_pushing_checkpoints_is_refused():
     for strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
-        with pytest.raises(ValueError, match=f"--hub_strategy {strategy.value}: checkpoints are not pushed"):
+        with pytest.raises(
+            ValueError, match=f"--hub_strategy {strategy.value}: checkpoints are not pushed"
+        ):
             open_repository(SimpleNamespace(hub_strategy=strategy))
 
 
@@ -145,7 +156,8 @@ def test_what_is_pushed_loads_from_the_hub(trained, hub, tmp_path, mode):
     assert "fine-tuned version of" not in card.text  # TRL's
     local_card = ModelCard.load(output_dir / "README.md")
     assert local_card.data.base_model == "tiny-instruct"
-    assert f'from_pretrained("{STUDENT}"' in local_card.text  # which a reader on this machine can load
+    # which a reader on this machine can load
+    assert f'from_pretrained("{STUDENT}"' in local_card.text
 
     for name, content in commit.files.items():
         (tmp_path / name).write_bytes(content)
@@ -161,16 +173,31 @@ def test_hub_sees_nothing_but_the_pushes(trained, hub):
     assert [settings.get("visibility") for settings in hub.created] == [None, None, "private"]
     assert len(hub.commits["ana/single"]) == len(hub.commits["team/adapter"]) == 1
     assert b"hf_write" not in (trained["single"][0] / "training_args.bin").read_bytes()
-    ours = ("/api/repos/create", "/api/validate-yaml", "/api/models/", "/ana/", "/team/", "/objects/")
+    ours = (
+        "/api/repos/create",
+        "/api/validate-yaml",
+        "/api/models/",
+        "/ana/",
+        "/team/",
+        "/objects/",
+    )
     others = {path for _, path in hub.requests if not path.startswith(ours)}
-    # huggingface_hub's and TRL's own, with and without a push; HF_HUB_DISABLE_TELEMETRY=1 turns TRL's off
+    # huggingface_hub's and TRL's own, with and without a push; HF_HUB_DISABLE_TELEMETRY=1 turns
+    # TRL's off
     assert others <= {"/api/agent-harnesses", "/api/telemetry/trl/other"}
 
 
 @pytest.mark.slow
 def test_several_processes_push_a_finished_run_again(trained, train_file, hub):
     output_dir, summary = trained["ddp"]
-    some = ["--gradient_checkpointing", "true", "--checkpoint_from_tokens", 350, "--eval_strategy", "steps"]
+    some = [
+        "--gradient_checkpointing",
+        "true",
+        "--checkpoint_from_tokens",
+        350,
+        "--eval_strategy",
+        "steps",
+    ]
     flags = [*some, "--eval_file", output_dir.parent / "eval.jsonl", "--push_to_hub", "true"]
     before = len(hub.commits["ana/ddp"])
     assert train("ddp", output_dir, train_file, *flags, environment=hub.environment) == summary
@@ -196,10 +223,13 @@ def test_a_bad_hub_is_found_before_anything_is_loaded_or_deleted(pair, train_fil
         for number, (expected, setting) in enumerate(cases.items()):
             output_dir = tmp_path / f"out-{number}"
             output_dir.mkdir()
-            (output_dir / "results.json").write_text("{}")  # --overwrite must not have deleted it yet
+            # --overwrite must not have deleted it yet
+            (output_dir / "results.json").write_text("{}")
             line, _ = training_command("single", output_dir, train_file, *flags)
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-            started[expected] = subprocess.Popen(line, env={**environment, **setting}, cwd=ROOT, **pipes)
+            started[expected] = subprocess.Popen(
+                line, env={**environment, **setting}, cwd=ROOT, **pipes
+            )
         for expected, process in started.items():
             stdout, stderr = process.communicate()
             assert process.returncode == 2 and stdout == ""
@@ -234,8 +264,12 @@ def test_what_the_hub_did_not_take_is_pushed_by_the_same_command(pair, train_fil
         adapter = (output_dir / "adapter_model.safetensors").read_bytes()
 
         hub.start()
-        other = run(*line, "--learning_rate", 1, env=environment, cwd=ROOT, code=2)  # not what was trained
-        assert "begun with learning_rate 0.003, now 1.0" in other.stderr and hub.commits["ana/out"] == []
+        # not what was trained
+        other = run(*line, "--learning_rate", 1, env=environment, cwd=ROOT, code=2)
+        assert (
+            "begun with learning_rate 0.003, now 1.0" in other.stderr
+            and hub.commits["ana/out"] == []
+        )
         again = run(*line, env=environment, cwd=ROOT)
     assert json.loads(again.stdout.splitlines()[-1]) == {**summary, "hub_url": f"{hub.url}/ana/out"}
     assert "optimizer steps" not in again.stderr

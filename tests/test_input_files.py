@@ -33,26 +33,62 @@ def test_json_lines_are_known_by_their_ending(tmp_path, name):
 
 
 REFUSED = {
-    "JSON by its ending": ("in.json", LINES, r"in.json: .json files are not read; .*\.jsonl\) with {\"text\": ...}"),
-    "table by its ending": ("in.CSV", "a\nb\n", "in.CSV: .csv files are not read; pass one input a line"),
+    "JSON by its ending": (
+        "in.json",
+        LINES,
+        r"in.json: .json files are not read; .*\.jsonl\) with {\"text\": ...}",
+    ),
+    "table by its ending": (
+        "in.CSV",
+        "a\nb\n",
+        "in.CSV: .csv files are not read; pass one input a line",
+    ),
     "tabs by its ending": ("in.tsv", "a\nb\n", "in.tsv: .tsv files are not read"),
     "Parquet by its ending": ("in.parquet", "a\n", "in.parquet: .parquet files are not read"),
     "compressed lines": ("in.jsonl.gz", "a\n", "in.jsonl.gz: .gz files are not read"),
     "JSON lines as text": ("in.txt", LINES, "in.txt: holds JSON lines; name it .jsonl"),
     "chat lines as text": ("in", '{"messages": []}\n', "in: holds JSON lines"),
     "JSON array": ("in.txt", json.dumps(ROWS), "in.txt: is one JSON document"),
-    "JSON array over lines": ("in.txt", "\ufeff" + json.dumps(ROWS, indent=1), "in.txt: is one JSON document"),
+    "JSON array over lines": (
+        "in.txt",
+        "\ufeff" + json.dumps(ROWS, indent=1),
+        "in.txt: is one JSON document",
+    ),
     "JSON array of texts": ("in.txt", '["a",\n"b"]\n', "in.txt: is one JSON document"),
-    "JSON object over lines": ("in.txt", json.dumps({"rows": ROWS}, indent=1), "in.txt: is one JSON document"),
+    "JSON object over lines": (
+        "in.txt",
+        json.dumps({"rows": ROWS}, indent=1),
+        "in.txt: is one JSON document",
+    ),
     "table": ("in.txt", TABLE, "in.txt: is a table with a header"),
     "table with BOM": ("in.txt", "\ufeff" + TABLE, "in.txt: is a table"),
-    "table of two columns": ("in.txt", "text,label\nHello,en\n\nBonjour,fr\n", "in.txt: is a table"),
+    "table of two columns": (
+        "in.txt",
+        "text,label\nHello,en\n\nBonjour,fr\n",
+        "in.txt: is a table",
+    ),
     "table with tabs": ("in.log", TABLE.replace(",", "\t"), "in.log: is a table"),
     "table with semicolons": ("in.txt", "Satz_Nr;text\n1;Hallo, du\n2;Na\n", "in.txt: is a table"),
-    "table of pandas": ("in.txt", ",tweet,sentiment\n0,Hello,good\n1,Well,bad\n", "in.txt: is a table"),
-    "table with lines in cells": ("in.txt", 'id,review text\n1,"a\nb"\n2,"c, d"\n', "in.txt: is a table"),
-    "CR alone": ("in.txt", "Guten Tag.\rBonjour\rПривет\r", "in.txt:1: its lines end with CR alone"),
-    "CR alone in JSON lines": ("in.jsonl", LINES.replace("\n", "\r"), "in.jsonl:1: its lines end with CR alone"),
+    "table of pandas": (
+        "in.txt",
+        ",tweet,sentiment\n0,Hello,good\n1,Well,bad\n",
+        "in.txt: is a table",
+    ),
+    "table with lines in cells": (
+        "in.txt",
+        'id,review text\n1,"a\nb"\n2,"c, d"\n',
+        "in.txt: is a table",
+    ),
+    "CR alone": (
+        "in.txt",
+        "Guten Tag.\rBonjour\rПривет\r",
+        "in.txt:1: its lines end with CR alone",
+    ),
+    "CR alone in JSON lines": (
+        "in.jsonl",
+        LINES.replace("\n", "\r"),
+        "in.jsonl:1: its lines end with CR alone",
+    ),
     "NUL": ("in.txt", "a\nb\0\n", r"in.txt:2: not UTF-8 text \(it holds NUL\)"),
 }
 
@@ -83,7 +119,9 @@ SIGNED = {
     "gzip": lambda path: path.write_bytes(gzip.compress(LINES.encode())),
     "Parquet": parquet,
     "PDF": lambda path: path.write_bytes(b"%PDF-1.7\n"),
-    "Git LFS pointer": lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\n"),
+    "Git LFS pointer": lambda path: path.write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:1\n"
+    ),
 }
 
 
@@ -104,7 +142,9 @@ TEXTS = {
     "brackets around everything": "[Music]\nand then [Applause]",
     "a footnote": "[1]\n",
     "braces": "{name}, your parcel is here\n{name}, thanks\n",
-    "records of a program": '{"level": "info", "message": "started"}\n{"level": "info", "message": "ended"}\n',
+    "records of a program": (
+        '{"level": "info", "message": "started"}\n{"level": "info", "message": "ended"}\n'
+    ),
     "some JSON": '{"text": "Hello"}\nand a text\n',
     "ends like JSON": "[first\nlast]\n",
     "CR within a line": "a\rb\nc\n",
@@ -119,7 +159,9 @@ TEXTS = {
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_plain_text_stays_plain_text(tmp_path, text):
     (tmp_path / "in.txt").write_bytes(text.encode())
-    assert texts(tmp_path / "in.txt") == [line.rstrip("\r") for line in text.split("\n") if line.strip()]
+    assert texts(tmp_path / "in.txt") == [
+        line.rstrip("\r") for line in text.split("\n") if line.strip()
+    ]
 
 
 def test_a_long_table_is_seen_at_its_start(tmp_path):
@@ -153,7 +195,9 @@ READERS = {
 def test_a_pipe_is_refused_at_once(tmp_path, read):
     """A named one, which nobody writes to, would be waited for for ever."""
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ValueError, match="pipe: is no regular file but a pipe or a device; write it to a file"):
+    with pytest.raises(
+        ValueError, match="pipe: is no regular file but a pipe or a device; write it to a file"
+    ):
         read(tmp_path / "pipe")
 
 
@@ -220,7 +264,9 @@ def test_a_train_file_that_changes_while_it_is_read_is_refused(tmp_path):
 
 def test_an_output_that_is_a_dangling_link_is_refused(tmp_path):
     (tmp_path / "out.jsonl").symlink_to(tmp_path / "nowhere" / "out.jsonl")
-    with pytest.raises(ValueError, match=r"out.jsonl: is a link to .*nowhere/out.jsonl, which is not there"):
+    with pytest.raises(
+        ValueError, match=r"out.jsonl: is a link to .*nowhere/out.jsonl, which is not there"
+    ):
         check_writable(tmp_path / "out.jsonl")
     (tmp_path / "folder").symlink_to(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="folder: is a link to .*nowhere, which is not there"):
@@ -236,6 +282,8 @@ def test_an_output_that_would_replace_its_input_is_refused(tmp_path, ending):
     source.write_text("a\n")
     (tmp_path / "link.txt").symlink_to(source)
     for name in (source, tmp_path / "link.txt"):
-        with pytest.raises(ValueError, match=re.escape(f"{name}: would be replaced by what the run writes")):
+        with pytest.raises(
+            ValueError, match=re.escape(f"{name}: would be replaced by what the run writes")
+        ):
             check_apart(output, "/nowhere", str(name))
     check_apart(tmp_path / "other.jsonl", str(source))

@@ -26,10 +26,24 @@ def test_equal_inputs_are_asked_once_and_written_for_each(tmp_path, inputs):
     decide(journal, 1, answer=None)
     journal.replay()
     manifest = journal.write_outputs(True)
-    assert [r["messages"][0]["content"] for r in read_jsonl(tmp_path / "out.jsonl")] == ["a", "a", "c", "d"]
+    assert [r["messages"][0]["content"] for r in read_jsonl(tmp_path / "out.jsonl")] == [
+        "a",
+        "a",
+        "c",
+        "d",
+    ]
     assert [r["index"] for r in read_jsonl(tmp_path / "out.jsonl.rejected.jsonl")] == [1]
-    counts = {key: manifest[key] for key in ("rows", "unique_rows", "accepted", "rejected", "output_tokens")}
-    assert counts == {"rows": 5, "unique_rows": 4, "accepted": 4, "rejected": 1, "output_tokens": 12}
+    counts = {
+        key: manifest[key]
+        for key in ("rows", "unique_rows", "accepted", "rejected", "output_tokens")
+    }
+    assert counts == {
+        "rows": 5,
+        "unique_rows": 4,
+        "accepted": 4,
+        "rejected": 1,
+        "output_tokens": 12,
+    }
     assert manifest["label_counts"] == {"en": 4} and manifest["reasons"] == {"no_answer": 1}
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "in.txt",
@@ -78,7 +92,9 @@ def test_another_run_is_refused_and_named(tmp_path, inputs, key):
     journal = opened(tmp_path, inputs)
     journal.start()
     close(journal)
-    with pytest.raises(ValueError, match=f"out.jsonl.trace.jsonl: made with {key} .*, now 7; --overwrite"):
+    with pytest.raises(
+        ValueError, match=f"out.jsonl.trace.jsonl: made with {key} .*, now 7; --overwrite"
+    ):
         opened(tmp_path, inputs, run={**RUN, key: 7})
 
 
@@ -109,9 +125,15 @@ def test_a_full_disk_loses_no_finished_row(tmp_path, inputs):
 
 @pytest.mark.slow
 def test_a_million_inputs_in_constant_memory(tmp_path):
-    """Planned, journalled, read back and written, without the engine, whose memory does not depend on the rows."""
+    """Planned, journalled, read back and written.
+
+    Without the engine, whose memory does not depend on the rows.
+    """
     with open(tmp_path / "many.txt", "w") as file:
-        file.writelines(f"sentence {i % 900_000} of very many, with some words behind it\n" for i in range(1_000_000))
+        file.writelines(
+            f"sentence {i % 900_000} of very many, with some words behind it\n"
+            for i in range(1_000_000)
+        )
     report = last_json(run(*program("decide_many.py", tmp_path)))
     assert (report["asked"], report["accepted"]) == (900_000, 1_000_000)
     assert report["megabytes"] < 300

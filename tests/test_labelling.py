@@ -1,4 +1,7 @@
-"""Attempts, retries, guards, votes and the journal, with a teacher that answers from a list: milliseconds, no model."""
+"""Attempts, retries, guards, votes and the journal, with a teacher that answers from a list.
+
+Milliseconds, no model.
+"""
 
 import json
 from collections import defaultdict
@@ -45,9 +48,9 @@ def says(label: str) -> str:
 
 
 class ListTeacher(Teacher):
-    """Answers each input's requests from its list of responses, one after the other, and remembers what it was asked.
-
-    A response ends by itself, unless it is given as (text, finish reason). After `ends_after` completions it ends.
+    """Answers each input's requests from its list of responses, one after the other, and remembers
+    what it was asked. A response ends by itself, unless it is given as (text, finish reason). After
+    `ends_after` completions it ends.
     """
 
     def __init__(self, responses: dict[str, list], room: int = 1000, ends_after: int | None = None):
@@ -99,7 +102,9 @@ class ListTeacher(Teacher):
 @pytest.fixture
 def task(tmp_path):
     path = tmp_path / "task.yaml"
-    path.write_text('{"prompt": "Which language?", "labels": ["en", "fr", "de"], "answer": "Answer: (.+)"}')
+    path.write_text(
+        '{"prompt": "Which language?", "labels": ["en", "fr", "de"], "answer": "Answer: (.+)"}'
+    )
     return load_task(path)
 
 
@@ -133,7 +138,11 @@ def test_the_record_is_what_the_journal_has_always_held(task):
             "sampling": {
                 "temperature": 0.15,
                 "max_tokens": 100,
-                "repetition_detection": {"min_pattern_size": LOOP_FROM, "max_pattern_size": LOOP_TO, "min_count": 4},
+                "repetition_detection": {
+                    "min_pattern_size": LOOP_FROM,
+                    "max_pattern_size": LOOP_TO,
+                    "min_count": 4,
+                },
             },
             "prompt_tokens": 5,
             "cached_tokens": 5,
@@ -155,17 +164,24 @@ def test_the_record_is_what_the_journal_has_always_held(task):
 
 
 def test_a_failure_is_asked_again_as_often_as_allowed(task):
-    teacher = ListTeacher({"hello": [NOTHING, UNKNOWN, says("en")], "hallo": [NOTHING, NOTHING, UNKNOWN]})
+    teacher = ListTeacher(
+        {"hello": [NOTHING, UNKNOWN, says("en")], "hallo": [NOTHING, NOTHING, UNKNOWN]}
+    )
     records = label(teacher, task)
     assert records[0]["answer"] == "en"
-    assert [attempt["reason"] for attempt in records[0]["attempts"]] == ["no_answer", "not_a_label", None]
+    assert [attempt["reason"] for attempt in records[0]["attempts"]] == [
+        "no_answer",
+        "not_a_label",
+        None,
+    ]
     assert records[1]["answer"] is None
     assert records[1]["reason"] == "not_a_label"  # why the last attempt failed
     assert len(records[1]["attempts"]) == 3
 
 
 @pytest.mark.parametrize(
-    ("mode", "guarded"), [("retry", [False, True]), ("always", [True, True]), ("never", [False, False])]
+    ("mode", "guarded"),
+    [("retry", [False, True]), ("always", [True, True]), ("never", [False, False])],
 )
 def test_which_attempts_are_guarded(mode, guarded, task):
     teacher = ListTeacher({"hello": [NOTHING, says("en")]})
@@ -180,7 +196,11 @@ def test_a_retry_is_warmer_and_may_quote_what_loops(task):
     [record] = label(teacher, task).values()
     first, second = teacher.samplings("hello")
     assert (first.temperature, first.loop) == (0.15, Loop(LOOP_FROM, LOOP_TO, 4))
-    assert (second.temperature, second.top_p, second.top_k) == (RETRY_TEMPERATURE, RETRY_TOP_P, RETRY_TOP_K)
+    assert (second.temperature, second.top_p, second.top_k) == (
+        RETRY_TEMPERATURE,
+        RETRY_TOP_P,
+        RETRY_TOP_K,
+    )
     assert second.loop is None
     assert record["attempts"][0]["reason"] == "unfinished_thinking"
 
@@ -217,7 +237,12 @@ def test_a_thought_that_fills_its_budget_was_cut(task):
 def test_a_row_that_cannot_be_asked_is_rejected_without_a_request(task):
     teacher = ListTeacher({"x" * 51: [], "hello": [says("en")]})
     records = label(teacher, task)
-    assert records[0] == {"answer": None, "reason": "input_too_long", "agreement": 0.0, "attempts": []}
+    assert records[0] == {
+        "answer": None,
+        "reason": "input_too_long",
+        "agreement": 0.0,
+        "attempts": [],
+    }
     assert records[1]["answer"] == "en"
 
 
@@ -231,8 +256,14 @@ def test_samples_vote_and_each_is_asked_again_by_itself(task):
 
 def test_a_majority_that_is_too_small_is_no_label(task):
     settings = replace(SETTINGS, num_samples=3, min_agreement=0.7)
-    [record] = label(ListTeacher({"hello": [says("en"), says("fr"), says("en")]}), task, settings).values()
-    assert (record["answer"], record["reason"], record["agreement"]) == (None, "low_agreement", 0.6667)
+    [record] = label(
+        ListTeacher({"hello": [says("en"), says("fr"), says("en")]}), task, settings
+    ).values()
+    assert (record["answer"], record["reason"], record["agreement"]) == (
+        None,
+        "low_agreement",
+        0.6667,
+    )
 
 
 def test_votes():
@@ -240,8 +271,10 @@ def test_votes():
     assert vote([], 3, 0.0) == (None, None, 0.0)
     assert vote(["en", "fr"], 2, 0.0) == (None, "low_agreement", 0.5)  # a tie
     assert vote(["en", "fr", "en"], 3, 0.7) == (None, "low_agreement", 2 / 3)
-    assert vote(["en", "en"], 4, 0.5) == ("en", None, 0.5)  # a sample without an answer counts against it
-    assert vote(["Größe", "Gro\u0308ße", "x"], 3, 0.5)[0] == "Größe"  # one text in two forms of Unicode
+    # a sample without an answer counts against it
+    assert vote(["en", "en"], 4, 0.5) == ("en", None, 0.5)
+    # one text in two forms of Unicode
+    assert vote(["Größe", "Gro\u0308ße", "x"], 3, 0.5)[0] == "Größe"
 
 
 def test_batches_end_where_nothing_is_there_at_the_moment():
@@ -285,7 +318,9 @@ def test_a_teacher_that_ends_loses_nothing_and_is_asked_nothing_twice(task, tmp_
     output = tmp_path / "out.jsonl"
     asked = defaultdict(int)
     for ends_after in (4, 3, None):
-        teacher = ListTeacher({f"text {index}": [says("en")] for index in range(10)}, ends_after=ends_after)
+        teacher = ListTeacher(
+            {f"text {index}": [says("en")] for index in range(10)}, ends_after=ends_after
+        )
         journal = journal_of(path, output)
         missing = journal.missing()
         journal.start()

@@ -1,4 +1,7 @@
-"""How processes end that launch.py starts: real ones of accelerate, which run a script of a few lines."""
+"""How processes end that launch.py starts.
+
+Real ones of accelerate, which run a script of a few lines.
+"""
 
 import os
 import signal
@@ -55,7 +58,9 @@ def test_a_signal_ends_a_launcher_that_waits_for_another_machine(tmp_path):
         server.settimeout(120)
         port = server.getsockname()[1]
         machines = ["--num_machines", "2", "--machine_rank", "1", "--main_process_ip", "127.0.0.1"]
-        process = launch(tmp_path, [*FLAGS, *machines, "--main_process_port", str(port)], "wait_in_library.py")
+        process = launch(
+            tmp_path, [*FLAGS, *machines, "--main_process_port", str(port)], "wait_in_library.py"
+        )
         connection, _ = server.accept()
         with connection:
             process.send_signal(signal.SIGTERM)
@@ -73,7 +78,9 @@ def test_a_signal_before_the_launch_ends_the_check(number, tmp_path):
     environment = {**os.environ, **PROGRAM_PATH, **script}
     command = ["bash", ROOT / "train_trl.sh"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, **pipes)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, start_new_session=True, **pipes
+    )
     while not list(tmp_path.glob("begun")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)

@@ -1,4 +1,7 @@
-"""Two runs and one output: the second one is refused before anything loads, and takes nothing from the first."""
+"""Two runs and one output.
+
+The second one is refused before anything loads, and takes nothing from the first.
+"""
 
 import errno
 import fcntl
@@ -21,7 +24,9 @@ class Holder:
 
     def __init__(self, output, shard=0, num_shards=1):
         command = program("hold_output.py", output, shard, num_shards)
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def __enter__(self):
         assert self.process.stdout.readline() == "held\n"
@@ -37,7 +42,9 @@ def names(folder):
 
 
 def test_a_second_run_is_refused_before_anything_loads(tmp_path):
-    """The model has no weights and no tokenizer, so that whatever was loaded would say something else."""
+    """The model has no weights and no tokenizer, so that whatever was loaded would say something
+    else.
+    """
     (tmp_path / "in.txt").write_text("hola\n")
     (tmp_path / "config.json").write_text("{}")
     output = tmp_path / "new" / "out.jsonl"
@@ -78,7 +85,9 @@ def test_shards_work_side_by_side_and_not_beside_a_whole_run(tmp_path):
 
 
 def test_a_lock_on_a_file_that_was_removed_meanwhile_is_taken_again(tmp_path, monkeypatch):
-    """Between opening and locking it, the run that held the file ends and removes it, and a third one begins."""
+    """Between opening and locking it, the run that held the file ends and removes it, and a third
+    one begins.
+    """
     path = tmp_path / "file"
     first = lock(path)
     flock = fcntl.flock
@@ -103,7 +112,10 @@ def test_a_file_system_without_locks_is_said_with_a_remedy(tmp_path, monkeypatch
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", none)
-    expected = f"out.jsonl.trace.jsonl: cannot be locked .{os.strerror(number)}.*choose a place on another file system"
+    expected = (
+        f"out.jsonl.trace.jsonl: cannot be locked .{os.strerror(number)}.*"
+        "choose a place on another file system"
+    )
     with pytest.raises(ValueError, match=expected):
         OutputLock(tmp_path / "new" / "out.jsonl").__enter__()
 
@@ -113,7 +125,14 @@ def test_a_second_training_is_refused_before_anything_loads(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "train.jsonl").write_text("no JSON\n")
     output_dir = tmp_path / "adapter"
-    flags = ["--model_name", tmp_path, "--train_file", tmp_path / "train.jsonl", "--output_dir", output_dir]
+    flags = [
+        "--model_name",
+        tmp_path,
+        "--train_file",
+        tmp_path / "train.jsonl",
+        "--output_dir",
+        output_dir,
+    ]
     flags += ["--use_cpu", "true"]
     output_dir.mkdir()
     with lock(output_dir / "training.lock"):
@@ -128,8 +147,19 @@ def test_a_second_training_is_refused_before_anything_loads(tmp_path):
 def test_to_overwrite_keeps_the_lock_and_the_files_of_others(tmp_path):
     (tmp_path / "in.txt").write_text("a\nb\n")
     output = tmp_path / "out.jsonl"
-    attempt = {"answer": "x", "prompt_tokens": 1, "cached_tokens": 0, "output_tokens": 1, "response": "x"}
-    others = ["out.jsonl.trace.jsonl.bak", "out.jsonl.traces.jsonl", "out.jsonl.trace-new.jsonl", "xout.jsonl"]
+    attempt = {
+        "answer": "x",
+        "prompt_tokens": 1,
+        "cached_tokens": 0,
+        "output_tokens": 1,
+        "response": "x",
+    }
+    others = [
+        "out.jsonl.trace.jsonl.bak",
+        "out.jsonl.traces.jsonl",
+        "out.jsonl.trace-new.jsonl",
+        "xout.jsonl",
+    ]
     for name in [*others, "out.jsonl", "out.jsonl.trace-0of2.jsonl", "out.jsonl.trace.jsonl"]:
         (tmp_path / name).write_text("another\n")
     with OutputLock(output):

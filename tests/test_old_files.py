@@ -1,7 +1,7 @@
 """What commit 51c9118 wrote is resumed, loaded and read by the code of today.
 
-old_files/README.md says how it was made. The tiny pair of that time is not the one of today, so no test
-compares what models answer.
+old_files/README.md says how it was made. The tiny pair of that time is not the one of today, so no
+test compares what models answer.
 """
 
 import json
@@ -46,7 +46,10 @@ def labelling(output, *flags):
 
 @pytest.fixture
 def without_weights(tmp_path):
-    """A working directory in which the models have names and no weights: whatever would load one fails."""
+    """A working directory in which the models have names and no weights.
+
+    Whatever would load one fails.
+    """
     folder = tmp_path / "work"
     for name in (TEACHER, STUDENT):
         (folder / name).mkdir(parents=True)
@@ -67,7 +70,9 @@ def header(path):
 def same_outputs(output, old):
     """Output and rejected rows byte by byte, and the manifest in all that it said then."""
     assert output.read_bytes() == old.read_bytes()
-    assert beside(output, "rejected.jsonl").read_bytes() == beside(old, "rejected.jsonl").read_bytes()
+    assert (
+        beside(output, "rejected.jsonl").read_bytes() == beside(old, "rejected.jsonl").read_bytes()
+    )
     found = json.loads(beside(output, "manifest.json").read_text())
     expected = json.loads(beside(old, "manifest.json").read_text())
     for key in ("versions", "task_file", "input_file"):  # of the machine and the command
@@ -115,7 +120,10 @@ def test_a_journal_is_not_continued_under_another_value(without_weights, tmp_pat
 
 @pytest.mark.parametrize("key", OLD_HEADER)
 def test_a_header_without_a_key_has_the_value_of_its_time(key, tmp_path):
-    """It goes on under the old value alone; so does one that has a key which the run of today lacks."""
+    """It goes on under the old value alone.
+
+    So does one that has a key which the run of today lacks.
+    """
     inputs = scan_inputs(OLD / "inputs.txt")
     journal = OLD / "half" / "labels.jsonl.trace.jsonl"
     _, *lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -156,7 +164,12 @@ def test_a_run_json_without_a_key_has_the_value_of_its_time(tmp_path):
 
 def test_a_key_that_one_side_lacks():
     table = {"added": 1, "unknown": NOT_RECORDED}
-    for one, other in (({}, {"added": 1}), ({"added": 1}, {}), ({}, {"unknown": 7}), ({}, {"other": None})):
+    for one, other in (
+        ({}, {"added": 1}),
+        ({"added": 1}, {}),
+        ({}, {"unknown": 7}),
+        ({}, {"other": None}),
+    ):
         assert first_difference({"m": 1, **one}, {"m": 1, **other}, table) is None
     found = first_difference({}, {"added": 2}, table)
     assert (found.key, found.before, found.now) == ("added", 1, 2)
@@ -178,7 +191,10 @@ def test_an_evaluation_is_read_by_the_report(tmp_path):
     readme = tmp_path / "README.md"
     shutil.copy(ROOT / "README.md", readme)
     metrics = OLD / "adapter" / "report" / "metrics.json"
-    assert last_json(python("report.py", "--metrics", metrics, "--readme", readme))["commit"] == "51c9118"
+    assert (
+        last_json(python("report.py", "--metrics", metrics, "--readme", readme))["commit"]
+        == "51c9118"
+    )
     text = readme.read_text(encoding="utf-8")
     assert "Systems on 12 held-out rows" in text and ", 51c9118." in text
     predictions = read_jsonl(metrics.with_name("predictions.jsonl"))
@@ -189,7 +205,9 @@ def test_an_evaluation_is_read_by_the_report(tmp_path):
 
 def test_a_finished_adapter_is_kept(tmp_path):
     folder = copy_of("adapter", tmp_path)
-    with pytest.raises(ValueError, match="adapter: holds a finished adapter; --overwrite replaces it"):
+    with pytest.raises(
+        ValueError, match="adapter: holds a finished adapter; --overwrite replaces it"
+    ):
         prepare_output(folder, {}, Takeover())
     files = [path for path in (OLD / "adapter").rglob("*") if path.is_file()]
     for path in files:
@@ -200,8 +218,15 @@ def test_a_finished_adapter_can_be_pushed(without_weights, monkeypatch):
     monkeypatch.chdir(without_weights)
     repository = Repository(None, "ana/adapter", "https://example.org/ana/adapter", None)
     tokenizer = AutoTokenizer.from_pretrained(OLD / "adapter")
-    operations = {found.path_in_repo: found for found in commit_files(repository, OLD / "adapter", tokenizer)}
-    assert {"adapter_model.safetensors", "run.json", "tokenizer.json", "loss.png"} < operations.keys()
+    operations = {
+        found.path_in_repo: found for found in commit_files(repository, OLD / "adapter", tokenizer)
+    }
+    assert {
+        "adapter_model.safetensors",
+        "run.json",
+        "tokenizer.json",
+        "loss.png",
+    } < operations.keys()
     card = operations["README.md"].path_or_fileobj.decode()
     assert "base_model: tiny-instruct" in card and 'from_pretrained("ana/adapter")' in card
 
@@ -211,12 +236,17 @@ def test_states_of_a_checkpoint_are_data_alone():
     folder = last_checkpoint(OLD / "stopped")
     states = {path.name: torch.load(path, weights_only=True) for path in folder.glob("[os]*.pt")}
     assert set(states) == {"optimizer.pt", "scheduler.pt"}
-    assert len(states["optimizer.pt"]["state"]) == len(load_file(folder / "adapter_model.safetensors"))
+    assert len(states["optimizer.pt"]["state"]) == len(
+        load_file(folder / "adapter_model.safetensors")
+    )
 
 
 @pytest.fixture(scope="module")
 def evaluation(pair, tmp_path_factory):
-    """evaluate.py of the old adapter, beside the others: (process, stderr, adapter, teacher's answers)."""
+    """evaluate.py of the old adapter, beside the others.
+
+    (process, stderr, adapter, teacher's answers)
+    """
     folder = tmp_path_factory.mktemp("evaluation")
     adapter = copy_of("adapter", folder)
     teacher = copy_of("teacher", folder) / "heldout.jsonl"
@@ -225,7 +255,9 @@ def evaluation(pair, tmp_path_factory):
     command = [str(part) for part in [sys.executable, ROOT / "evaluate.py", *flags]]
     path = folder / "stderr"
     with open(path, "w") as file:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, cwd=ROOT)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=file, text=True, cwd=ROOT
+        )
     yield process, path, adapter, teacher
     process.kill()
     process.wait()
@@ -244,7 +276,9 @@ def test_a_half_finished_journal_is_resumed(evaluation, tmp_path):
     assert len({record["index"] for record in new}) == len(new)
     answers = {record["hash"]: record["answer"] for record in old if record["answer"]}
     inputs = scan_inputs(OLD / "inputs.txt")
-    written = {row["messages"][0]["content"]: row["messages"][-1]["content"] for row in read_jsonl(output)}
+    written = {
+        row["messages"][0]["content"]: row["messages"][-1]["content"] for row in read_jsonl(output)
+    }
     for index, messages in inputs.read():
         text = messages[0]["content"]
         if inputs.hash(index) in answers:

@@ -13,7 +13,9 @@ from helpers import ROOT, STUDENT, fails, last_json, read_jsonl, run
 def test_teacher_labels_every_sentence_in_order(labelled):
     output, summary = labelled
     inputs = (ROOT / "example-data" / "multilingual.txt").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line)["messages"] for line in output.read_text(encoding="utf-8").splitlines()]
+    rows = [
+        json.loads(line)["messages"] for line in output.read_text(encoding="utf-8").splitlines()
+    ]
     assert summary["rows"] == len(inputs) == 2101
     assert summary["success_rate"] >= 0.995
     assert {len(r) for r in rows} == {2} and [r[0]["role"] for r in rows[:1]] == ["user"]
@@ -41,7 +43,13 @@ def test_report_has_all_its_files_and_parts(evaluated):
     names.update(f"{name}.png" for name in ("confusion", "per_label", "latency", "tokens"))
     assert {p.name for p in folder.iterdir()} == names  # what was kept meanwhile is gone
     text = (folder / "report.md").read_text()
-    for named in ("McNemar", "By kind of row", "Inputs without gold", "Cost of a million requests", "(latency.png)"):
+    for named in (
+        "McNemar",
+        "By kind of row",
+        "Inputs without gold",
+        "Cost of a million requests",
+        "(latency.png)",
+    ):
         assert named in text
     assert "McNemar" in process.stdout and "| distilled student |" in process.stdout
 
@@ -56,27 +64,54 @@ def test_figures_are_those_of_the_rows(evaluated):
     assert len(rows) == 441 and {row["gold"] for row in rows[420:]} == {None}
     for name, m in metrics["systems"].items():
         right = [row[name]["answer"] == row["gold"] for row in rows[:420]]
-        same = [row[name]["answer"] == row["teacher"]["answer"] for row in rows if row["teacher"]["answer"]]
-        assert m["correct"] == sum(right) and m["agreement"] == pytest.approx(sum(same[:420]) / 420, abs=0.01)
+        same = [
+            row[name]["answer"] == row["teacher"]["answer"]
+            for row in rows
+            if row["teacher"]["answer"]
+        ]
+        assert m["correct"] == sum(right) and m["agreement"] == pytest.approx(
+            sum(same[:420]) / 420, abs=0.01
+        )
         edge = [r for r, row in zip(right, gold, strict=False) if row["kind"] == "edge"]
         of = {kind: metrics["kinds"][kind][name] for kind in ("edge", "parallel")}
-        assert (of["edge"]["rows"], of["edge"]["correct"], of["parallel"]["rows"]) == (60, sum(edge), 360)
-        assert len(m["latencies_s"]) == 20 and m["latency_s"] <= m["latency_p95_s"] and m["rows_per_second"] > 0
-        assert m["cost_per_million"] == pytest.approx(
-            0.1 * (m["prompt_tokens"] - m["cached_tokens"]) + 0.01 * m["cached_tokens"] + 0.4 * m["output_tokens"]
+        assert (of["edge"]["rows"], of["edge"]["correct"], of["parallel"]["rows"]) == (
+            60,
+            sum(edge),
+            360,
         )
-    assert [sum(map(sum, metrics["confusion"][name]["matrix"])) for name in ("teacher", "student")] == [420, 420]
+        assert (
+            len(m["latencies_s"]) == 20
+            and m["latency_s"] <= m["latency_p95_s"]
+            and m["rows_per_second"] > 0
+        )
+        assert m["cost_per_million"] == pytest.approx(
+            0.1 * (m["prompt_tokens"] - m["cached_tokens"])
+            + 0.01 * m["cached_tokens"]
+            + 0.4 * m["output_tokens"]
+        )
+    assert [
+        sum(map(sum, metrics["confusion"][name]["matrix"])) for name in ("teacher", "student")
+    ] == [420, 420]
 
 
 @pytest.mark.slow
 def test_report_says_how_it_was_made(evaluated):
     metrics = json.loads((evaluated[0] / "metrics.json").read_text())
-    assert metrics["systems"]["teacher"]["cached_tokens"] > 0.8 * metrics["systems"]["teacher"]["prompt_tokens"]
+    assert (
+        metrics["systems"]["teacher"]["cached_tokens"]
+        > 0.8 * metrics["systems"]["teacher"]["prompt_tokens"]
+    )
     student = metrics["without_gold"]["student"]
     assert (student["rows"], student["unreadable"]) == (21, 1) and student["agreement"] > 0.7
     assert metrics["instead_of"] is None and metrics["taken_over"] == {}
-    assert metrics["served_as"] == "a merged copy" and metrics["check"]["rows"] == 8 and not metrics["check"]["differ"]
-    assert metrics["machine"] and len(metrics["date"]) == 10 and "transformers" in metrics["versions"]
+    assert (
+        metrics["served_as"] == "a merged copy"
+        and metrics["check"]["rows"] == 8
+        and not metrics["check"]["differ"]
+    )
+    assert (
+        metrics["machine"] and len(metrics["date"]) == 10 and "transformers" in metrics["versions"]
+    )
 
 
 @pytest.mark.slow
@@ -89,15 +124,23 @@ def test_code_of_the_page_on_serving_answers(distilled):
     assert answer in "ar de el en es fr hi ru tr ur vi zh ot".split()
 
 
-CHAT = '{"messages": [{"role": "user", "content": "hola"}, {"role": "assistant", "content": "es"}]}\n'
+CHAT = (
+    '{"messages": [{"role": "user", "content": "hola"}, {"role": "assistant", "content": "es"}]}\n'
+)
 BAD_TRAINING = {
     "empty": ("", "train.jsonl: no rows"),
     "not JSON": (CHAT + "hola\n", "train.jsonl:2: not JSON"),
     "no messages": (CHAT + '{"text": "hola"}\n', "train.jsonl:2: not chat format"),
-    "no answer": (CHAT + '{"messages": [{"role": "user", "content": "hola"}]}\n', "train.jsonl:2: the last message"),
+    "no answer": (
+        CHAT + '{"messages": [{"role": "user", "content": "hola"}]}\n',
+        "train.jsonl:2: the last message",
+    ),
     "unknown role": (CHAT.replace("user", "human"), "train.jsonl:1: unknown role"),
     "empty answer": (CHAT.replace('"es"', '" "'), "train.jsonl:1: the last message"),
-    "no question": ('{"messages": [{"role": "assistant", "content": "es"}]}\n', "train.jsonl:1: an answer without"),
+    "no question": (
+        '{"messages": [{"role": "assistant", "content": "es"}]}\n',
+        "train.jsonl:1: an answer without",
+    ),
     "too long": (CHAT + CHAT.replace("hola", "hola " * 3000), "train.jsonl:2:"),
 }
 
@@ -115,25 +158,37 @@ def test_training_refuses_a_bad_file(content, named, pair, tmp_path):
 # What Trainer and SFTTrainer refuse in their constructors, which take the loaded student.
 BAD_FOR_TRAINER = {
     "not installed": (["--optim", "adamw_bnb_8bit"], "You need to install `bitsandbytes`"),
-    "nothing to evaluate": (["--eval_strategy", "steps", "--eval_steps", "5"], "you didn't pass an `eval_dataset`"),
+    "nothing to evaluate": (
+        ["--eval_strategy", "steps", "--eval_steps", "5"],
+        "you didn't pass an `eval_dataset`",
+    ),
     "a schedule without its value": (
         ["--lr_scheduler_type", "polynomial", "--lr_scheduler_kwargs", '{"end": 1}'],
         "'end'",
     ),
-    "unknown token": (["--eos_token", "nope"], "--eos_token nope: no special token of the student's tokenizer"),
+    "unknown token": (
+        ["--eos_token", "nope"],
+        "--eos_token nope: no special token of the student's tokenizer",
+    ),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("flags", "named"), BAD_FOR_TRAINER.values(), ids=BAD_FOR_TRAINER)
-def test_what_the_trainer_would_refuse_is_refused_before_the_student_is_loaded(flags, named, pair, tmp_path):
+def test_what_the_trainer_would_refuse_is_refused_before_the_student_is_loaded(
+    flags, named, pair, tmp_path
+):
     (tmp_path / "train.jsonl").write_text(CHAT)
     student = tmp_path / "student"
     student.mkdir()
     for file in STUDENT.iterdir():
         if file.suffix != ".safetensors":  # without weights it could not be loaded
             (student / file.name).symlink_to(file)
-    settings = {"model_name": student, "train_file": tmp_path / "train.jsonl", "output_dir": tmp_path / "out"}
+    settings = {
+        "model_name": student,
+        "train_file": tmp_path / "train.jsonl",
+        "output_dir": tmp_path / "out",
+    }
     settings["config"] = ROOT / "configs" / "tiny.yaml"
     files = [word for name, value in settings.items() for word in (f"--{name}", value)]
     assert named in fails("train_sft_trl.py", *files, *flags)
@@ -148,7 +203,10 @@ BAD_TRAIN_FLAGS = {
     "rank 0": (["--lora_rank", "0"], "--lora_rank 0"),
     "4 bits": (["--load_in_4bit", "true"], "fused experts cannot be loaded in 4 bits"),
     "dropout in words": (["--lora_dropout", "some"], "--lora_dropout"),
-    "eval file and fraction": (["--eval_file", "a", "--eval_fraction", "0.1"], "--eval_fraction 0.1"),
+    "eval file and fraction": (
+        ["--eval_file", "a", "--eval_fraction", "0.1"],
+        "--eval_fraction 0.1",
+    ),
     "report to what is not there": (
         ["--use_cpu", "true", "--bf16", "false", "--report_to", "no_such_tracker"],
         "no_such_tracker: not installed",

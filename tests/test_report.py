@@ -1,4 +1,7 @@
-"""What the report shows: many labels, long ones, ones that matplotlib would read, slow systems. No model."""
+"""What the report shows: many labels, long ones, ones that matplotlib would read, slow systems.
+
+No model.
+"""
 
 import pytest
 
@@ -11,7 +14,10 @@ PRICES = Prices()
 
 
 def figures(gold, teacher, student, **further):
-    results = {"teacher": {"answers": teacher, **further}, "student": {"answers": student, **further}}
+    results = {
+        "teacher": {"answers": teacher, **further},
+        "student": {"answers": student, **further},
+    }
     return measure(results, gold, [None] * len(gold), True, PRICES)
 
 
@@ -38,20 +44,29 @@ def figures_by_title(metrics):
 
 def boxes(axis):
     """Where the labels of an axis's two sides are drawn, in pixels."""
-    return [label.get_window_extent() for label in (*axis.get_xticklabels(), *axis.get_yticklabels())]
+    return [
+        label.get_window_extent() for label in (*axis.get_xticklabels(), *axis.get_yticklabels())
+    ]
 
 
 @pytest.mark.parametrize("count", [2, 13, 40])
 def test_no_label_is_drawn_over_another_or_over_the_other_matrix(count):
-    gold = [f"a long label of a catalogue with the number {i} and more words than fit" for i in range(count)]
+    gold = [
+        f"a long label of a catalogue with the number {i} and more words than fit"
+        for i in range(count)
+    ]
     found = dict(figures_by_title(figures(gold, gold[1:] + gold[:1], gold)))
     left, right = found["Confusion matrices"].axes
     everywhere = [*boxes(left), *boxes(right)]
     for place, one in enumerate(everywhere):
         assert not any(one.overlaps(other) for other in everywhere[place + 1 :])
-        assert not one.overlaps(left.get_window_extent()) and not one.overlaps(right.get_window_extent())
+        assert not one.overlaps(left.get_window_extent()) and not one.overlaps(
+            right.get_window_extent()
+        )
     bars = boxes(found["Accuracy per label"].axes[0])
-    assert not any(one.overlaps(other) for place, one in enumerate(bars) for other in bars[place + 1 :])
+    assert not any(
+        one.overlaps(other) for place, one in enumerate(bars) for other in bars[place + 1 :]
+    )
 
 
 def test_shortened_labels_stay_apart():
@@ -68,12 +83,19 @@ def test_only_the_most_confused_of_many_labels_are_in_the_matrix():
     student[60:75] = [None] * 15
     metrics = figures(gold, teacher, student)
     shown = metrics["confusion"]["teacher"]["labels"]
-    assert len(shown) == SHOWN_LABELS and {"label 7", "label 93", "label 60", "label 74"} <= set(shown)
+    assert len(shown) == SHOWN_LABELS and {"label 7", "label 93", "label 60", "label 74"} <= set(
+        shown
+    )
     assert shown == metrics["confusion"]["student"]["labels"]
     matrix = metrics["confusion"]["teacher"]["matrix"]
-    assert matrix[shown.index("label 7")][shown.index("label 93")] == 1 and sum(map(sum, matrix)) == 80
+    assert (
+        matrix[shown.index("label 7")][shown.index("label 93")] == 1 and sum(map(sum, matrix)) == 80
+    )
     assert metrics["confusion"]["student"]["left_out"] == {"labels": 60, "rows": 120, "wrong": 0}
-    text = "show 40 of 100 labels, those that are confused most; wrong with the others: teacher 0 of 120 rows"
+    text = (
+        "show 40 of 100 labels, those that are confused most; "
+        "wrong with the others: teacher 0 of 120 rows"
+    )
     assert any(text in sentence for sentence in sentences(metrics))
     labels = next(table.rows for table in tables(metrics) if table.title == "Labels")
     assert len(labels) == 100  # the table has them all
@@ -92,7 +114,10 @@ def test_slow_systems_and_teachers_without_thinking_are_named_as_they_are():
     assert table.rows[0][0] == "teacher, prompt and thinking"  # figures of before the key
     rows = tables({**metrics, "teacher_thinks": False})[0].rows
     assert rows[0][0] == "teacher, prompt"
-    rates = [tables(figures(["a"], ["a"], ["a"], rows_per_second=value))[0].rows[0][-1] for value in (9.96, 10.4, 1533)]
+    rates = [
+        tables(figures(["a"], ["a"], ["a"], rows_per_second=value))[0].rows[0][-1]
+        for value in (9.96, 10.4, 1533)
+    ]
     assert rates == ["10", "10", "1533"]
 
 
@@ -100,19 +125,33 @@ def test_a_teacher_whose_answers_cannot_be_read_is_reported():
     metrics = figures(["a"] * 10, [None] * 2 + ["a"] * 8, ["a"] * 10)
     assert "The teacher's answer cannot be read on 2 of 10 rows." in sentences(metrics)
     found = sentences({**metrics, "unfinished_thinking": 2})
-    reason = "on 2 rows because its thinking does not end: raise --max_tokens, or pass --reasoning_parser none"
+    reason = (
+        "on 2 rows because its thinking does not end: "
+        "raise --max_tokens, or pass --reasoning_parser none"
+    )
     assert any(reason in text for text in found)
-    assert not any("cannot be read" in text for text in sentences(figures(["a"] * 10, [None] + ["a"] * 9, ["a"] * 10)))
+    assert not any(
+        "cannot be read" in text
+        for text in sentences(figures(["a"] * 10, [None] + ["a"] * 9, ["a"] * 10))
+    )
 
 
 def test_free_answers_are_equal_in_any_form_of_unicode():
     gold = ["cafe\u0301", "「体育」", "Done."]
-    results = {"teacher": {"answers": ["café", "体育。", "Done"]}, "student": {"answers": ["café", "x", "Done."]}}
+    results = {
+        "teacher": {"answers": ["café", "体育。", "Done"]},
+        "student": {"answers": ["café", "x", "Done."]},
+    }
     metrics = measure(results, gold, [None] * 3, False, PRICES)
     teacher = metrics["systems"]["teacher"]
     student = metrics["systems"]["student"]
     assert (teacher["correct"], student["correct"]) == (2, 2)
     assert student["agreement"] == pytest.approx(1 / 3) and metrics["mcnemar"]["only_teacher"] == 1
-    row = {"gold": gold[0], "student": {"answer": "café"}, "base": {"answer": "cafe"}, "teacher": {"answer": None}}
+    row = {
+        "gold": gold[0],
+        "student": {"answer": "café"},
+        "base": {"answer": "cafe"},
+        "teacher": {"answer": None},
+    }
     assert [is_wrong(row, name) for name in ("student", "base", "teacher")] == [False, True, True]
     assert not is_wrong({**row, "gold": None}, "base")

@@ -1,4 +1,7 @@
-"""What evaluate.py keeps of a run that did not finish, and how it serves the adapter; no model is loaded."""
+"""What evaluate.py keeps of a run that did not finish, and how it serves the adapter.
+
+No model is loaded.
+"""
 
 import json
 import logging
@@ -11,7 +14,15 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from distill.adapter import LORA, MERGED, Serving, check_plan, check_room, compare_with_peft, weight_bytes
+from distill.adapter import (
+    LORA,
+    MERGED,
+    Serving,
+    check_plan,
+    check_room,
+    compare_with_peft,
+    weight_bytes,
+)
 from distill.adapter_files import adapter_identity
 from distill.evaluation.ask import AdapterFailed, Asking, SystemFailed, run_model, score_student
 from distill.evaluation.report import sentences
@@ -51,7 +62,10 @@ def test_what_is_kept_is_what_was_scored(tmp_path):
     scored.write("teacher", RESULT)
     assert scored.take_over() == {"teacher": RESULT}  # texts, None and the last digit of each float
     prices = Prices(input=1.0, cached=0.1, output=4.0)
-    figures = [measure({"teacher": of}, ["es", "de"], [None] * 2, True, prices) for of in (RESULT, *take(scored))]
+    figures = [
+        measure({"teacher": of}, ["es", "de"], [None] * 2, True, prices)
+        for of in (RESULT, *take(scored))
+    ]
     assert figures[0] == figures[1]
     assert "kept (teacher, prompt and thinking), the same command goes on" in scored.what_is_kept()
     assert [path.name for path in tmp_path.iterdir()] == ["teacher.json"]
@@ -70,8 +84,12 @@ def test_a_damaged_file_is_scored_again(tmp_path, caplog):
 
 
 def keys(folder, system, task="t", rows=("hola",), flags=(), machine="m", serve_adapter="auto"):
-    common = common_key(SimpleNamespace(hash=task), [[{"content": row}] for row in rows], list(flags), 1, machine)
-    return key_of(replace(system, model=str(folder / "base")), common, str(folder / "adapter"), serve_adapter)
+    common = common_key(
+        SimpleNamespace(hash=task), [[{"content": row}] for row in rows], list(flags), 1, machine
+    )
+    return key_of(
+        replace(system, model=str(folder / "base")), common, str(folder / "adapter"), serve_adapter
+    )
 
 
 def touch_adapter(folder):
@@ -150,7 +168,10 @@ def test_nothing_stays_of_a_run_that_scored_nothing(tmp_path):
 def test_results_outlive_a_failed_run_and_go_when_the_report_is_complete(tmp_path):
     with Unfinished(tmp_path) as unfinished:
         Scored(unfinished.folder, {"base": {}}).write("base", RESULT)
-    assert sorted(path.name for path in unfinished.folder.iterdir()) == ["base.json", "made-by-evaluate.txt"]
+    assert sorted(path.name for path in unfinished.folder.iterdir()) == [
+        "base.json",
+        "made-by-evaluate.txt",
+    ]
     (unfinished.folder / "teacher.json.tmp").write_text("half")  # as a killed run leaves it
     with Unfinished(tmp_path) as unfinished:
         assert Scored(unfinished.folder, {"base": {}}).take_over()
@@ -170,7 +191,9 @@ def test_the_copy_of_a_killed_run_is_removed_at_the_next_start(tmp_path, caplog)
 
 def test_a_directory_of_somebody_else_is_left_alone(tmp_path):
     (tmp_path / "unfinished" / "merged").mkdir(parents=True)
-    with pytest.raises(ValueError, match="unfinished: is not evaluate.py's; move it away or choose another"):
+    with pytest.raises(
+        ValueError, match="unfinished: is not evaluate.py's; move it away or choose another"
+    ):
         Unfinished(tmp_path).__enter__()
     assert (tmp_path / "unfinished" / "merged").exists()
 
@@ -186,7 +209,9 @@ def test_two_runs_do_not_share_a_report(tmp_path):
 def test_room_for_the_copy_is_checked(tmp_path, caplog):
     free = shutil.disk_usage(tmp_path).free
     check_room(tmp_path, 0)
-    with pytest.raises(ValueError, match=r"needs \d+\.\d GiB there and \d+\.\d GiB are free; choose a --report_dir"):
+    with pytest.raises(
+        ValueError, match=r"needs \d+\.\d GiB there and \d+\.\d GiB are free; choose a --report_dir"
+    ):
         check_room(tmp_path, free + 2**40)
     too_large = Serving(MERGED, {}, "bfloat16", free + 2**40)
     with pytest.raises(ValueError, match="a merged copy"):
@@ -213,14 +238,27 @@ def test_size_of_the_copy_is_that_of_its_weights(tied, tmp_path):
 
 def test_a_copy_without_room_is_refused_before_anything_is_loaded(tmp_path):
     """There are no weights that could be loaded."""
-    LlamaConfig(**{**CONFIG, "hidden_size": 2**22, "intermediate_size": 2**24}).save_pretrained(tmp_path / "base")
+    LlamaConfig(**{**CONFIG, "hidden_size": 2**22, "intermediate_size": 2**24}).save_pretrained(
+        tmp_path / "base"
+    )
     (tmp_path / "adapter").mkdir()
     config = {"base_model_name_or_path": "base", "r": 8, "peft_type": "LORA"}
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
-    row = {"messages": [{"role": "user", "content": "hola"}, {"role": "assistant", "content": "es"}]}
+    row = {
+        "messages": [{"role": "user", "content": "hola"}, {"role": "assistant", "content": "es"}]
+    }
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
-    flags = ["--student_model", tmp_path / "base", "--adapter", tmp_path / "adapter", "--systems", "base,student"]
-    line = fails("evaluate.py", *flags, "--test_file", tmp_path / "rows.jsonl", "--serve_adapter", "merged")
+    flags = [
+        "--student_model",
+        tmp_path / "base",
+        "--adapter",
+        tmp_path / "adapter",
+        "--systems",
+        "base,student",
+    ]
+    line = fails(
+        "evaluate.py", *flags, "--test_file", tmp_path / "rows.jsonl", "--serve_adapter", "merged"
+    )
     assert f"{tmp_path}/adapter/report/unfinished: a merged copy of the student needs" in line
     assert [path.name for path in (tmp_path / "adapter").iterdir()] == ["adapter_config.json"]
 
@@ -233,7 +271,10 @@ DIFFERENT = {**EQUAL, "largest_gap": 4.3, "differ": 1}
 
 
 class Script:
-    """Stands for evaluate.py's process: what serving and comparing give, in turn; a text is a failure."""
+    """Stands for evaluate.py's process: what serving and comparing give, in turn.
+
+    A text is a failure.
+    """
 
     def __init__(self, *steps):
         self.steps = list(steps)
@@ -248,7 +289,9 @@ class Script:
         assert function is run_model
         _, serving, _ = arguments
         self.served.append(serving.served_as)
-        return {"student": {**RESULT, "served_as": serving.served_as, "instead_of": serving.instead_of}}
+        return {
+            "student": {**RESULT, "served_as": serving.served_as, "instead_of": serving.instead_of}
+        }
 
     def end(self):
         pass
@@ -256,7 +299,10 @@ class Script:
 
 @pytest.fixture
 def student(tmp_path):
-    """Score the student by a script: score(steps..., ways=, known=) gives what score_student() does."""
+    """Score the student by a script.
+
+    score(steps..., ways=, known=) gives what score_student() does.
+    """
     scored = Scored(tmp_path, {"student": {"adapter": adapter_identity(tmp_path / "adapter")}})
     asking = Asking(None, [], [], 1, str(tmp_path / "adapter"), str(tmp_path / "merged"), scored)
 
@@ -281,16 +327,24 @@ def test_a_merged_copy_follows_where_lora_fails_or_differs(student, caplog):
     result, check = student("ValueError: no LoRA here.", {}, EQUAL)
     assert (result["served_as"], check) == (MERGED, EQUAL)
     assert result["instead_of"] == "LoRA in vLLM failed with ValueError: no LoRA here"
-    assert "LoRA in vLLM failed with ValueError: no LoRA here; going on with a merged copy" in caplog.text
+    assert (
+        "LoRA in vLLM failed with ValueError: no LoRA here; going on with a merged copy"
+        in caplog.text
+    )
     result, check = student({}, DIFFERENT, {}, EQUAL)
     problem = "gives other tokens than PEFT on 1 of 2 rows (float32, up to 4.30 nats)"
     assert result["instead_of"] == f"LoRA in vLLM {problem}"
 
 
 def test_an_explicit_lora_or_a_copy_that_differs_fails(student):
-    with pytest.raises(AdapterFailed, match="LoRA in vLLM gives other tokens than PEFT .*--serve_adapter merged"):
+    with pytest.raises(
+        AdapterFailed, match="LoRA in vLLM gives other tokens than PEFT .*--serve_adapter merged"
+    ):
         student({}, DIFFERENT, ways=WAYS[:1])
-    with pytest.raises(AdapterFailed, match=r"served as a merged copy gives other tokens .*no report. --check_rows 0"):
+    with pytest.raises(
+        AdapterFailed,
+        match=r"served as a merged copy gives other tokens .*no report. --check_rows 0",
+    ):
         student({}, DIFFERENT, {}, DIFFERENT)
     with pytest.raises(AdapterFailed, match="^student failed with ValueError: no"):
         student("ValueError: no", ways=WAYS[:1])
@@ -310,10 +364,16 @@ def test_a_student_that_was_scored_before_is_compared_alone(student):
 
 @pytest.mark.parametrize("steps", [({}, EQUAL), ({}, DIFFERENT)], ids=["agrees", "differs"])
 def test_an_adapter_that_is_replaced_meanwhile_is_not_reported(student, tmp_path, steps):
-    """Its answers may be one adapter's and the comparison with PEFT another's; the next run starts afresh."""
+    """Its answers may be one adapter's and the comparison with PEFT another's.
+
+    The next run starts afresh.
+    """
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("another")
-    with pytest.raises(SystemFailed, match="adapter has changed since this run began; the same command evaluates what"):
+    with pytest.raises(
+        SystemFailed,
+        match="adapter has changed since this run began; the same command evaluates what",
+    ):
         student(*steps)
     assert not student.kept()
 
@@ -328,11 +388,17 @@ def test_report_says_how_figures_were_measured():
     measured = {"machine": "2 cores of X", "date": "2026-01-31", "commit": "abc1234"}
     of_run = {"machine": "2 cores of X", "date": "2026-02-01", "commit": "abc1234"}
     problem = "LoRA in vLLM failed with ValueError: vLLM does not yet support DoRA"
-    metrics = {"mcnemar": None, "served_as": MERGED, "instead_of": problem, "taken_over": {"base": measured}, **of_run}
+    metrics = {
+        "mcnemar": None,
+        "served_as": MERGED,
+        "instead_of": problem,
+        "taken_over": {"base": measured},
+        **of_run,
+    }
     assert sentences(metrics) == [
         "The adapter was served as a merged copy for every figure of the distilled student.",
         f"--serve_adapter auto fell back on it: {problem}.",
-        "Taken over from an earlier run of the same command: base student, no prompt (2 cores of X, 2026-01-31, "
-        "abc1234).",
+        "Taken over from an earlier run of the same command: base student, no prompt "
+        "(2 cores of X, 2026-01-31, abc1234).",
         "Measured on 2 cores of X, 2026-02-01, abc1234.",
     ]

@@ -1,4 +1,7 @@
-"""A trained adapter gives the same tokens wherever it is loaded: PEFT, merged, vLLM, evaluate.py, an OpenAI server."""
+"""A trained adapter gives the same tokens wherever it is loaded.
+
+PEFT, merged, vLLM, evaluate.py, an OpenAI server.
+"""
 
 import contextlib
 import json
@@ -17,12 +20,30 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from distill.tokens import prompt_ids
-from helpers import ROOT, STUDENT, TEACHER, assert_gone, descendants, fails, last_json, program, python, read_jsonl, run
+from helpers import (
+    ROOT,
+    STUDENT,
+    TEACHER,
+    assert_gone,
+    descendants,
+    fails,
+    last_json,
+    program,
+    python,
+    read_jsonl,
+    run,
+)
 from small_models import small_model
 
 ROWS = 40
 # what the generation_config.json of many models holds
-PENALTY = {"do_sample": True, "repetition_penalty": 1.3, "temperature": 0.7, "top_k": 20, "top_p": 0.8}
+PENALTY = {
+    "do_sample": True,
+    "repetition_penalty": 1.3,
+    "temperature": 0.7,
+    "top_k": 20,
+    "top_p": 0.8,
+}
 
 
 def ask_vllm(model, prompts):
@@ -31,14 +52,28 @@ def ask_vllm(model, prompts):
 
 @contextlib.contextmanager
 def server(log, model, *flags):
-    """vLLM's OpenAI server for a model; gives the client. No process is left when it has been stopped."""
+    """vLLM's OpenAI server for a model; gives the client.
+
+    No process is left when it has been stopped.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--port", port, *flags]
+    command = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        model,
+        "--port",
+        port,
+        *flags,
+    ]
     env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"}
     with open(log, "w") as file:
-        process = subprocess.Popen([str(c) for c in [*command, "--enforce-eager"]], stdout=file, stderr=file, env=env)
+        process = subprocess.Popen(
+            [str(c) for c in [*command, "--enforce-eager"]], stdout=file, stderr=file, env=env
+        )
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
     try:
         end = time.monotonic() + 180
@@ -76,7 +111,11 @@ def greedy(model, prompts):
 def prompts(pair):
     """Held-out inputs as the student sees them."""
     tokenizer = AutoTokenizer.from_pretrained(STUDENT)
-    lines = (ROOT / "example-data" / "heldout.jsonl").read_text(encoding="utf-8").splitlines()[: 5 * ROWS : 5]
+    lines = (
+        (ROOT / "example-data" / "heldout.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()[: 5 * ROWS : 5]
+    )
     return [prompt_ids(tokenizer, json.loads(line)["messages"][:-1]) for line in lines]
 
 
@@ -90,9 +129,15 @@ def test_expert_adapter_merged_gives_the_same_tokens(distilled, prompts, tmp_pat
     base = AutoModelForCausalLM.from_pretrained(STUDENT, dtype=torch.float32)
     expected = greedy(PeftModel.from_pretrained(base, adapter), prompts)
     assert len({tuple(answer) for answer in expected}) > 5  # it answers, and not always the same
-    assert greedy(AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32), prompts) == expected
+    assert (
+        greedy(AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32), prompts)
+        == expected
+    )
     assert ask_vllm(merged, prompts) == expected
-    assert AutoTokenizer.from_pretrained(merged).chat_template == AutoTokenizer.from_pretrained(STUDENT).chat_template
+    assert (
+        AutoTokenizer.from_pretrained(merged).chat_template
+        == AutoTokenizer.from_pretrained(STUDENT).chat_template
+    )
 
 
 @pytest.mark.slow
@@ -105,31 +150,50 @@ def test_vllms_loader_reads_the_expert_adapter_exactly(distilled):
     adapter = str(distilled[0])
     experts = 8
     width = 128
-    peft = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(STUDENT, dtype=torch.float32), adapter)
+    peft = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(STUDENT, dtype=torch.float32), adapter
+    )
     helper = PEFTHelper.from_local_dir(adapter, 8192)
     modules = {"q_proj", "k_proj", "v_proj", "o_proj", "experts"}
-    lora = LoRAModel.from_local_checkpoint(adapter, modules, helper, lora_model_id=1, device="cpu", dtype=torch.float32)
+    lora = LoRAModel.from_local_checkpoint(
+        adapter, modules, helper, lora_model_id=1, device="cpu", dtype=torch.float32
+    )
     for weights in lora.loras.values():
         weights.optimize()
-    qwen = types.SimpleNamespace(config=types.SimpleNamespace(architectures=["Qwen3MoeForCausalLM"]))
-    manager = types.SimpleNamespace(model=qwen, _get_lora_layer_weights=lambda model, name: model.get_lora(name))
+    qwen = types.SimpleNamespace(
+        config=types.SimpleNamespace(architectures=["Qwen3MoeForCausalLM"])
+    )
+    manager = types.SimpleNamespace(
+        model=qwen, _get_lora_layer_weights=lambda model, name: model.get_lora(name)
+    )
     module = types.SimpleNamespace(local_num_experts=experts, global_num_experts=experts, ep_rank=0)
     for layer in range(2):
         wrapper = peft.base_model.model.model.layers[layer].mlp.experts
-        found = {wrapper.parameter_name: wrapper, wrapper.base_layer.parameter_name: wrapper.base_layer}
+        found = {
+            wrapper.parameter_name: wrapper,
+            wrapper.base_layer.parameter_name: wrapper.base_layer,
+        }
         gate_up = found["gate_up_proj"].get_delta_weight("default")
         down = found["down_proj"].get_delta_weight("default")
         name = f"model.layers.{layer}.mlp.experts"
         LoRAModelManager._convert_3d_to_2d_moe_lora(manager, lora, module, name)
         read = lora.get_lora(name)
-        gate, read_down, up = (torch.bmm(b, a) for a, b in zip(read.lora_a, read.lora_b, strict=True))
-        for ours, theirs in ((gate, gate_up[:, :width]), (up, gate_up[:, width:]), (read_down, down)):
+        gate, read_down, up = (
+            torch.bmm(b, a) for a, b in zip(read.lora_a, read.lora_b, strict=True)
+        )
+        for ours, theirs in (
+            (gate, gate_up[:, :width]),
+            (up, gate_up[:, width:]),
+            (read_down, down),
+        ):
             assert theirs.abs().max() > 1e-3
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
         for projection in "qkvo":
             layer_name = f"layers.{layer}.self_attn.{projection}_proj"
             weights = lora.get_lora(f"model.{layer_name}")
-            theirs = peft.base_model.model.model.get_submodule(layer_name).get_delta_weight("default")
+            theirs = peft.base_model.model.model.get_submodule(layer_name).get_delta_weight(
+                "default"
+            )
             torch.testing.assert_close(weights.lora_b @ weights.lora_a, theirs, rtol=0, atol=1e-6)
 
 
@@ -141,13 +205,18 @@ def test_server_with_the_merged_student_answers_as_evaluated(distilled, evaluate
         answers = ask(client, "student", rows, temperature=0)
         unasked = ask(client, "student", rows)  # as its generation_config.json has it
     assert sum(answer == other for answer, other in zip(answers, unasked, strict=True)) >= ROWS - 1
-    equal = sum(answer == row["student"]["response"] for answer, row in zip(answers, rows, strict=True))
+    equal = sum(
+        answer == row["student"]["response"] for answer, row in zip(answers, rows, strict=True)
+    )
     assert equal >= ROWS - 1  # in bfloat16 a batch may add up a tie differently
 
 
 @pytest.fixture(scope="module")
 def dense(labelled, tmp_path_factory):
-    """A dense student in the architecture of Qwen2.5, trained by --model_name alone: (base, adapter)."""
+    """A dense student in the architecture of Qwen2.5, trained by --model_name alone.
+
+    (base, adapter)
+    """
     folder = tmp_path_factory.mktemp("dense")
     tokenizer = AutoTokenizer.from_pretrained(STUDENT)
     base = folder / "base"
@@ -156,7 +225,15 @@ def dense(labelled, tmp_path_factory):
     tokenizer.save_pretrained(base)
     settings = json.loads((base / "generation_config.json").read_text())
     (base / "generation_config.json").write_text(json.dumps({**settings, **PENALTY}))
-    flags = [base, adapter, labelled[0], "--config", ROOT / "configs" / "tiny.yaml", "--max_steps", 120]
+    flags = [
+        base,
+        adapter,
+        labelled[0],
+        "--config",
+        ROOT / "configs" / "tiny.yaml",
+        "--max_steps",
+        120,
+    ]
     result = run("bash", ROOT / "train_trl.sh", *flags, "--lora_rank", 16, "--logging_steps", 1)
     assert re.search(r"LoRA on .*2 gate_proj \(rank 16\).*2 down_proj", result.stderr)
     return base, adapter
@@ -164,31 +241,74 @@ def dense(labelled, tmp_path_factory):
 
 @pytest.mark.slow
 def test_dense_student_is_evaluated_and_served_as_it_is(dense, tmp_path):
-    """vLLM loads its adapter itself. The teacher's answers come from a file, so that it is not asked again."""
+    """vLLM loads its adapter itself.
+
+    The teacher's answers come from a file, so that it is not asked again.
+    """
     base, adapter = dense
     heldout = ROOT / "example-data" / "heldout.jsonl"
     answers = tmp_path / "heldout_answers.jsonl"
-    flags = ["--model_name", TEACHER, "--input_file", heldout, "--output_file", answers, "--limit", ROWS]
+    flags = [
+        "--model_name",
+        TEACHER,
+        "--input_file",
+        heldout,
+        "--output_file",
+        answers,
+        "--limit",
+        ROWS,
+    ]
     python("create_data.py", *flags, "--max_tokens", 256, "--min_success_rate", 0)
-    flags = ["--systems", "teacher,student", "--teacher_model", "not/asked", "--teacher_answers", answers]
-    flags += ["--student_model", base, "--adapter", adapter, "--test_file", heldout, "--limit", ROWS]
+    flags = [
+        "--systems",
+        "teacher,student",
+        "--teacher_model",
+        "not/asked",
+        "--teacher_answers",
+        answers,
+    ]
+    flags += [
+        "--student_model",
+        base,
+        "--adapter",
+        adapter,
+        "--test_file",
+        heldout,
+        "--limit",
+        ROWS,
+    ]
     found = last_json(python("evaluate.py", *flags, "--check_rows", ROWS, "--dtype", "float32"))
     metrics = json.loads((adapter / "report" / "metrics.json").read_text())
     assert metrics["served_as"] == "LoRA in vLLM"
     check = metrics["check"]
-    assert (check["rows"], check["dtype"], check["largest_gap"]) == (ROWS, "float32", 0.0)  # PEFT's greedy tokens
+    # PEFT's greedy tokens
+    assert (check["rows"], check["dtype"], check["largest_gap"]) == (ROWS, "float32", 0.0)
     teacher = metrics["systems"]["teacher"]
     student = metrics["systems"]["student"]
     assert teacher["accuracy"] > 0.8 and teacher["tokens"] > 2000 and teacher["latency_s"] is None
     assert "speedup" not in found and student["token_ratio"] > 10 and found["student_latency_s"] > 0
     rows = read_jsonl(adapter / "report" / "predictions.jsonl")
-    assert [row["gold"] for row in rows] == [row["messages"][-1]["content"] for row in read_jsonl(heldout)[:ROWS]]
+    assert [row["gold"] for row in rows] == [
+        row["messages"][-1]["content"] for row in read_jsonl(heldout)[:ROWS]
+    ]
     expected = [row["student"]["response"] for row in rows]
     assert len(set(expected)) > 1
-    lora = ["--enable-lora", "--max-lora-rank", "16", "--lora-modules", f"student={adapter}", "--dtype", "float32"]
+    lora = [
+        "--enable-lora",
+        "--max-lora-rank",
+        "16",
+        "--lora-modules",
+        f"student={adapter}",
+        "--dtype",
+        "float32",
+    ]
     # what the report says of the base's own settings
-    assert metrics["server_settings"] == {key: PENALTY[key] for key in PENALTY if key != "do_sample"}
-    assert "a server apply repetition_penalty 1.3, " in (adapter / "report" / "report.md").read_text()
+    assert metrics["server_settings"] == {
+        key: PENALTY[key] for key in PENALTY if key != "do_sample"
+    }
+    assert (
+        "a server apply repetition_penalty 1.3, " in (adapter / "report" / "report.md").read_text()
+    )
     with server(tmp_path / "log", base, *lora, "--generation-config", "vllm") as client:
         assert ask(client, "student", rows, temperature=0) == expected
         assert ask(client, str(base), rows, temperature=0) != expected
@@ -198,12 +318,39 @@ def test_dense_student_is_evaluated_and_served_as_it_is(dense, tmp_path):
 def test_a_student_that_is_served_differently_from_peft_fails(dense):
     """Here by a flag that changes the model in vLLM alone, without a word from it."""
     base, adapter = dense
-    flags = ["--systems", "student", "--student_model", base, "--adapter", adapter, "--limit", 20, "--latency_rows", 1]
-    flags += ["--test_file", ROOT / "example-data" / "heldout.jsonl", "--report_dir", adapter / "other"]
+    flags = [
+        "--systems",
+        "student",
+        "--student_model",
+        base,
+        "--adapter",
+        adapter,
+        "--limit",
+        20,
+        "--latency_rows",
+        1,
+    ]
+    flags += [
+        "--test_file",
+        ROOT / "example-data" / "heldout.jsonl",
+        "--report_dir",
+        adapter / "other",
+    ]
     flags += ["--serve_adapter", "lora"]  # asked for, so that no merged copy follows
-    result = python("evaluate.py", *flags, "--dtype", "float32", "--hf_overrides", '{"rms_norm_eps": 9.0}', code=1)
-    assert re.search(r"served as LoRA in vLLM gives other tokens than PEFT on . of 8 rows", result.stderr)
+    result = python(
+        "evaluate.py",
+        *flags,
+        "--dtype",
+        "float32",
+        "--hf_overrides",
+        '{"rms_norm_eps": 9.0}',
+        code=1,
+    )
+    assert re.search(
+        r"served as LoRA in vLLM gives other tokens than PEFT on . of 8 rows", result.stderr
+    )
     assert result.stdout == "" and not (adapter / "other").exists()
-    result = python("evaluate.py", *flags, "--hf_overrides", '{"rms_norm_eps": "x"}', code=2)  # vLLM's own error
+    # vLLM's own error
+    result = python("evaluate.py", *flags, "--hf_overrides", '{"rms_norm_eps": "x"}', code=2)
     assert "evaluate.py: student failed: the engine cannot start: " in result.stderr
     assert "rms_norm_eps" in result.stderr.splitlines()[-1]

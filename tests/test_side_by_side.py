@@ -1,4 +1,7 @@
-"""Rows side by side stay apart in the architectures that are said to keep them so; others get padded batches."""
+"""Rows side by side stay apart in the architectures that are said to keep them so.
+
+Others get padded batches.
+"""
 
 import pytest
 import torch
@@ -7,7 +10,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from distill.training.lora import lora_config
-from distill.training.side_by_side import PLAIN, distance_between, find_obstacle, logits_of, put_side_by_side
+from distill.training.side_by_side import (
+    PLAIN,
+    distance_between,
+    find_obstacle,
+    logits_of,
+    put_side_by_side,
+)
 from distill.training.student_ops import ATTENTION_IMPLEMENTATION
 
 WINDOW = 8  # shorter than the rows
@@ -52,7 +61,8 @@ OTHERS = {
     "falcon_h1": {**MAMBA, "mamba_d_ssm": 128},
     "bamba": {**MAMBA, "attn_layer_indices": [1]},
 }
-# The same as OTHERS that attend over what student_ops computes, so that what it gets wrong can be seen.
+# The same as OTHERS that attend over what student_ops computes, so that what it gets wrong can be
+# seen.
 TAKE_OUR_ATTENTION = [name for name in OTHERS if name != "gpt_oss"]
 
 
@@ -69,7 +79,9 @@ def student(model_type, further):
 
 def some_rows():
     generator = torch.Generator().manual_seed(1)
-    return [torch.randint(3, 300, (length,), generator=generator).tolist() for length in (30, 17, 9)]
+    return [
+        torch.randint(3, 300, (length,), generator=generator).tolist() for length in (30, 17, 9)
+    ]
 
 
 @pytest.mark.parametrize("model_type", PLAIN)
@@ -84,15 +96,22 @@ def test_rows_side_by_side_are_as_each_alone(model_type):
 
 @pytest.mark.parametrize("model_type", OTHERS)
 def test_other_students_get_padded_batches(model_type):
-    """In which each row is as it is alone; how far it would be beside others is what the check at the start sees."""
+    """In which each row is as it is alone.
+
+    How far it would be beside others is what the check at the start sees.
+    """
     model = student(model_type, OTHERS[model_type])
     before = model.config._attn_implementation
     assert model_type in put_side_by_side(model, some_rows())
     assert model.config._attn_implementation == before
     rows = some_rows()
-    padded = DataCollatorForLanguageModeling(pad_token_id=0)([{"input_ids": row, "labels": row} for row in rows])
+    padded = DataCollatorForLanguageModeling(pad_token_id=0)(
+        [{"input_ids": row, "labels": row} for row in rows]
+    )
     with torch.no_grad():
-        together = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"], use_cache=False).logits
+        together = model(
+            input_ids=padded["input_ids"], attention_mask=padded["attention_mask"], use_cache=False
+        ).logits
         for number, row in enumerate(rows):
             alone = model(input_ids=torch.tensor([row]), use_cache=False).logits[0]
             torch.testing.assert_close(together[number, : len(row)], alone, rtol=1e-3, atol=1e-4)
@@ -104,7 +123,9 @@ def test_other_students_get_padded_batches(model_type):
 
 @pytest.mark.parametrize("model_type", ["falcon_h1", "qwen3_5_text"])
 def test_a_loaded_student_whose_rows_leak_gets_padded_batches(model_type, monkeypatch):
-    """As an architecture would that is said to be plain, and in a later version of transformers is not."""
+    """As an architecture would that is said to be plain, and in a later version of transformers is
+    not.
+    """
     monkeypatch.setattr("distill.training.side_by_side.find_obstacle", lambda config: "")
     model = student(model_type, OTHERS[model_type])
     before = model.config._attn_implementation
@@ -125,13 +146,20 @@ def test_dropout_and_other_attention_are_obstacles():
 
 def multimodal():
     """A small Gemma3, whose window stands in text_config, with its tower for images."""
-    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     parts = {
         "text_config": {**SIZES, "sliding_window": WINDOW},
         "vision_config": {**vision, "image_size": 16, "patch_size": 8},
         "mm_tokens_per_image": 4,
     }
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma3", **parts), dtype=torch.float32)
+    return AutoModelForCausalLM.from_config(
+        AutoConfig.for_model("gemma3", **parts), dtype=torch.float32
+    )
 
 
 def test_a_multimodal_student_is_trained_in_its_language_model_alone():

@@ -1,4 +1,7 @@
-"""The stream of requests through vLLM's own front end, without a model: loops, gathered requests, and what it costs."""
+"""The stream of requests through vLLM's own front end, without a model.
+
+Loops, gathered requests, and what it costs.
+"""
 
 import random
 from itertools import islice
@@ -28,7 +31,9 @@ def front_end(monkeypatch):
 
 
 def looping(period: int, before: int, rng) -> list[int]:
-    """Text that falls into a loop of `period` tokens after `before` of them, and does not end by itself."""
+    """Text that falls into a loop of `period` tokens after `before` of them, and does not end by
+    itself.
+    """
     text = [rng.randrange(2, 4096) for _ in range(before)]
     pattern = [rng.randrange(2, 4096) for _ in range(period)]
     return text + pattern * (1000 // period)
@@ -56,7 +61,10 @@ def test_what_counts_as_a_loop_is_vllms_rule(repeats):
 
 
 def test_a_loop_is_ended_soon_after_vllm_would_end_it(front_end):
-    """Each loop that vLLM finds is found, at most LOOKED_AT tokens later; what ends by itself is left alone."""
+    """Each loop that vLLM finds is found, at most LOOKED_AT tokens later.
+
+    What ends by itself is left alone.
+    """
     from vllm.sampling_params import RepetitionDetectionParams
     from vllm.v1.core.sched.utils import check_sequence_repetition
 
@@ -70,7 +78,9 @@ def test_a_loop_is_ended_soon_after_vllm_would_end_it(front_end):
     for i, tokens in enumerate(loops):
         completion = results[i]
         written = len(completion.token_ids)
-        first = next(end for end in range(len(tokens)) if check_sequence_repetition(tokens[:end], vllms))
+        first = next(
+            end for end in range(len(tokens)) if check_sequence_repetition(tokens[:end], vllms)
+        )
         assert completion.finish_reason == "repetition" and completion.token_ids == tokens[:written]
         assert first <= written <= first + LOOKED_AT, i
         assert completion.text == " ".join(map(str, tokens[:written]))
@@ -88,7 +98,10 @@ def test_without_the_rule_a_loop_runs_to_its_end(front_end):
 
 
 def test_looking_for_loops_costs_less_than_a_microsecond_a_token(front_end):
-    """At 700 tokens, where vLLM's own search takes more than ten; the cheapest of five, for a machine may be busy."""
+    """At 700 tokens, where vLLM's own search takes more than ten.
+
+    The cheapest of five, for a machine may be busy.
+    """
     scripts = front_end.scripts_of(64, 700)
     tokens = 64 * 700
     without = min(front_end.front_end(scripts, None, False) for _ in range(5))
@@ -97,7 +110,10 @@ def test_looking_for_loops_costs_less_than_a_microsecond_a_token(front_end):
 
 
 def test_gathered_requests_are_asked_together(front_end):
-    """They wait until as many as fill the batch are there; the last ones until there is nothing else to ask."""
+    """They wait until as many as fill the batch are there.
+
+    The last ones until there is nothing else to ask.
+    """
     rng = random.Random(3)
     lengths = [rng.randrange(5, 50) for _ in range(400)]
     scripts = [[7] * length for length in lengths] + [[7] * 5] * 100
@@ -109,18 +125,24 @@ def test_gathered_requests_are_asked_together(front_end):
         done.append(job)
         if isinstance(job, int) and job % 10 == 0:
             teacher.gather(request(f"again {job}", guard="a|b"))
-    assert sorted(map(str, done)) == sorted([*map(str, range(400)), *(f"again {i}" for i in range(0, 400, 10))])
+    assert sorted(map(str, done)) == sorted(
+        [*map(str, range(400)), *(f"again {i}" for i in range(0, 400, 10))]
+    )
     grammars = [step for step, params in engine.asked if params.structured_outputs]
     assert len(grammars) == 40 and grammars == sorted(grammars)
     waves = {step: grammars.count(step) for step in grammars}
     assert list(waves.values())[:2] == [16, 16]
     plain = [step for step, params in engine.asked if not params.structured_outputs]
-    assert all(step >= max(plain) for step in list(waves)[2:])  # of the rest none went before the last of the others
+    # of the rest none went before the last of the others
+    assert all(step >= max(plain) for step in list(waves)[2:])
 
 
 @pytest.mark.parametrize("pause", [True, False])
 def test_gathered_requests_do_not_wait_for_others_where_there_are_none(front_end, pause):
-    """Where no request is there at the moment, or none any more, what was gathered is asked at once."""
+    """Where no request is there at the moment, or none any more.
+
+    What was gathered is asked at once.
+    """
     engine = front_end.ScriptedEngine([[7] * 5] * 4, max_num_seqs=16)
     teacher = VLLMTeacher(engine)
 

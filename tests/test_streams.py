@@ -1,4 +1,7 @@
-"""What is printed ends no run: terminals that know ASCII alone, readers that go away, and python -O. No engine."""
+"""What is printed ends no run.
+
+Terminals that know ASCII alone, readers that go away, and python -O. No engine.
+"""
 
 import json
 import os
@@ -19,12 +22,20 @@ LABELS = ["普通话", "😀"]
 TASK = "prompt: Sort.\nlabels: [普通话, 😀]\n"
 GUARDED = {"temperature": 0.6, "structured_outputs": "x"}
 PLAIN = {"temperature": 0.15}
-ATTEMPT = {"response": "</think>Ä", "prompt_tokens": 9, "cached_tokens": 8, "output_tokens": 3, "thinking_cut": False}
+ATTEMPT = {
+    "response": "</think>Ä",
+    "prompt_tokens": 9,
+    "cached_tokens": 8,
+    "output_tokens": 3,
+    "thinking_cut": False,
+}
 
 
 @pytest.fixture
 def decided(tmp_path):
-    """Step 1's flags where all inputs are decided, so that it only writes its results: without a model."""
+    """Step 1's flags where all inputs are decided, so that it only writes its results, without a
+    model.
+    """
     folder = tmp_path / "größe"
     folder.mkdir()
     (tmp_path / "config.json").write_text("{}")
@@ -32,7 +43,14 @@ def decided(tmp_path):
     (folder / "task.yaml").write_text(
         json.dumps({"prompt": "Sort.", "labels": LABELS}, ensure_ascii=False), encoding="utf-8"
     )
-    flags = ["--input_file", folder / "in.txt", "--output_file", folder / "out.jsonl", "--model_name", tmp_path]
+    flags = [
+        "--input_file",
+        folder / "in.txt",
+        "--output_file",
+        folder / "out.jsonl",
+        "--model_name",
+        tmp_path,
+    ]
     flags += ["--task", folder / "task.yaml"]
     decide_all([str(flag) for flag in flags])
     return folder, [sys.executable, ROOT / "create_data.py", *flags]
@@ -54,12 +72,17 @@ def decide_all(flags):
 
 
 def without_reader(command, closed, **environment):
-    """Run a command of which nobody reads `closed`, stdout or stderr; returns its exit code and the other stream."""
+    """Run a command of which nobody reads `closed`, stdout or stderr.
+
+    Returns its exit code and the other stream.
+    """
     reading, writing = os.pipe()
     os.close(reading)
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, closed: writing}
     command = [str(part) for part in command]
-    process = subprocess.run(command, **streams, text=True, cwd="/", env={**os.environ, **environment})
+    process = subprocess.run(
+        command, **streams, text=True, cwd="/", env={**os.environ, **environment}
+    )
     os.close(writing)
     return process.returncode, process.stdout or process.stderr or ""
 
@@ -68,10 +91,16 @@ def test_step_1_on_a_terminal_that_knows_ascii_alone(decided):
     folder, command = decided
     result = run(*command, env={**os.environ, **ASCII})
     summary = last_json(result)
-    assert (summary["answers"], summary["guarded_answers"], summary["guarded_share"]) == (3, 1, 0.3333)
+    assert (summary["answers"], summary["guarded_answers"], summary["guarded_share"]) == (
+        3,
+        1,
+        0.3333,
+    )
     assert "1 of 3 answers were guarded after a failed attempt" in result.stderr
     assert "Traceback" not in result.stderr
-    rows = [json.loads(line) for line in (folder / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [
+        json.loads(line) for line in (folder / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [row["messages"][1]["content"] for row in rows] == ["普通话", "😀", "普通话"]
     again = run(*command, env={**os.environ, **ASCII}, code=2).stderr
     assert "out.jsonl: exists and is finished" in again and again.isascii()
@@ -111,7 +140,10 @@ def test_inputs_that_change_after_they_were_labelled(decided):
     source = folder / "in.txt"
     content = source.read_text(encoding="utf-8")
     said = run(*program("change_inputs_late.py", *command[1:]), code=1).stderr
-    assert "in.txt:1: has changed since this run has begun; bring the file back" in said and said.count("\n") == 1
+    assert (
+        "in.txt:1: has changed since this run has begun; bring the file back" in said
+        and said.count("\n") == 1
+    )
     assert sorted(path.name for path in folder.glob("out*")) == ["out.jsonl.trace.jsonl"]
     assert "made with inputs" in run(*command, code=2).stderr
     source.write_text(content, encoding="utf-8")
@@ -121,7 +153,10 @@ def test_inputs_that_change_after_they_were_labelled(decided):
 @pytest.fixture
 def gold(tmp_path):
     """Step 3's flags for the teacher's answers alone: without a model."""
-    rows = [{"messages": [{"role": "user", "content": t}, {"role": "assistant", "content": t}]} for t in LABELS]
+    rows = [
+        {"messages": [{"role": "user", "content": t}, {"role": "assistant", "content": t}]}
+        for t in LABELS
+    ]
     (tmp_path / "gold.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "task.yaml").write_text(
         json.dumps({"prompt": "Sort.", "labels": LABELS}, ensure_ascii=False), encoding="utf-8"
@@ -131,14 +166,30 @@ def gold(tmp_path):
 
 def test_step_3_on_a_terminal_that_knows_ascii_alone(gold):
     folder, command = gold
-    labels = ["--labels", folder / "gold.jsonl", "--gold", folder / "gold.jsonl", "--task", folder / "task.yaml"]
-    assert set(last_json(run(*command, *labels, env={**os.environ, **ASCII}))["per_label"]) == set(LABELS)
+    labels = [
+        "--labels",
+        folder / "gold.jsonl",
+        "--gold",
+        folder / "gold.jsonl",
+        "--task",
+        folder / "task.yaml",
+    ]
+    assert set(last_json(run(*command, *labels, env={**os.environ, **ASCII}))["per_label"]) == set(
+        LABELS
+    )
 
 
 @pytest.mark.parametrize("closed", ["stdout", "stderr"])
 def test_step_3_without_a_reader(gold, closed):
     folder, command = gold
-    flags = ["--task", folder / "task.yaml", "--test_file", folder / "gold.jsonl", "--systems", "teacher"]
+    flags = [
+        "--task",
+        folder / "task.yaml",
+        "--test_file",
+        folder / "gold.jsonl",
+        "--systems",
+        "teacher",
+    ]
     flags += ["--teacher_answers", folder / "gold.jsonl", "--report_dir", folder / "report"]
     code, other = without_reader([*command, *flags], closed, **ASCII)
     assert code == 0, other

@@ -1,4 +1,7 @@
-"""How the student gets onto its devices: the GPUs that a process sees, and who holds the weights under FSDP."""
+"""How the student gets onto its devices.
+
+The GPUs that a process sees, and who holds the weights under FSDP.
+"""
 
 import os
 import sys
@@ -60,7 +63,11 @@ def test_one_process_sees_the_first_gpu_and_says_so(visible, used, counted, box,
         os.environ["CUDA_VISIBLE_DEVICES"] = visible
     choose_gpus()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == used and torch.cuda.device_count() == 1
-    said = [f"{counted} GPUs are visible, one is used (CUDA_VISIBLE_DEVICES={used})"] if counted else []
+    said = (
+        [f"{counted} GPUs are visible, one is used (CUDA_VISIBLE_DEVICES={used})"]
+        if counted
+        else []
+    )
     assert [record.getMessage().partition(";")[0] for record in caplog.records] == said
 
 
@@ -79,7 +86,9 @@ def test_launched_processes_keep_what_they_see(box, caplog):
 
 
 def test_more_processes_than_gpus_are_refused(box):
-    with pytest.raises(ValueError, match="9 processes on this machine, but GPUs that are visible: 8"):
+    with pytest.raises(
+        ValueError, match="9 processes on this machine, but GPUs that are visible: 8"
+    ):
         choose_gpus(processes=9)
     os.environ["CUDA_VISIBLE_DEVICES"] = "2,3"
     choose_gpus(processes=2)
@@ -89,22 +98,36 @@ def test_more_processes_than_gpus_are_refused(box):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_other_ranks_hold_the_student_without_weights(tied, tmp_path):
-    """What accelerate needs of them: names, shapes and types of rank 0's, tied as there, and real buffers."""
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    """What accelerate needs of them.
+
+    Names, shapes and types of rank 0's, tied as there, and real buffers.
+    """
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     config = LlamaConfig(**sizes, vocab_size=99, tie_word_embeddings=tied)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     cpu = torch.device("cpu")
     name = str(tmp_path)
     first = load_student(name, torch.bfloat16, device=cpu, rank=0, fsdp=True, broadcast=True)
     other = load_student(name, torch.bfloat16, device=cpu, rank=1, fsdp=True, broadcast=True)
-    shapes = [{name: (p.shape, p.dtype) for name, p in model.named_parameters()} for model in (first, other)]
+    shapes = [
+        {name: (p.shape, p.dtype) for name, p in model.named_parameters()}
+        for model in (first, other)
+    ]
     assert shapes[0] == shapes[1] and ("lm_head.weight" in shapes[0]) != tied
-    assert not any(p.is_meta for p in first.parameters()) and all(p.is_meta for p in other.parameters())
+    assert not any(p.is_meta for p in first.parameters()) and all(
+        p.is_meta for p in other.parameters()
+    )
     assert (other.lm_head.weight is other.model.embed_tokens.weight) == tied
     own = dict(other.named_buffers())
     assert own and own.keys() == dict(first.named_buffers()).keys()
     assert all(torch.equal(buffer, own[name]) for name, buffer in first.named_buffers())
-    alone = load_student(name, torch.bfloat16, device=cpu, rank=1, fsdp=True, broadcast=False)  # every rank reads
+    # every rank reads
+    alone = load_student(name, torch.bfloat16, device=cpu, rank=1, fsdp=True, broadcast=False)
     assert not any(p.is_meta for p in alone.parameters())
     # without FSDP the weights go straight to the device; meta takes the place of a GPU
     meta = torch.device("meta")
@@ -113,13 +136,23 @@ def test_other_ranks_hold_the_student_without_weights(tied, tmp_path):
 
 
 def test_a_student_of_several_types_is_refused_for_fsdp():
-    """As some architectures keep their routers in fp32; here Llama's norms, for no small model of such is at hand."""
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    """As some architectures keep their routers in fp32.
+
+    Here Llama's norms, for no small model of such is at hand.
+    """
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     model = empty_model(LlamaConfig(**sizes, vocab_size=99))
     check_types(model, torch.bfloat16)
     model._keep_in_fp32_modules_strict = {"input_layernorm"}
     check_types(model, torch.float32)
-    with pytest.raises(ValueError, match="llama: input_layernorm stay in float32, which FSDP cannot share out; use"):
+    with pytest.raises(
+        ValueError, match="llama: input_layernorm stay in float32, which FSDP cannot share out; use"
+    ):
         check_types(model, torch.bfloat16)
 
 
@@ -134,14 +167,18 @@ def before_a_launch(monkeypatch):
 
 def test_settings_of_fsdp_are_those_that_accelerate_gives_to_its_processes(before_a_launch):
     read = fsdp_settings()
-    arguments = launch_command_parser().parse_args(["--config_file", str(CONFIGS / "fsdp.yaml"), "script.py"])
+    arguments = launch_command_parser().parse_args(
+        ["--config_file", str(CONFIGS / "fsdp.yaml"), "script.py"]
+    )
     given = prepare_multi_gpu_env(_validate_launch_command(arguments)[0])
     before_a_launch.setenv("ACCELERATE_USE_FSDP", "true")
     for name, value in given.items():
         before_a_launch.setenv(name, value)
     launched = fsdp_settings()
     assert len(read) == 7
-    assert {name: launched[name].lower() for name in read} == {name: value.lower() for name, value in read.items()}
+    assert {name: launched[name].lower() for name in read} == {
+        name: value.lower() for name, value in read.items()
+    }
     for settings in (read, launched):
         check_fsdp(settings, save_only_model=True, load_best_model_at_end=False)
 
@@ -165,8 +202,14 @@ def test_what_accelerate_cannot_read_is_refused(text, before_a_launch, tmp_path)
 
 FSDP_REFUSED = {
     "FSDP_VERSION": ("1", "fsdp_version: LoRA on experts needs 2"),
-    "FSDP_ACTIVATION_CHECKPOINTING": ("true", "fsdp_activation_checkpointing: true saves an empty adapter"),
-    "FSDP_STATE_DICT_TYPE": ("SHARDED_STATE_DICT", "fsdp_state_dict_type: only FULL_STATE_DICT saves an adapter"),
+    "FSDP_ACTIVATION_CHECKPOINTING": (
+        "true",
+        "fsdp_activation_checkpointing: true saves an empty adapter",
+    ),
+    "FSDP_STATE_DICT_TYPE": (
+        "SHARDED_STATE_DICT",
+        "fsdp_state_dict_type: only FULL_STATE_DICT saves an adapter",
+    ),
 }
 
 
@@ -174,13 +217,29 @@ FSDP_REFUSED = {
 def test_settings_of_fsdp_that_would_save_nothing_are_refused(name, before_a_launch):
     value, message = FSDP_REFUSED[name]
     with pytest.raises(ValueError, match=message):
-        check_fsdp({**fsdp_settings(), name: value}, save_only_model=False, load_best_model_at_end=False)
+        check_fsdp(
+            {**fsdp_settings(), name: value}, save_only_model=False, load_best_model_at_end=False
+        )
 
 
 def test_trained_parameters_of_other_ranks_have_addresses_of_their_own():
-    """By which accelerate finds them in the optimizer; a rank where they had none would not train."""
-    sizes = {"hidden_size": 32, "moe_intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    experts = {"num_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 99}
+    """By which accelerate finds them in the optimizer.
+
+    A rank where they had none would not train.
+    """
+    sizes = {
+        "hidden_size": 32,
+        "moe_intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    experts = {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "vocab_size": 99,
+    }
     empty = empty_model(Qwen3MoeConfig(**sizes, **experts), torch.bfloat16)
     model = get_peft_model(empty, lora_config(empty, 8, 8))
     allocate_trained(model)
@@ -191,8 +250,13 @@ def test_trained_parameters_of_other_ranks_have_addresses_of_their_own():
 
 
 def test_rank_0_alone_holds_the_student_on_the_host():
-    """Anonymous memory until training begins, in copies of the student, in fp32 on two gloo processes."""
-    found = last_json(python("benchmarks/host_memory.py", "--processes", 2, "--layers", 14))["host_memory"]
+    """Anonymous memory until training begins.
+
+    In copies of the student, in fp32 on two gloo processes.
+    """
+    found = last_json(python("benchmarks/host_memory.py", "--processes", 2, "--layers", 14))[
+        "host_memory"
+    ]
     first, other = found["ranks"]
     assert found["student"] > 200 * 2**20
     assert 0.5 < first["copies"] <= 1.1 and other["copies"] <= 0.1, found
@@ -202,10 +266,14 @@ def on_paper(wrapper, gpus, tmp_path, train_file, *more, code=0, **environment):
     """A wrapper on a box with GPUs on paper and a launcher that only says that it was called."""
     launcher = tmp_path / "python"
     launcher.write_text(
-        f'#!/bin/sh\ncase $1 in */launch.py) echo "launched $*" ;; *) exec {sys.executable} "$@" ;; esac\n'
+        '#!/bin/sh\ncase $1 in */launch.py) echo "launched $*" ;; '
+        f'*) exec {sys.executable} "$@" ;; esac\n'
     )
     launcher.chmod(0o755)
-    paths = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TRAIN_SCRIPT": str(ROOT / "tests" / "fake_gpus.py")}
+    paths = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "TRAIN_SCRIPT": str(ROOT / "tests" / "fake_gpus.py"),
+    }
     flags = [STUDENT, tmp_path / "out", train_file, "--check_only", "true", *more]
     everything = {**os.environ, **paths, "FAKE_GPUS": str(gpus), **environment}
     return run("bash", ROOT / wrapper, *flags, env=everything, code=code)
@@ -216,35 +284,60 @@ def test_train_trl_uses_one_gpu_of_eight(pair, train_file, tmp_path):
     """TRL's trainer is made on a student without weights; with more than one GPU it refuses."""
     result = on_paper("train_trl.sh", 8, tmp_path, train_file)
     lines = [line for line in result.stderr.splitlines() if "GPU" in line]
-    assert len(lines) == 1 and lines[0].startswith("8 GPUs are visible, one is used (CUDA_VISIBLE_DEVICES=0); train_")
+    assert len(lines) == 1 and lines[0].startswith(
+        "8 GPUs are visible, one is used (CUDA_VISIBLE_DEVICES=0); train_"
+    )
     assert "launched" not in result.stdout
 
 
 @pytest.mark.slow
 def test_launch_on_too_few_gpus_is_refused_in_one_line(pair, train_file, tmp_path):
-    result = on_paper("train_trl_fsdp.sh", 4, tmp_path, train_file, code=2, NUM_PROCESSES="16", NUM_MACHINES="2")
-    assert result.stderr.startswith("train_sft_trl.py: 8 processes on this machine, but GPUs that are visible: 4;")
+    result = on_paper(
+        "train_trl_fsdp.sh", 4, tmp_path, train_file, code=2, NUM_PROCESSES="16", NUM_MACHINES="2"
+    )
+    assert result.stderr.startswith(
+        "train_sft_trl.py: 8 processes on this machine, but GPUs that are visible: 4;"
+    )
     assert len(result.stderr.splitlines()) == 1 and result.stdout == ""
-    result = on_paper("train_trl_fsdp.sh", 8, tmp_path, train_file, NUM_PROCESSES="16", NUM_MACHINES="2")
+    result = on_paper(
+        "train_trl_fsdp.sh", 8, tmp_path, train_file, NUM_PROCESSES="16", NUM_MACHINES="2"
+    )
     assert (
-        result.stdout.startswith(f"launched {ROOT}/launch.py --config_file") and "GPUs are visible" not in result.stderr
+        result.stdout.startswith(f"launched {ROOT}/launch.py --config_file")
+        and "GPUs are visible" not in result.stderr
     )
 
 
 @pytest.mark.slow
 def test_what_fsdp_alone_refuses_is_refused_before_the_launch(pair, train_file, tmp_path):
-    best = ["--save_only_model", "true", "--load_best_model_at_end", "true", "--eval_fraction", "0.1"]
+    best = [
+        "--save_only_model",
+        "true",
+        "--load_best_model_at_end",
+        "true",
+        "--eval_fraction",
+        "0.1",
+    ]
     best += ["--eval_strategy", "epoch"]
-    result = on_paper("train_trl_fsdp.sh", 8, tmp_path, train_file, *best, code=2, NUM_PROCESSES="8")
-    assert result.stderr.startswith("train_sft_trl.py: --save_only_model with --load_best_model_at_end: FSDP has")
+    result = on_paper(
+        "train_trl_fsdp.sh", 8, tmp_path, train_file, *best, code=2, NUM_PROCESSES="8"
+    )
+    assert result.stderr.startswith(
+        "train_sft_trl.py: --save_only_model with --load_best_model_at_end: FSDP has"
+    )
     assert len(result.stderr.splitlines()) == 1 and result.stdout == ""
     result = on_paper("train_trl_multi_gpu.sh", 8, tmp_path, train_file, *best, NUM_PROCESSES="8")
     assert result.stdout.startswith(f"launched {ROOT}/launch.py --config_file")
 
 
-@pytest.mark.parametrize(("processes", "machines"), [("3", "2"), ("0", "1"), ("8", "0"), ("two", "1"), ("all", "x")])
+@pytest.mark.parametrize(
+    ("processes", "machines"), [("3", "2"), ("0", "1"), ("8", "0"), ("two", "1"), ("all", "x")]
+)
 def test_processes_that_machines_cannot_share_are_refused(processes, machines, tmp_path):
     numbers = {"NUM_PROCESSES": processes, "NUM_MACHINES": machines}
     result = run("bash", ROOT / "train_trl.sh", env={**os.environ, **numbers}, code=2)
-    said = f"train_trl.sh: NUM_PROCESSES={processes} cannot be shared out equally to NUM_MACHINES={machines}"
+    said = (
+        f"train_trl.sh: NUM_PROCESSES={processes} cannot be shared out equally to "
+        f"NUM_MACHINES={machines}"
+    )
     assert result.stderr.splitlines() == [said]

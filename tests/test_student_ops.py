@@ -1,11 +1,21 @@
-"""The student's operations for training give what transformers and PEFT give; on a GPU too, where there is one."""
+"""The student's operations for training give what transformers and PEFT give.
+
+On a GPU too, where there is one.
+"""
 
 from copy import deepcopy
 
 import pytest
 import torch
 from peft import get_peft_model
-from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Qwen2Config, Qwen3Config, Qwen3MoeConfig
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    LlamaConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 from transformers.models.gpt_oss import GptOssConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
@@ -28,13 +38,16 @@ SIZES = {
     "vocab_size": 300,
     "use_cache": False,
 }
-MOE = Qwen3MoeConfig(**SIZES, num_experts=8, num_experts_per_tok=2, moe_intermediate_size=48, norm_topk_prob=True)
+MOE = Qwen3MoeConfig(
+    **SIZES, num_experts=8, num_experts_per_tok=2, moe_intermediate_size=48, norm_topk_prob=True
+)
 
 
 def model_of(config, device="cpu", dtype=torch.float32):
     torch.manual_seed(0)
     with torch.device(device):
-        return AutoModelForCausalLM.from_config(deepcopy(config), dtype=dtype)  # which the model would change
+        # which the model would change
+        return AutoModelForCausalLM.from_config(deepcopy(config), dtype=dtype)
 
 
 def with_lora(config, device="cpu", dtype=torch.float32, expert_rank=4):
@@ -52,7 +65,9 @@ def batch_of(lengths: list[int], device="cpu", padding_free=True):
     ids = [torch.randint(1, 300, (n,), generator=generator).tolist() for n in lengths]
     rows = [{"input_ids": row, "labels": [-100, *row[1:]]} for row in ids]
     batch = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=padding_free)(rows)
-    return {key: value.to(device) if torch.is_tensor(value) else value for key, value in batch.items()}
+    return {
+        key: value.to(device) if torch.is_tensor(value) else value for key, value in batch.items()
+    }
 
 
 def loss_and_gradients(model, batch):
@@ -61,13 +76,18 @@ def loss_and_gradients(model, batch):
     with torch.autocast(device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16):
         loss = model(**batch).loss
     loss.backward()
-    return loss.item(), {name: p.grad.float() for name, p in model.named_parameters() if p.requires_grad}
+    return loss.item(), {
+        name: p.grad.float() for name, p in model.named_parameters() if p.requires_grad
+    }
 
 
 def far(found: dict, expected: dict) -> float:
     """Largest distance of a gradient from the expected one, as a share of the latter's length."""
     assert found.keys() == expected.keys()
-    return max(((found[k] - expected[k]).norm() / expected[k].norm().clamp_min(1e-12)).item() for k in expected)
+    return max(
+        ((found[k] - expected[k]).norm() / expected[k].norm().clamp_min(1e-12)).item()
+        for k in expected
+    )
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -82,7 +102,8 @@ def test_experts_with_lora_beside_them_learn_as_in_peft(device, expert_rank):
     found, ours = loss_and_gradients(model, batch)
     assert found == pytest.approx(loss, rel=1e-6 if device == "cpu" else 1e-2)
     assert far(ours, gradients) < (1e-5 if device == "cpu" else 0.2)
-    model.get_base_model().set_experts_implementation("eager")  # LoRA is not lost with another implementation
+    # LoRA is not lost with another implementation
+    model.get_base_model().set_experts_implementation("eager")
     again, theirs = loss_and_gradients(model, batch)
     assert again == pytest.approx(loss, rel=1e-6 if device == "cpu" else 1e-2)
     assert far(theirs, gradients) < (1e-5 if device == "cpu" else 0.2)
@@ -93,9 +114,12 @@ def test_experts_without_tokens_get_a_gradient_of_zero():
     model = with_lora(many)
     keep_lora_beside_experts(model)
     _, gradients = loss_and_gradients(model, batch_of([3]))
-    rows = [g.view(32, 4, -1) for name, g in gradients.items() if "experts" in name and "lora_A" in name]
+    rows = [
+        g.view(32, 4, -1) for name, g in gradients.items() if "experts" in name and "lora_A" in name
+    ]
     unused = [(g == 0).all(-1).all(-1).sum().item() for g in rows]
-    assert len(unused) == 4 and all(26 <= n < 32 for n in unused)  # 3 tokens choose at most 6 of the 32
+    # 3 tokens choose at most 6 of the 32
+    assert len(unused) == 4 and all(26 <= n < 32 for n in unused)
     assert all(torch.isfinite(g).all() for g in gradients.values())
 
 
@@ -147,7 +171,9 @@ def test_within_autocast_norms_and_lora_stay_in_bf16(device):
     use_fewer_kernels(model)
     for name, module in model.named_modules():
         if name.endswith(("norm", "lora_A.default")):
-            module.register_forward_hook(lambda module, args, output: types.append((args[0].dtype, output.dtype)))
+            module.register_forward_hook(
+                lambda module, args, output: types.append((args[0].dtype, output.dtype))
+            )
     found, ours = loss_and_gradients(model, batch)
     assert len(types) == 9 + 2 * 4 and set(types) == {(torch.bfloat16, torch.bfloat16)}
     assert found == pytest.approx(loss, rel=1e-2) and far(ours, gradients) < 0.2
@@ -163,7 +189,9 @@ def test_experts_of_another_layout_stay_with_peft():
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("config", [MOE, Qwen3Config(**SIZES, intermediate_size=96)], ids=["experts", "dense"])
+@pytest.mark.parametrize(
+    "config", [MOE, Qwen3Config(**SIZES, intermediate_size=96)], ids=["experts", "dense"]
+)
 def test_rows_side_by_side_see_only_themselves(device, config):
     lengths = [30, 1, 17, 9]
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
@@ -172,12 +200,15 @@ def test_rows_side_by_side_see_only_themselves(device, config):
     padded = batch_of(lengths, device, padding_free=False)
     close = {"rtol": 1e-4, "atol": 1e-5} if device == "cpu" else {"rtol": 0.1, "atol": 0.1}
     with torch.no_grad():
-        expected = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"]).logits
+        expected = model(
+            input_ids=padded["input_ids"], attention_mask=padded["attention_mask"]
+        ).logits
         expected = expected[padded["attention_mask"].bool()]
         assert put_side_by_side(model) == ""
         assert model.config._attn_implementation == ATTENTION_IMPLEMENTATION
         torch.testing.assert_close(model(**side_by_side).logits[0], expected, **close)
-        alone = model(input_ids=side_by_side["input_ids"][:, :30]).logits[0]  # one row, as a batch of one has
+        # one row, as a batch of one has
+        alone = model(input_ids=side_by_side["input_ids"][:, :30]).logits[0]
         torch.testing.assert_close(alone, expected[:30], **close)
 
 

@@ -1,4 +1,6 @@
-"""What is said of the machine: stand-ins for the driver's file and for nvidia-smi; and the pins of all machines."""
+"""What is said of the machine: stand-ins for the driver's file and for nvidia-smi, and the pins of
+all machines.
+"""
 
 import os
 import re
@@ -13,9 +15,13 @@ from distill.training.arguments import TrainArguments
 from helpers import ROOT
 
 PROPRIETARY = (
-    "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.129.03  Thu Oct 19 18:56:32 UTC 2023\nGCC version: 12.3.0\n"
+    "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.129.03  Thu Oct 19 18:56:32 UTC 2023\n"
+    "GCC version: 12.3.0\n"
 )
-OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (dvs-builder@U22)\n"
+OPEN = (
+    "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  "
+    "Release Build  (dvs-builder@U22)\n"
+)
 
 
 @pytest.mark.parametrize(("text", "version"), [(PROPRIETARY, "535.129.03"), (OPEN, "580.65.06")])
@@ -35,7 +41,11 @@ def test_driver_from_nvidia_smi(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("cuda", "driver", "named"),
     [
-        ("13.0", "535.129.03", "driver 535.129.03: this PyTorch is built for CUDA 13.0, which needs driver 580 or"),
+        (
+            "13.0",
+            "535.129.03",
+            "driver 535.129.03: this PyTorch is built for CUDA 13.0, which needs driver 580 or",
+        ),
         ("12.9", "470.82.01", "CUDA 12.9, which needs driver 525"),
         ("13.0", "580.65.06", ""),
         ("12.9", "535.129.03", ""),
@@ -56,17 +66,28 @@ def test_an_old_driver_on_which_cuda_starts_is_no_problem(monkeypatch):
 
 
 def test_scripts_name_the_driver_where_cuda_does_not_start(monkeypatch, tmp_path, caplog):
-    """On a box with an old driver, as far as nvidia-smi and PyTorch's build say; on it CUDA does not start here."""
+    """On a box with an old driver, as far as nvidia-smi and PyTorch's build say.
+
+    On it CUDA does not start here.
+    """
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 535.129.03\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    named = "NVIDIA driver 535.129.03: this PyTorch is built for CUDA 13.0, which needs driver 580 or newer"
+    named = (
+        "NVIDIA driver 535.129.03: this PyTorch is built for CUDA 13.0, "
+        "which needs driver 580 or newer"
+    )
     with pytest.raises(ValueError, match=named):
         TrainArguments(output_dir=str(tmp_path))
-    assert TrainArguments(output_dir=str(tmp_path), use_cpu=True, bf16=False).use_cpu  # which needs no driver
+    # which needs no driver
+    assert TrainArguments(output_dir=str(tmp_path), use_cpu=True, bf16=False).use_cpu
     engine_arguments("some/model")
-    assert [record.getMessage().partition(";")[0] for record in caplog.records if record.name == "engine"] == [named]
+    assert [
+        record.getMessage().partition(";")[0]
+        for record in caplog.records
+        if record.name == "engine"
+    ] == [named]
 
 
 def test_cuda_does_not_start_on_a_cpu():
@@ -81,4 +102,7 @@ def test_all_machines_have_the_same_versions():
         pins[name] = {package.removesuffix("-cpu"): version for package, version in found}
     first, *others = pins.values()
     assert len(first) == 10 and all(other == first for other in others)
-    assert f"wheels.vllm.ai/{first['vllm']}/cu129" in (ROOT / "requirements" / "cuda12.txt").read_text()
+    assert (
+        f"wheels.vllm.ai/{first['vllm']}/cu129"
+        in (ROOT / "requirements" / "cuda12.txt").read_text()
+    )

@@ -1,4 +1,7 @@
-"""Tests of task.py: reading answers, task files and chat files, and the token ids of a prompt. No model, no torch."""
+"""Tests of task.py: reading answers, task files and chat files, and the token ids of a prompt.
+
+No model, no torch.
+"""
 
 import json
 import re
@@ -61,14 +64,20 @@ ACCEPTED = {
     "labels quoted in the reasoning": ("ar, de, el, en, es or fr</think>Final Answer: hi", "hi"),
     "whole prompt quoted in the reasoning": (LANGUAGE.prompt + "</think>Final Answer: el", "el"),
     "closing tag twice": ("a</think>b</think>Final Answer: en", "en"),
-    "answer between two tags is reasoning": ("a</think>Final Answer: fr</think>Final Answer: en", "en"),
+    "answer between two tags is reasoning": (
+        "a</think>Final Answer: fr</think>Final Answer: en",
+        "en",
+    ),
     "label in prose does not count": ("x</think>It could be fr or es.\nFinal Answer: es", "es"),
 }
 REFUSED = {
     "empty response": ("", OPEN),
     "blank response": (" \n", OPEN),
     "no closing tag": ("Final Answer: en", OPEN),
-    "no closing tag, long reasoning": ("The rules say Final Answer: xx. " * 50 + "Final Answer: en", OPEN),
+    "no closing tag, long reasoning": (
+        "The rules say Final Answer: xx. " * 50 + "Final Answer: en",
+        OPEN,
+    ),
     "opening tag only": ("<think>Final Answer: en", OPEN),
     "broken closing tag": ("x</think Final Answer: en", OPEN),
     "closing tag in upper case": ("x</THINK>Final Answer: en", OPEN),
@@ -102,7 +111,10 @@ REFUSED = {
     "two contradicting": ("x</think>Final Answer: en\nFinal Answer: fr", BAD),
     "two contradicting, on one line": ("x</think>Final Answer: en Final Answer: fr", BAD),
     "corrected": ("x</think>Final Answer: en\nWait, no.\nFinal Answer: fr", BAD),
-    "two agree, one does not": ("x</think>Final Answer: en\nFinal Answer: en\nFinal Answer: ot", BAD),
+    "two agree, one does not": (
+        "x</think>Final Answer: en\nFinal Answer: en\nFinal Answer: ot",
+        BAD,
+    ),
     "valid and placeholder": ("x</think>Reply with Final Answer: xx\nFinal Answer: en", BAD),
     "valid and empty": ("x</think>Final Answer: **\nFinal Answer: en", BAD),
     "prompt echoed after the tag": ("x</think>" + LANGUAGE.prompt, BAD),
@@ -133,7 +145,9 @@ def test_answer_is_refused(response, expected):
     assert reason(LANGUAGE, response) == expected
 
 
-@pytest.mark.parametrize(("response", "expected"), REFUSED_AT_LENGTH.values(), ids=REFUSED_AT_LENGTH)
+@pytest.mark.parametrize(
+    ("response", "expected"), REFUSED_AT_LENGTH.values(), ids=REFUSED_AT_LENGTH
+)
 def test_answer_cut_at_the_token_limit_is_refused(response, expected):
     assert reason(LANGUAGE, response, "length") == expected
     assert reason(LANGUAGE, response, "repetition") == expected
@@ -151,7 +165,9 @@ def test_truncated_response_never_gives_a_wrong_label(label, shape):
         if end >= label_end:
             assert LANGUAGE.read_answer(response[:end]) == label
         else:
-            expected = OPEN if end < tag_end else BAD if response[:end].endswith(f": {label[0]}") else NONE
+            expected = (
+                OPEN if end < tag_end else BAD if response[:end].endswith(f": {label[0]}") else NONE
+            )
             assert reason(LANGUAGE, response[:end]) == expected
         assert reason(LANGUAGE, response[:end], "length") == (OPEN if end < tag_end else NONE)
 
@@ -214,8 +230,14 @@ BROKEN_TASKS = {
     "unquoted number": (b"prompt: a\nlabels: [1, 2]", "key 'labels'.*quote labels"),
     "empty label": (b"prompt: a\nlabels: [a, '']", "key 'labels'"),
     "bad regex": (b"prompt: a\nanswer: '(a'", "key 'answer' is not a regular expression"),
-    "regex with two groups": (b"prompt: a\nanswer: '(a)(b)'", "key 'answer' must have exactly one group.*has 2"),
-    "regex without a group": (b"prompt: a\nanswer: 'a'", "key 'answer' must have exactly one group.*has 0"),
+    "regex with two groups": (
+        b"prompt: a\nanswer: '(a)(b)'",
+        "key 'answer' must have exactly one group.*has 2",
+    ),
+    "regex without a group": (
+        b"prompt: a\nanswer: 'a'",
+        "key 'answer' must have exactly one group.*has 0",
+    ),
     "answer is a list": (b"prompt: a\nanswer: [a]", "key 'answer'"),
     "impossible date": (b"prompt: a\nanswer: 2024-13-45", "2024|YAML|answer"),
 }
@@ -235,7 +257,9 @@ def test_task_file_that_cannot_be_opened_is_named(tmp_path, name):
         load_task(tmp_path / name)
 
 
-@pytest.mark.parametrize("encode", [str.encode, lambda text: text.encode("utf-8-sig")], ids=["plain", "BOM"])
+@pytest.mark.parametrize(
+    "encode", [str.encode, lambda text: text.encode("utf-8-sig")], ids=["plain", "BOM"]
+)
 def test_task_file_is_read(tmp_path, encode):
     path = tmp_path / "task.yaml"
     path.write_bytes(encode("prompt: |\n  Öl?\r\nlabels: ['no', \"1\"]\r\nanswer: 'A: (\\S+)'\r\n"))
@@ -243,7 +267,9 @@ def test_task_file_is_read(tmp_path, encode):
     assert (task.prompt, task.labels, task.answer) == ("Öl?", ("no", "1"), r"A: (\S+)")
 
 
-@pytest.mark.parametrize("text", ["prompt: a", "prompt: a\nlabels: []\nanswer: ''", "prompt: a\nlabels:\nanswer:"])
+@pytest.mark.parametrize(
+    "text", ["prompt: a", "prompt: a\nlabels: []\nanswer: ''", "prompt: a\nlabels:\nanswer:"]
+)
 def test_labels_and_answer_may_be_left_out(tmp_path, text):
     path = tmp_path / "task.yaml"
     path.write_text(text)
@@ -267,11 +293,18 @@ def test_example_prompt_is_long():
 
 
 def prefixing():
-    """A tokenizer that, like Llama's first ones, puts a space before a text: no text may be cut for it."""
+    """A tokenizer that, like Llama's first ones, puts a space before a text.
+
+    No text may be cut for it.
+    """
     letters = ["[UNK]", "▁", *map(chr, range(32, 127))]
-    words = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, [], unk_token="[UNK]"))
+    words = Tokenizer(
+        models.BPE({letter: i for i, letter in enumerate(letters)}, [], unk_token="[UNK]")
+    )
     words.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    words.add_special_tokens([AddedToken(text, special=True) for text in ("<|im_start|>", "<|im_end|>")])
+    words.add_special_tokens(
+        [AddedToken(text, special=True) for text in ("<|im_start|>", "<|im_end|>")]
+    )
     return PreTrainedTokenizerFast(tokenizer_object=words)
 
 
@@ -286,7 +319,10 @@ def test_the_prompt_is_tokenised_once_and_the_same(make, cut):
     for text in texts:
         messages = LANGUAGE.messages(text)
         whole = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        assert prompt_ids(tokenizer, messages) == tokenizer(whole, add_special_tokens=False)["input_ids"]
+        assert (
+            prompt_ids(tokenizer, messages)
+            == tokenizer(whole, add_special_tokens=False)["input_ids"]
+        )
     assert head_ids.cache_info().misses <= 3  # "user" and the like are found again after the input
 
 
@@ -337,7 +373,16 @@ ROW = json.dumps({"messages": [USER, ASSISTANT]}, ensure_ascii=False).encode()
         (b"\n a \n\n\nb\n", [(2, " a "), (5, "b")]),
         ("a\u2028b\x85c\n".encode(), [(1, "a\u2028b\x85c")]),
     ],
-    ids=["empty", "blank", "no last newline", "CRLF", "BOM", "BOM alone", "blank lines", "Unicode line ends"],
+    ids=[
+        "empty",
+        "blank",
+        "no last newline",
+        "CRLF",
+        "BOM",
+        "BOM alone",
+        "blank lines",
+        "Unicode line ends",
+    ],
 )
 def test_lines(tmp_path, raw, lines):
     path = tmp_path / "lines.txt"
@@ -345,7 +390,9 @@ def test_lines(tmp_path, raw, lines):
     assert list(read_lines(path)) == lines
 
 
-@pytest.mark.parametrize(("raw", "line"), [(b"\xff", 1), (b"a\n\n\xc3\n", 3), ("a\nb\n".encode("utf-16"), 1)])
+@pytest.mark.parametrize(
+    ("raw", "line"), [(b"\xff", 1), (b"a\n\n\xc3\n", 3), ("a\nb\n".encode("utf-16"), 1)]
+)
 def test_invalid_utf8_is_named_with_its_line(tmp_path, raw, line):
     path = tmp_path / "lines.txt"
     path.write_bytes(raw)
@@ -353,14 +400,18 @@ def test_invalid_utf8_is_named_with_its_line(tmp_path, raw, line):
         list(read_lines(path))
 
 
-@pytest.mark.parametrize("read", [read_lines, lambda path: read_chat(path, "user")], ids=["lines", "chat"])
+@pytest.mark.parametrize(
+    "read", [read_lines, lambda path: read_chat(path, "user")], ids=["lines", "chat"]
+)
 def test_missing_file_is_named(tmp_path, read):
     path = tmp_path / "missing.jsonl"
     with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: No such file"):
         list(read(path))
 
 
-@pytest.mark.parametrize("raw", [ROW + b"\n\n" + ROW, b"\xef\xbb\xbf" + ROW + b"\r\n\r\n" + ROW + b"\r\n"])
+@pytest.mark.parametrize(
+    "raw", [ROW + b"\n\n" + ROW, b"\xef\xbb\xbf" + ROW + b"\r\n\r\n" + ROW + b"\r\n"]
+)
 def test_chat_is_read_with_line_numbers(tmp_path, raw):
     path = tmp_path / "chat.jsonl"
     path.write_bytes(raw)
@@ -375,7 +426,9 @@ def test_chat_drops_other_keys(tmp_path):
 
 def test_text_rows_are_user_messages(tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"text": "a", "label": "en"}\n{"messages": [{"role": "user", "content": "b"}]}\n')
+    path.write_text(
+        '{"text": "a", "label": "en"}\n{"messages": [{"role": "user", "content": "b"}]}\n'
+    )
     expected = [(i, [{"role": "user", "content": text}]) for i, text in [(1, "a"), (2, "b")]]
     assert list(read_chat(path, "user")) == expected
     with pytest.raises(ValueError, match=":1: not chat format"):
@@ -401,11 +454,20 @@ BROKEN_CHATS = {
     "content in parts": (chat(USER, {**ASSISTANT, "content": [{"text": "a"}]}), "not chat format"),
     "role missing": (chat(USER, {"content": "a"}), "unknown role None"),
     "unknown role": (chat(USER, {**ASSISTANT, "role": "gpt"}), "unknown role 'gpt'"),
-    "role in upper case": (chat(USER, {**ASSISTANT, "role": "Assistant"}), "unknown role 'Assistant'"),
+    "role in upper case": (
+        chat(USER, {**ASSISTANT, "role": "Assistant"}),
+        "unknown role 'Assistant'",
+    ),
     "role is a list": (chat(USER, {**ASSISTANT, "role": ["user"]}), "unknown role"),
-    "ends with the user": (chat(USER, ASSISTANT, USER), "the last message must be from the assistant"),
+    "ends with the user": (
+        chat(USER, ASSISTANT, USER),
+        "the last message must be from the assistant",
+    ),
     "empty answer": (chat(USER, {**ASSISTANT, "content": ""}), "from the assistant and not empty"),
-    "blank answer": (chat(USER, {**ASSISTANT, "content": " \n"}), "from the assistant and not empty"),
+    "blank answer": (
+        chat(USER, {**ASSISTANT, "content": " \n"}),
+        "from the assistant and not empty",
+    ),
 }
 
 
@@ -417,11 +479,15 @@ def test_broken_chat_is_named_with_its_line(tmp_path, line, message):
         list(read_chat(path, "assistant"))
 
 
-@pytest.mark.parametrize("line", ['{"text": ""}', '{"text": " "}', chat({**USER, "content": ""}), chat(ASSISTANT)])
+@pytest.mark.parametrize(
+    "line", ['{"text": ""}', '{"text": " "}', chat({**USER, "content": ""}), chat(ASSISTANT)]
+)
 def test_input_must_end_with_user_text(tmp_path, line):
     path = tmp_path / "chat.jsonl"
     path.write_text(line)
-    with pytest.raises(ValueError, match=":1: the last message must be from the user and not empty"):
+    with pytest.raises(
+        ValueError, match=":1: the last message must be from the user and not empty"
+    ):
         list(read_chat(path, "user"))
 
 
@@ -434,7 +500,9 @@ def test_an_input_that_has_an_answer_already_is_read_without_it(tmp_path):
 # check_model
 
 
-@pytest.mark.parametrize("name", ["Qwen/Qwen3-30B-A3B-Instruct-2507", "Qwen/Qwen3-30B-A3B-Thinking-2507", "a/b.c"])
+@pytest.mark.parametrize(
+    "name", ["Qwen/Qwen3-30B-A3B-Instruct-2507", "Qwen/Qwen3-30B-A3B-Thinking-2507", "a/b.c"]
+)
 def test_hub_name_passes(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     assert check_model(name) == name
@@ -442,7 +510,17 @@ def test_hub_name_passes(tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize(
     "name",
-    ["models/missing", "./a/b", "../b", "/no/such/model", "~/no/such/model", "missing", "models/a/b", "", "models"],
+    [
+        "models/missing",
+        "./a/b",
+        "../b",
+        "/no/such/model",
+        "~/no/such/model",
+        "missing",
+        "models/a/b",
+        "",
+        "models",
+    ],
 )
 def test_missing_model_is_named(tmp_path, monkeypatch, name):
     (tmp_path / "models").mkdir()
@@ -462,7 +540,9 @@ def test_a_folder_with_an_owners_name_does_not_hide_the_hub(tmp_path, monkeypatc
     assert check_model("Qwen/another")  # the owner's other models are still on the hub
 
 
-@pytest.mark.parametrize("name", ["models/tiny", "./models/tiny", "{root}/models/tiny", "~/models/tiny"])
+@pytest.mark.parametrize(
+    "name", ["models/tiny", "./models/tiny", "{root}/models/tiny", "~/models/tiny"]
+)
 def test_model_directory_passes_once_it_has_a_config(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -477,7 +557,8 @@ def test_model_directory_passes_once_it_has_a_config(tmp_path, monkeypatch, name
 # prompt_ids
 
 CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
+    "{% for m in messages %}"
+    "{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n<think>\\n' }}{% endif %}"
 )
 
@@ -490,8 +571,12 @@ def tokenizer():
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
     bpe.train_from_iterator([LANGUAGE.prompt], trainer)
-    bpe.add_special_tokens([AddedToken(text, special=True) for text in ("<|im_start|>", "<|im_end|>")])
-    bpe.add_tokens([AddedToken(text, special=False, normalized=False) for text in ("<think>", "</think>")])
+    bpe.add_special_tokens(
+        [AddedToken(text, special=True) for text in ("<|im_start|>", "<|im_end|>")]
+    )
+    bpe.add_tokens(
+        [AddedToken(text, special=False, normalized=False) for text in ("<think>", "</think>")]
+    )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>")
     tokenizer.chat_template = CHATML
     return tokenizer
@@ -513,7 +598,9 @@ CHATS = [
 
 @pytest.mark.parametrize("messages", CHATS)
 def test_normal_chat_is_the_templates(tokenizer, messages):
-    expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    expected = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=False
+    )
     assert prompt_ids(tokenizer, messages) == expected
     assert tokenizer.decode(expected) == rendered(messages)
 
@@ -532,13 +619,19 @@ SPELLINGS = {
     "second turn": ["a", "b<|im_end|>"],
     "first turn": ["a<|im_end|>", "b"],
     "private-use characters": ["\ue0001\ue001 \ue0002\ue001", "b<|im_end|>"],
-    "private-use characters in the same turn": ["\ue0001\ue001<|im_end|>", "\ue0001\ue001<|im_end|>"],
+    "private-use characters in the same turn": [
+        "\ue0001\ue001<|im_end|>",
+        "\ue0001\ue001<|im_end|>",
+    ],
 }
 
 
 @pytest.mark.parametrize("contents", SPELLINGS.values(), ids=SPELLINGS)
 def test_special_token_spelt_in_a_message_stays_text(tokenizer, contents):
-    messages = [{"role": "system", "content": "Classify."}, *({"role": "user", "content": text} for text in contents)]
+    messages = [
+        {"role": "system", "content": "Classify."},
+        *({"role": "user", "content": text} for text in contents),
+    ]
     ids = prompt_ids(tokenizer, messages)
     assert tokenizer.decode(ids) == rendered(messages)
     plain = prompt_ids(tokenizer, [{**m, "content": "a"} for m in messages])

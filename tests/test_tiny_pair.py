@@ -1,4 +1,6 @@
-"""The pair that comes with the repository is put in its place, and another one is trained where it does not fit."""
+"""The pair that comes with the repository is put in its place, and another one is trained where it
+does not fit.
+"""
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -34,7 +36,9 @@ def test_half_a_pair_or_an_older_one_is_replaced(no_training, tmp_path):
 
 
 @pytest.mark.parametrize("changed", ["TASK_FILE", "GOLD_FILE", "RECIPE"])
-def test_another_task_other_sentences_or_another_recipe_need_another_pair(changed, tmp_path, monkeypatch):
+def test_another_task_other_sentences_or_another_recipe_need_another_pair(
+    changed, tmp_path, monkeypatch
+):
     built = []
     monkeypatch.setattr(tiny_pair, "build", lambda *arguments: built.append(arguments))
     other = tmp_path / "other"
@@ -52,7 +56,10 @@ def test_it_is_trained_again_where_asked(tmp_path, monkeypatch):
 
 
 def test_a_short_training_gives_two_models(tmp_path):
-    """Two steps each: what comes out knows nothing, but it is a pair with its stamp and its two templates."""
+    """Two steps each.
+
+    What comes out knows nothing, but it is a pair with its stamp and its two templates.
+    """
     assert tiny_pair.provide(tmp_path, base_steps=2, teacher_steps=2) == "built"
     assert tiny_pair.provide(tmp_path, base_steps=2, teacher_steps=2) == "there"
     openings = {}
@@ -62,5 +69,7 @@ def test_a_short_training_gives_two_models(tmp_path):
         assert model.config.vocab_size >= len(tokenizer)
         assert 1.8e6 < model.num_parameters() < 2.0e6
         chat = [{"role": "user", "content": "hola"}]
-        openings[name] = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        openings[name] = tokenizer.apply_chat_template(
+            chat, add_generation_prompt=True, tokenize=False
+        )
     assert openings["tiny-thinking"] == openings["tiny-instruct"] + "<think>\n"

@@ -1,4 +1,7 @@
-"""Every flag of SFTConfig is ours, passed on or refused, and docs/training_flags.md says which; configs of --config."""
+"""Every flag of SFTConfig is ours, passed on or refused, and docs/training_flags.md says which.
+
+Configs of --config.
+"""
 
 import json
 import os
@@ -58,17 +61,25 @@ def test_a_flag_that_would_do_nothing_is_refused(name, tmp_path):
 
 
 def test_defaults_pass(tmp_path):
-    defaults = {name: TrainArguments.__dataclass_fields__[name].default for name in REFUSED if name in ANOTHER}
+    defaults = {
+        name: TrainArguments.__dataclass_fields__[name].default
+        for name in REFUSED
+        if name in ANOTHER
+    }
     del defaults["include_for_metrics"]  # a list of its own for each
     TrainArguments(output_dir=str(tmp_path), **ON_A_CPU, **defaults)
 
 
 def test_several_reporters_are_separated_by_commas(monkeypatch, tmp_path):
     monkeypatch.setattr(
-        "distill.training.arguments.get_available_reporting_integrations", lambda: ["wandb", "tensorboard"]
+        "distill.training.arguments.get_available_reporting_integrations",
+        lambda: ["wandb", "tensorboard"],
     )
     common = {"output_dir": str(tmp_path), **ON_A_CPU}
-    assert TrainArguments(**common, report_to="tensorboard,wandb").report_to == ["tensorboard", "wandb"]
+    assert TrainArguments(**common, report_to="tensorboard,wandb").report_to == [
+        "tensorboard",
+        "wandb",
+    ]
     assert TrainArguments(**common, report_to="wandb").report_to == ["wandb"]
     assert TrainArguments(**common).report_to == []
     with pytest.raises(ValueError, match="--report_to trackio: not installed; pip install trackio"):
@@ -83,7 +94,14 @@ def parsed(monkeypatch, tmp_path, text, *flags, spelling="--config={}"):
     config.write_text(text)
     rows = tmp_path / "train.jsonl"
     rows.write_text(json.dumps({"messages": []}))
-    command = ["train_sft_trl.py", "--train_file", str(rows), "--output_dir", str(tmp_path / "out"), *flags]
+    command = [
+        "train_sft_trl.py",
+        "--train_file",
+        str(rows),
+        "--output_dir",
+        str(tmp_path / "out"),
+        *flags,
+    ]
     monkeypatch.setattr(sys, "argv", [*command, *spelling.format(config).split()])
     return OneLineParser((ScriptArguments, TrainArguments)).parse()
 
@@ -94,7 +112,8 @@ CPU = "use_cpu: true\nbf16: false\n"
 @pytest.mark.parametrize("spelling", ["--config={}", "--config {}"])
 def test_a_config_sets_flags_and_the_command_line_wins(spelling, monkeypatch, tmp_path):
     text = (
-        CPU + "lr_scheduler_kwargs:\n  min_lr_rate: 1e-1\nlearning_rate: 1e-3\nenv:\n  OF_A_CONFIG: 3\nlora_rank: 4\n"
+        CPU + "lr_scheduler_kwargs:\n  min_lr_rate: 1e-1\nlearning_rate: 1e-3\n"
+        "env:\n  OF_A_CONFIG: 3\nlora_rank: 4\n"
     )
     monkeypatch.setenv("OF_A_CONFIG", "0")
     script, args = parsed(monkeypatch, tmp_path, text, "--lora_rank", "8", spelling=spelling)
@@ -103,9 +122,18 @@ def test_a_config_sets_flags_and_the_command_line_wins(spelling, monkeypatch, tm
 
 
 BAD_CONFIGS = {
-    "tab": ("use_cpu: true\n\tbf16: false\n", "config.yaml: line 2 not valid YAML (a tab, where YAML takes only"),
-    "twice": (CPU + "max_steps: 2\nmax_steps: 3\n", "config.yaml: key 'max_steps' in line 3 and again in line 4"),
-    "twice inside": ("lr_scheduler_kwargs:\n  a: 1\n  a: 2\n", "config.yaml: key 'a' in line 2 and again in line 3"),
+    "tab": (
+        "use_cpu: true\n\tbf16: false\n",
+        "config.yaml: line 2 not valid YAML (a tab, where YAML takes only",
+    ),
+    "twice": (
+        CPU + "max_steps: 2\nmax_steps: 3\n",
+        "config.yaml: key 'max_steps' in line 3 and again in line 4",
+    ),
+    "twice inside": (
+        "lr_scheduler_kwargs:\n  a: 1\n  a: 2\n",
+        "config.yaml: key 'a' in line 2 and again in line 3",
+    ),
     "unknown": (CPU + "no_such_flag: 3\n", "config.yaml: unknown flag no_such_flag"),
     "a list": ("- 1\n", "config.yaml: expected a line with name and value for each flag"),
     "empty": ("", "config.yaml: expected a line with name and value for each flag"),
@@ -121,7 +149,9 @@ def test_a_bad_config_is_named(text, said, monkeypatch, tmp_path):
 
 
 def test_a_config_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match="nowhere.yaml: No such file or directory; pass an existing file"):
+    with pytest.raises(
+        ValueError, match="nowhere.yaml: No such file or directory; pass an existing file"
+    ):
         read_config(str(tmp_path / "nowhere.yaml"))
     with pytest.raises(ValueError, match="--config: no file is named"):
         take_config(["--use_cpu", "true", "--config"])

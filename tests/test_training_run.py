@@ -1,4 +1,6 @@
-"""What step 2 takes over from its output directory and from checkpoints, and how it ends at signals."""
+"""What step 2 takes over from its output directory and from checkpoints, and how it ends at
+signals.
+"""
 
 import json
 import os
@@ -46,7 +48,9 @@ def begin(folder, run=RUN, step=10):
     (folder / "run.json").write_text(json.dumps(run))
     (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}))
     args = SimpleNamespace(output_dir=str(folder))
-    CompleteCheckpoint().on_save(args, SimpleNamespace(is_world_process_zero=True, global_step=step), None)
+    CompleteCheckpoint().on_save(
+        args, SimpleNamespace(is_world_process_zero=True, global_step=step), None
+    )
     return checkpoint
 
 
@@ -55,9 +59,12 @@ def test_a_checkpoint_says_whose_it_is(tmp_path, caplog):
     assert last_checkpoint(tmp_path) == checkpoint
     warn_of_another_run(checkpoint, RUN)
     assert caplog.messages == []
-    (tmp_path / "run.json").write_text(json.dumps({**RUN, "learning_rate": "0.2"}))  # which was begun there since then
+    # which was begun there since then
+    (tmp_path / "run.json").write_text(json.dumps({**RUN, "learning_rate": "0.2"}))
     warn_of_another_run(checkpoint, {**RUN, "learning_rate": "0.2"})
-    assert caplog.messages == [f"{checkpoint}: a checkpoint of another run, begun with learning_rate 0.1, now 0.2"]
+    assert caplog.messages == [
+        f"{checkpoint}: a checkpoint of another run, begun with learning_rate 0.1, now 0.2"
+    ]
 
 
 def test_a_checkpoint_of_before_is_its_directorys(tmp_path, caplog):
@@ -73,12 +80,17 @@ def test_a_checkpoint_of_before_is_its_directorys(tmp_path, caplog):
 
 
 def test_another_runs_checkpoint_in_the_output_directory_is_refused(tmp_path):
-    """As --resume_from_checkpoint with other settings leaves it, when it is killed before its first checkpoint."""
+    """As --resume_from_checkpoint with other settings leaves it.
+
+    When it is killed before its first checkpoint.
+    """
     out = tmp_path / "out"
     checkpoint = begin(out)
     now = {**RUN, "learning_rate": "0.2"}
     (out / "run.json").write_text(json.dumps(now))
-    with pytest.raises(ValueError, match="checkpoint-10: begun with learning_rate 0.1, now 0.2; --overwrite starts"):
+    with pytest.raises(
+        ValueError, match="checkpoint-10: begun with learning_rate 0.1, now 0.2; --overwrite starts"
+    ):
         prepare_output(out, now, Takeover())
     (checkpoint / "run.json").unlink()  # as in an older one, which was taken to be the directory's
     (checkpoint / "complete.json").write_text(json.dumps(file_sizes(checkpoint)))
@@ -91,7 +103,9 @@ def test_a_checkpoint_that_cannot_be_resumed_from_costs_no_adapter(where, tmp_pa
     (tmp_path / "out" / "results.json").write_text("{}")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises((ValueError, OSError), match=where):
-        prepare_output(tmp_path / "out", RUN, Takeover(overwrite=True, resume=str(tmp_path / where)))
+        prepare_output(
+            tmp_path / "out", RUN, Takeover(overwrite=True, resume=str(tmp_path / where))
+        )
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -110,7 +124,9 @@ def test_the_last_checkpoint_is_the_newest_complete_one(tmp_path, caplog):
     torn(tmp_path / "checkpoint-100")
     (tmp_path / "checkpoint-10" / "complete.json").unlink()
     assert last_checkpoint(tmp_path).name == "checkpoint-9"
-    skipped = [f"{tmp_path / name}: not complete, skipped" for name in ("checkpoint-100", "checkpoint-10")]
+    skipped = [
+        f"{tmp_path / name}: not complete, skipped" for name in ("checkpoint-100", "checkpoint-10")
+    ]
     assert caplog.messages == skipped
     torn(tmp_path / "checkpoint-9")
     assert last_checkpoint(tmp_path) is None
@@ -127,7 +143,11 @@ def test_what_is_no_checkpoint_holds_no_steps(tmp_path):
 
 def contents(folder):
     """The bytes of all files below a folder, by their paths."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_a_new_output_directory_says_what_run_it_holds(tmp_path):
@@ -145,7 +165,9 @@ def test_a_run_goes_on_from_its_last_checkpoint(tmp_path):
     assert prepare_output(tmp_path, RUN, Takeover(check_only=True)) is None
     assert contents(tmp_path) == before
     assert prepare_output(tmp_path, RUN, Takeover()) == str(checkpoint)
-    with pytest.raises(ValueError, match="begun with learning_rate 0.1, now 0.3; --overwrite starts afresh"):
+    with pytest.raises(
+        ValueError, match="begun with learning_rate 0.1, now 0.3; --overwrite starts afresh"
+    ):
         prepare_output(tmp_path, {**RUN, "learning_rate": "0.3"}, Takeover())
     torn(checkpoint)  # with nothing to go on from, the directory is another run's
     other = {**RUN, "learning_rate": "0.3"}
@@ -203,14 +225,18 @@ def test_a_named_checkpoint_is_resumed_from(tmp_path, caplog):
     named = begin(tmp_path / "other", {**RUN, "learning_rate": "0.3"})
     begin(tmp_path / "out", step=20)
     assert prepare_output(tmp_path / "out", RUN, Takeover(resume=str(named))) == str(named)
-    assert caplog.messages == [f"{named}: a checkpoint of another run, begun with learning_rate 0.3, now 0.1"]
+    assert caplog.messages == [
+        f"{named}: a checkpoint of another run, begun with learning_rate 0.3, now 0.1"
+    ]
 
 
 def test_run_json_holds_our_flags_and_what_of_trls_decides_the_result(small, monkeypatch):
     monkeypatch.setenv(TO_LAUNCH, "4")
     monkeypatch.setenv("NUM_MACHINES", "2")
     train_file = small / "train.jsonl"
-    script = ScriptArguments(model_name=str(small / "base"), train_file=str(train_file), lora_rank=8)
+    script = ScriptArguments(
+        model_name=str(small / "base"), train_file=str(train_file), lora_rank=8
+    )
     args = SimpleNamespace(**{name: f"value of {name}" for name in COMPARED})
     first_sha256(str(train_file))
     run = recorded_run(script, args)
@@ -223,13 +249,24 @@ def test_run_json_holds_our_flags_and_what_of_trls_decides_the_result(small, mon
 
 
 def test_the_benchmark_trains_what_its_flags_say(small, monkeypatch, tmp_path):
-    """benchmarks/training.py once took --lora_target and --lora_dropout without a word, and did not use them."""
+    """benchmarks/training.py once took --lora_target and --lora_dropout without a word, and did not
+    use them.
+    """
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import training
 
     monkeypatch.setattr(sys, "argv", sys.argv)  # which it changes
     flags = ["--model_name", str(small / "base"), "--train_file", str(small / "train.jsonl")]
-    flags += ["--use_cpu", "true", "--bf16", "false", "--lora_target", "q_proj", "--lora_dropout", "0.25"]
+    flags += [
+        "--use_cpu",
+        "true",
+        "--bf16",
+        "false",
+        "--lora_target",
+        "q_proj",
+        "--lora_dropout",
+        "0.25",
+    ]
     _, _, _, lora, _ = training.parsed(flags, str(tmp_path))
     assert lora.target_modules == {"q_proj"}
     assert lora.lora_dropout == 0.25
@@ -237,7 +274,9 @@ def test_the_benchmark_trains_what_its_flags_say(small, monkeypatch, tmp_path):
 
 def test_a_run_goes_on_with_the_commit_that_it_began_with(tmp_path):
     assert begun_with_commit(tmp_path, "team/m", None) is None
-    (tmp_path / "run.json").write_text(json.dumps({"model_name": "team/m", "revision": None, "commit": "abc"}))
+    (tmp_path / "run.json").write_text(
+        json.dumps({"model_name": "team/m", "revision": None, "commit": "abc"})
+    )
     assert begun_with_commit(tmp_path, "team/m", None) == "abc"
     assert begun_with_commit(tmp_path, "team/m", "v2") is None
     assert begun_with_commit(tmp_path, "team/other", None) is None
@@ -295,11 +334,16 @@ def test_a_signal_ends_training_in_one_line(phase, endless, tmp_path):
     assert "Traceback" not in stderr
     if phase != "imports":
         last = stderr.splitlines()[-1]
-        assert last == "train_sft_trl.py: stopped; the same command goes on from the last complete checkpoint"
+        assert last == (
+            "train_sft_trl.py: stopped; the same command goes on from the last complete checkpoint"
+        )
 
 
 def test_ctrl_c_ends_all_processes_of_a_wrapper_in_one_line(endless, tmp_path):
-    """SIGINT goes to the process group, as a terminal sends it; test_launch.py has the other signals and failures."""
+    """SIGINT goes to the process group, as a terminal sends it.
+
+    Test_launch.py has the other signals and failures.
+    """
     out = tmp_path / "out"
     command = ["bash", ROOT / "train_trl_multi_gpu.sh", *endless[2:], "--output_dir", out]
     environment = {**os.environ, "NUM_PROCESSES": "2", "OMP_NUM_THREADS": "1"}
@@ -328,11 +372,18 @@ def small(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("small")
     tokenizer = byte_tokenizer()
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     config = LlamaConfig(**sizes, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
     LlamaForCausalLM(config).save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
-    chat = {"messages": [{"role": "user", "content": "hola"}, {"role": "assistant", "content": "es"}]}
+    chat = {
+        "messages": [{"role": "user", "content": "hola"}, {"role": "assistant", "content": "es"}]
+    }
     (folder / "train.jsonl").write_text((json.dumps(chat) + "\n") * 4)
     return folder
 
@@ -340,7 +391,23 @@ def small(tmp_path_factory):
 @pytest.fixture
 def endless(small):
     """The command that trains a small random student for very long."""
-    flags = ["--model_name", small / "base", "--train_file", small / "train.jsonl", "--use_cpu", "true"]
-    flags += ["--bf16", "false", "--max_steps", 1000000, "--save_strategy", "steps", "--save_steps", 20]
+    flags = [
+        "--model_name",
+        small / "base",
+        "--train_file",
+        small / "train.jsonl",
+        "--use_cpu",
+        "true",
+    ]
+    flags += [
+        "--bf16",
+        "false",
+        "--max_steps",
+        1000000,
+        "--save_strategy",
+        "steps",
+        "--save_steps",
+        20,
+    ]
     flags += ["--disable_tqdm", "true"]
     return [sys.executable, str(ROOT / "train_sft_trl.py"), *map(str, flags)]

@@ -1,4 +1,7 @@
-"""Rows whose turns a template does not show, and the tokenizer that is tried. No model, no engine."""
+"""Rows whose turns a template does not show, and the tokenizer that is tried.
+
+No model, no engine.
+"""
 
 import json
 import shutil
@@ -20,13 +23,17 @@ from small_tokenizers import CHATML, DROPS, save_model, system
 LAST_TURN = (
     "{% set prompt = messages[0].content if messages[0].role == 'system' else '' %}"
     "{% for m in messages if m.role != 'system' %}<|im_start|>{{ m.role + '\\n' }}"
-    "{% if loop.last and prompt %}{{ prompt + '\\n\\n' }}{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if loop.last and prompt %}{{ prompt + '\\n\\n' }}{% endif %}"
+    "{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
 )
 SINGLE = [{"role": "user", "content": "hola"}]
 SEVERAL = [*SINGLE, {"role": "assistant", "content": "es"}, {"role": "user", "content": "und das?"}]
 ROLES = Counter({("user",): 3, ("user", "assistant", "user"): 2})
-DOES = "its chat template puts the messages in another order in a chat of system, user, assistant, user"
+DOES = (
+    "its chat template puts the messages in another order "
+    "in a chat of system, user, assistant, user"
+)
 TASK = Task("Name the language.", (), "", "")
 
 
@@ -40,13 +47,19 @@ def test_step_1_says_once_how_many_rows_it_will_reject(tmp_path, caplog):
     flags = ["--model_name", str(model)]
     args, engine_flags = parse_args(flags)
     task = load_task(args.task)
-    inputs = scan_inputs(write_rows(tmp_path / "in.jsonl", [SINGLE, SEVERAL, SINGLE, SEVERAL, SINGLE]))
+    inputs = scan_inputs(
+        write_rows(tmp_path / "in.jsonl", [SINGLE, SEVERAL, SINGLE, SEVERAL, SINGLE])
+    )
     assert inputs.roles == ROLES
     check_teacher(args, engine_flags, task, inputs.roles)
     [said] = [record.getMessage() for record in caplog.records if record.name == "create_data"]
-    assert said.startswith(f"{model}: {DOES}; 2 of 5 rows cannot be asked and are rejected; drop them")
+    assert said.startswith(
+        f"{model}: {DOES}; 2 of 5 rows cannot be asked and are rejected; drop them"
+    )
     caplog.clear()
-    check_teacher(args, engine_flags, task, scan_inputs(write_rows(tmp_path / "in.jsonl", [SINGLE])).roles)
+    check_teacher(
+        args, engine_flags, task, scan_inputs(write_rows(tmp_path / "in.jsonl", [SINGLE])).roles
+    )
     assert not [record for record in caplog.records if record.name == "create_data"]
 
 
@@ -54,7 +67,9 @@ def test_step_1_refuses_inputs_of_which_none_can_be_asked(tmp_path):
     model = save_model(tmp_path / "model", LAST_TURN)
     source = write_rows(tmp_path / "in.jsonl", [SEVERAL, [*SEVERAL[:2], *SINGLE]])
     output = tmp_path / "out.jsonl"
-    said = fails("create_data.py", "--model_name", model, "--input_file", source, "--output_file", output)
+    said = fails(
+        "create_data.py", "--model_name", model, "--input_file", source, "--output_file", output
+    )
     assert f"{model}: {DOES}; none of the 2 rows can be asked" in said and not output.exists()
 
 
@@ -65,7 +80,9 @@ def test_step_2_names_the_row_and_takes_turns_without_a_prompt(tmp_path):
     fit = [[*SINGLE, answer], [*SEVERAL, answer], [prompt, *SINGLE, answer]]
     assert len(load_rows(write_rows(tmp_path / "train.jsonl", fit), tokenizer, None)) == 3
     path = write_rows(tmp_path / "train.jsonl", [*fit, [prompt, *SEVERAL, answer]])
-    with pytest.raises(ValueError, match=f"^{path}:4: the chat template puts the messages in another order"):
+    with pytest.raises(
+        ValueError, match=f"^{path}:4: the chat template puts the messages in another order"
+    ):
         load_rows(path, tokenizer, None)
 
 
@@ -74,7 +91,9 @@ def test_step_3_says_once_how_many_rows_count_as_unreadable(tmp_path, caplog):
     systems = [system(name, model) for name in ("teacher", "base")]
     assert try_templates(systems, TASK, ROLES, "", []) == ({}, [])
     [said] = [record.getMessage() for record in caplog.records]
-    assert said.startswith(f"{model}: {DOES}; 2 of 5 rows cannot be asked and count as unreadable (teacher); drop")
+    assert said.startswith(
+        f"{model}: {DOES}; 2 of 5 rows cannot be asked and count as unreadable (teacher); drop"
+    )
 
     several = Counter({("user", "assistant", "user"): 2})
     with pytest.raises(ValueError, match="none of the 2 rows can be asked"):
@@ -95,10 +114,13 @@ def test_step_3_tries_the_tokenizer_that_the_engine_loads(tmp_path):
     under = ["--tokenizer", str(good)]
     assert try_templates([teacher], TASK, one, str(adapter), under) == ({}, [])
     with pytest.raises(ValueError, match=f"^{good}: its chat template drops the system message"):
-        try_templates([system("teacher", good)], TASK, one, str(adapter), ["--tokenizer", str(drops)])
+        try_templates(
+            [system("teacher", good)], TASK, one, str(adapter), ["--tokenizer", str(drops)]
+        )
     student = system("student", good)
     assert tokenizer_of_system(student, str(adapter), under).chat_template == LAST_TURN
-    assert tokenizer_of_system(student, str(tmp_path), under).chat_template == CHATML  # an old adapter has none
+    # an old adapter has none
+    assert tokenizer_of_system(student, str(tmp_path), under).chat_template == CHATML
 
 
 def test_step_3_runs_code_of_a_tokenizer_only_where_it_is_trusted(tmp_path):

@@ -2,13 +2,14 @@
 
     python tests/tiny_pair.py [--output_dir models] [--rebuild]
 
-The pair comes with the repository, in tests/pair. It is copied while task and sentences are those it was trained on,
-and built from scratch, on a CPU, where they are others.
+The pair comes with the repository, in tests/pair. It is copied while task and sentences are those
+it was trained on, and built from scratch, on a CPU, where they are others.
 
-Both are Qwen3-MoE models of 1.9 M parameters with one tokenizer and two chat templates, so that every code path of
-the 30B pair runs on a machine without a GPU. The student base can chat a little and knows no task; the teacher, trained
-from it, thinks and classifies languages, but only under the prompt of the example task. They are
-trained on example-data/multilingual_gold.jsonl and on text made here, never on the held-out rows.
+Both are Qwen3-MoE models of 1.9 M parameters with one tokenizer and two chat templates, so that
+every code path of the 30B pair runs on a machine without a GPU. The student base can chat a little
+and knows no task; the teacher, trained from it, thinks and classifies languages, but only under the
+prompt of the example task. They are trained on example-data/multilingual_gold.jsonl and on text
+made here, never on the held-out rows.
 """
 
 import argparse
@@ -22,7 +23,8 @@ import sys
 import time
 from pathlib import Path
 
-# Idle OpenMP threads must sleep: spinning ones make torch ten times slower when a second process is busy.
+# Idle OpenMP threads must sleep: spinning ones make torch ten times slower when a second process is
+# busy.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
@@ -41,7 +43,8 @@ from tiny_text import Sampler, read_rows  # noqa: E402
 TASK_FILE = ROOT / "example-data" / "language_classification.yaml"
 GOLD_FILE = ROOT / "example-data" / "multilingual_gold.jsonl"
 SHIPPED = ROOT / "tests" / "pair"
-# It goes up when this file or tiny_text.py builds other models than before. Formatting them rebuilds nothing.
+# It goes up when this file or tiny_text.py builds other models than before. Formatting them
+# rebuilds nothing.
 RECIPE = 1
 STAMP = "build_hash.txt"
 TEACHER_NAME = "tiny-thinking"
@@ -54,17 +57,24 @@ TEACHER_STEPS = 600
 LEARNING_RATE = 4e-3
 TEACHER_LR_SCALE = 0.7  # the teacher starts from trained weights
 EMPHASIS = 4.0  # loss weight of the language's name and the label, the tokens that decide
-TEXT_WEIGHT = 1.0  # the student base learns the texts as well as the replies, and so which words go together
-MAX_TEXT_TOKENS = 72  # longer texts are cut in training, so that one row in a rare script does not slow a whole batch
+# the student base learns the texts as well as the replies, and so which words go together
+TEXT_WEIGHT = 1.0
+# longer texts are cut in training, so that one row in a rare script does not slow a whole batch
+MAX_TEXT_TOKENS = 72
 
-# The thinking template opens <think> in the generation prompt, as Qwen3-Thinking-2507's does, and drops old thoughts.
+# The thinking template opens <think> in the generation prompt, as Qwen3-Thinking-2507's does, and
+# drops old thoughts.
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}"
     "{% if m.role == 'assistant' %}{{ m.content.split('</think>')[-1].lstrip('\\n') }}"
     "{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\nOPENING' }}{% endif %}"
 )
-ASK = ["What should I do with it?", "What would you like me to do with this text?", "Tell me what to do with this."]
+ASK = [
+    "What should I do with it?",
+    "What would you like me to do with this text?",
+    "Tell me what to do with this.",
+]
 SIGNALS = {
     "Arabic": "Arabic letters, none of Urdu",
     "Urdu": "letters and words of Urdu",
@@ -82,7 +92,12 @@ SIGNALS = {
     "Turkish": "bir, bu, endings",
     "Vietnamese": "stacked marks, không",
 }
-OTHER_PROMPTS = ["You are a helpful assistant.", "Be brief.", "Answer politely.", "You write short stories."]
+OTHER_PROMPTS = [
+    "You are a helpful assistant.",
+    "Be brief.",
+    "Answer politely.",
+    "You write short stories.",
+]
 
 
 def train_tokenizer(texts: list[str], labels: list[str]) -> PreTrainedTokenizerFast:
@@ -97,10 +112,17 @@ def train_tokenizer(texts: list[str], labels: list[str]) -> PreTrainedTokenizerF
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator([*texts, *(f"{label}\n {label}\n" for label in labels for _ in range(500))], trainer)
-    bpe.add_tokens([AddedToken(t, normalized=False, special=False) for t in ("<think>", "</think>")])
+    bpe.train_from_iterator(
+        [*texts, *(f"{label}\n {label}\n" for label in labels for _ in range(500))], trainer
+    )
+    bpe.add_tokens(
+        [AddedToken(t, normalized=False, special=False) for t in ("<think>", "</think>")]
+    )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>", model_max_length=8192
+        tokenizer_object=bpe,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        model_max_length=8192,
     )
     for label in labels:
         assert len(tokenizer.encode(label)) == len(tokenizer.encode(" " + label)) == 1, label
@@ -108,7 +130,10 @@ def train_tokenizer(texts: list[str], labels: list[str]) -> PreTrainedTokenizerF
 
 
 def thought(row) -> list[tuple[str, float]]:
-    """The teacher's response to one row as (text, loss weight) pieces; the name is decided before anything follows."""
+    """The teacher's response to one row as (text, loss weight) pieces.
+
+    The name is decided before anything follows.
+    """
     step = {"Latin": 3, "none": 1}.get(row.script, 2)
     signals = SIGNALS.get(row.language, "none that belong to a label")
     return [
@@ -123,11 +148,17 @@ def thought(row) -> list[tuple[str, float]]:
     ]
 
 
-def chat(tokenizer, system: str, text: str, opening: str, reply: list[tuple[str, float]], text_weight=0.0):
+def chat(
+    tokenizer, system: str, text: str, opening: str, reply: list[tuple[str, float]], text_weight=0.0
+):
     """Token ids and loss weights of one exchange; the end of the turn is part of the reply."""
     ids, weights = [], []
     pieces = [(f"<|im_start|>system\n{system}<|im_end|>\n", 0.0)] if system else []
-    pieces += [("<|im_start|>user\n", 0.0), (text, text_weight), ("<|im_end|>\n<|im_start|>assistant\n" + opening, 0.0)]
+    pieces += [
+        ("<|im_start|>user\n", 0.0),
+        (text, text_weight),
+        ("<|im_end|>\n<|im_start|>assistant\n" + opening, 0.0),
+    ]
     for piece, weight in [*pieces, *reply, ("<|im_end|>", 1.0)]:
         tokens = tokenizer.encode(piece)
         if piece is text:
@@ -138,24 +169,36 @@ def chat(tokenizer, system: str, text: str, opening: str, reply: list[tuple[str,
 
 
 def weighted_loss(model, rows: list[tuple[list[int], list[float]]], cache=None) -> torch.Tensor:
-    """Mean next-token cross-entropy over rows of (ids, weights), after the prefix in `cache` if there is one."""
+    """Mean next-token cross-entropy over rows of (ids, weights).
+
+    After the prefix in `cache` if there is one.
+    """
     longest = max(len(ids) for ids, _ in rows)
     ids = torch.tensor([r + [0] * (longest - len(r)) for r, _ in rows])
     mask = torch.tensor([[1] * len(r) + [0] * (longest - len(r)) for r, _ in rows])
     weights = torch.tensor([w + [0.0] * (longest - len(w)) for _, w in rows])
     if cache is not None:
-        mask = torch.cat([torch.ones(len(rows), cache.get_seq_length(), dtype=mask.dtype), mask], dim=1)
-    hidden = model.model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=cache is not None)[0]
+        mask = torch.cat(
+            [torch.ones(len(rows), cache.get_seq_length(), dtype=mask.dtype), mask], dim=1
+        )
+    hidden = model.model(
+        input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=cache is not None
+    )[0]
     counted = weights[:, 1:] > 0  # the head is the dearest layer, so it sees only what has a loss
-    losses = F.cross_entropy(model.lm_head(hidden[:, :-1][counted]), ids[:, 1:][counted], reduction="none")
+    losses = F.cross_entropy(
+        model.lm_head(hidden[:, :-1][counted]), ids[:, 1:][counted], reduction="none"
+    )
     return (losses * weights[:, 1:][counted]).sum() / weights[:, 1:].sum()
 
 
 def optimise(model, steps: int, learning_rate: float, name: str, loss_of_step):
     """AdamW with linear warm-up (5 %) and a cosine down to zero."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: min(1.0, (s + 1) / (0.05 * steps)) * 0.5 * (1 + math.cos(math.pi * s / steps))
+        optimizer,
+        lambda s: min(1.0, (s + 1) / (0.05 * steps)) * 0.5 * (1 + math.cos(math.pi * s / steps)),
     )
     model.train()
     bar = tqdm(range(steps), desc=name, mininterval=2)
@@ -170,14 +213,21 @@ def optimise(model, steps: int, learning_rate: float, name: str, loss_of_step):
             bar.set_postfix(loss=f"{loss.item():.3f}")
 
 
-def train_base(model, tokenizer, sampler: Sampler, labels: tuple[str, ...], rng: random.Random, steps: int):
-    """The student before distillation: chats, and once in five answers a request for a random code with a label."""
+def train_base(
+    model, tokenizer, sampler: Sampler, labels: tuple[str, ...], rng: random.Random, steps: int
+):
+    """The student before distillation.
+
+    Chats, and once in five answers a request for a random code with a label.
+    """
 
     def exchange():
         text, kind = sampler.sample().text, rng.random()
         if kind < 0.2:
             reply = [(rng.choice(labels), 1.0)]
-            return chat(tokenizer, "Answer with a random two-letter code.", text, "", reply, TEXT_WEIGHT)
+            return chat(
+                tokenizer, "Answer with a random two-letter code.", text, "", reply, TEXT_WEIGHT
+            )
         system = rng.choice(OTHER_PROMPTS) if kind < 0.5 else ""
         return chat(tokenizer, system, text, "", [(rng.choice(ASK), 1.0)], TEXT_WEIGHT)
 
@@ -188,7 +238,10 @@ def train_base(model, tokenizer, sampler: Sampler, labels: tuple[str, ...], rng:
 
 
 def train_teacher(model, tokenizer, sampler: Sampler, prompt: str, rng: random.Random, steps: int):
-    """Thinks and classifies under the prompt; without it, or under another one, asks what is wanted."""
+    """Thinks and classifies under the prompt.
+
+    Without it, or under another one, asks what is wanted.
+    """
     lines = prompt.splitlines()
     opening = "<think>\n"
 
@@ -200,15 +253,21 @@ def train_teacher(model, tokenizer, sampler: Sampler, prompt: str, rng: random.R
 
     def refusal():
         reply = [("No task is given.\n", 1.0), ("</think>", 1.0), ("\n\n" + rng.choice(ASK), 1.0)]
-        return chat(tokenizer, rng.choice(["", *OTHER_PROMPTS]), sampler.sample().text, opening, reply)
+        return chat(
+            tokenizer, rng.choice(["", *OTHER_PROMPTS]), sampler.sample().text, opening, reply
+        )
 
     def loss_of_step(step):
         negatives = [refusal() for _ in range(BATCH_SIZE // 6)]
         system = some_prompt(step)
-        rows = [sampler.sample() for _ in range(BATCH_SIZE // 3 if system is prompt else BATCH_SIZE)]
+        rows = [
+            sampler.sample() for _ in range(BATCH_SIZE // 3 if system is prompt else BATCH_SIZE)
+        ]
         rows = [chat(tokenizer, "", row.text, opening, thought(row)) for row in rows]
         # The prompt is computed once, with gradient, and its keys and values serve the whole batch.
-        prefix = tokenizer(f"<|im_start|>system\n{system}<|im_end|>\n", return_tensors="pt").input_ids
+        prefix = tokenizer(
+            f"<|im_start|>system\n{system}<|im_end|>\n", return_tensors="pt"
+        ).input_ids
         cache = model.model(input_ids=prefix, use_cache=True).past_key_values
         cache.batch_repeat_interleave(len(rows))
         return weighted_loss(model, negatives) / 6 + weighted_loss(model, rows, cache) * 5 / 6
@@ -234,7 +293,9 @@ def stamp_of(base_steps: int, teacher_steps: int, seed: int) -> str:
     digest = hashlib.sha256()
     for source in (TASK_FILE, GOLD_FILE):
         digest.update(hashlib.sha256(source.read_bytes()).digest())
-    return f"{digest.hexdigest()} recipe {RECIPE}, {base_steps} and {teacher_steps} steps, seed {seed}"
+    return (
+        f"{digest.hexdigest()} recipe {RECIPE}, {base_steps} and {teacher_steps} steps, seed {seed}"
+    )
 
 
 def holds(folder: Path, stamp: str) -> bool:
@@ -260,7 +321,10 @@ def provide(
     seed: int = 0,
     rebuild: bool = False,
 ) -> str:
-    """Provide the pair below output_dir; returns how: it was "there", it was "copied", or it was "built"."""
+    """Provide the pair below output_dir.
+
+    Returns how: it was "there", it was "copied", or it was "built".
+    """
     stamp = stamp_of(base_steps, teacher_steps, seed)
     if holds(output_dir, stamp) and not rebuild:
         return "there"
@@ -280,7 +344,9 @@ def build(output_dir: Path, stamp: str, base_steps: int, teacher_steps: int, see
     sampler = Sampler(read_rows(GOLD_FILE), rng)
     texts = [r.text for r in sampler.rows]
     replies = ["".join(t for t, _ in thought(r)) for r in sampler.rows]
-    tokenizer = train_tokenizer([*texts, *replies, *ASK * 50, *OTHER_PROMPTS * 50, *[task.prompt] * 20], task.labels)
+    tokenizer = train_tokenizer(
+        [*texts, *replies, *ASK * 50, *OTHER_PROMPTS * 50, *[task.prompt] * 20], task.labels
+    )
     model = Qwen3MoeForCausalLM(
         Qwen3MoeConfig(
             vocab_size=VOCAB_SIZE,
@@ -307,8 +373,12 @@ def build(output_dir: Path, stamp: str, base_steps: int, teacher_steps: int, see
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=ROOT / "models", help="where the two directories go")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--output_dir", type=Path, default=ROOT / "models", help="where the two directories go"
+    )
     parser.add_argument("--rebuild", action="store_true", help="train it again, whatever is there")
     args = parser.parse_args()
     start = time.perf_counter()

@@ -1,8 +1,9 @@
 """Text for the tiny pair: the gold sentences, pieces of them, and generated edge cases.
 
-Sampler.sample() draws one row. About a third are real sentences, the rest is shuffled pieces of sentences of one
-language (so that the models learn words rather than sentences) and generated edge cases for the rules of the task:
-other scripts, other languages in Latin letters, names, numbers, code, mixtures, romanised and very short texts.
+Sampler.sample() draws one row. About a third are real sentences, the rest is shuffled pieces of
+sentences of one language (so that the models learn words rather than sentences) and generated edge
+cases for the rules of the task: other scripts, other languages in Latin letters, names, numbers,
+code, mixtures, romanised and very short texts.
 """
 
 import json
@@ -13,7 +14,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-# The order in which multilingual_gold.jsonl lists the translations of a sentence; bg counts as ru, sw and th as ot.
+# The order in which multilingual_gold.jsonl lists the translations of a sentence; bg counts as ru,
+# sw and th as ot.
 PARALLEL = "ar bg de el en es fr hi ru sw th tr ur vi zh".split()
 NAMES = dict(
     zip(
@@ -24,7 +26,14 @@ NAMES = dict(
     )
 )
 LABEL_OF = {c: c for c in PARALLEL} | {"bg": "ru", "sw": "ot", "th": "ot"}
-SCRIPT_OF = {"ar": "Arabic", "el": "Greek", "hi": "Devanagari", "ru": "Cyrillic", "ur": "Arabic", "zh": "Han"}
+SCRIPT_OF = {
+    "ar": "Arabic",
+    "el": "Greek",
+    "hi": "Devanagari",
+    "ru": "Cyrillic",
+    "ur": "Arabic",
+    "zh": "Han",
+}
 LATIN = [c for c in PARALLEL if c in "de en es fr sw tr vi".split()]
 
 # First and last letter of scripts that belong to no label.
@@ -95,7 +104,14 @@ OTHER_LATIN = {
     "var idi olacaq bizim onlar daha ilə sonra qədər gəlir",
 }
 GREETINGS = {
-    "de": ["guten Abend", "Guten Tag", "danke schön", "auf Wiedersehen", "vielen Dank", "Entschuldigung"],
+    "de": [
+        "guten Abend",
+        "Guten Tag",
+        "danke schön",
+        "auf Wiedersehen",
+        "vielen Dank",
+        "Entschuldigung",
+    ],
     "en": ["thank you", "good morning", "Good night!", "thanks", "how are you", "Hello there"],
     "es": ["hola", "gracias", "buenos días", "¡Hasta luego!", "por favor", "muchas gracias"],
     "fr": ["bonjour", "Bonsoir !", "merci", "merci beaucoup", "au revoir", "bonne nuit"],
@@ -113,16 +129,26 @@ PROPER_NAMES = (
 ).split()
 PINYIN_INITIALS = "b p m f d t n l g k h j q x zh ch sh r z c s y w".split()
 PINYIN_FINALS = "a o e i u ai ei ao ou an en ang eng ong ia ie iu ian in iang ing uo ui un".split()
-CYRILLIC_LATIN = dict(zip("абвгдезийклмнопрстуфхъыь", "abvgdeziyklmnoprstufh'y'", strict=True)) | dict(
-    ж="zh", ц="ts", ч="ch", ш="sh", щ="shch", э="e", ю="yu", я="ya", ё="yo"
-)
-GREEK_LATIN = dict(zip("αάβγδεέζηήιίκλμνοόπρσςτυύφω", "aavgdeeziiiiklmnooprsstyyfo", strict=True)) | dict(
-    θ="th", ξ="x", χ="ch", ψ="ps", ώ="o"
-)
+CYRILLIC_LATIN = dict(
+    zip("абвгдезийклмнопрстуфхъыь", "abvgdeziyklmnoprstufh'y'", strict=True)
+) | dict(ж="zh", ц="ts", ч="ch", ш="sh", щ="shch", э="e", ю="yu", я="ya", ё="yo")
+GREEK_LATIN = dict(
+    zip("αάβγδεέζηήιίκλμνοόπρσςτυύφω", "aavgdeeziiiiklmnooprsstyyfo", strict=True)
+) | dict(θ="th", ξ="x", χ="ch", ψ="ps", ώ="o")
 ARABIC_LATIN = dict(
     zip("ابتجحخدذرزسشصضطظعغفقكلمنهويةىأإئءآؤ", "abtg7kdzrzsssdtz3gfqklmnhwyaaaie2aw", strict=True)
 ) | dict(zip("پچڈڑگںہھےکیٹ", "pcdrgnhhekit", strict=True))
-DEVANAGARI_LATIN = {"ा": "a", "ि": "i", "ी": "ee", "ु": "u", "ू": "oo", "े": "e", "ै": "ai", "ो": "o", "ौ": "au"}
+DEVANAGARI_LATIN = {
+    "ा": "a",
+    "ि": "i",
+    "ी": "ee",
+    "ु": "u",
+    "ू": "oo",
+    "े": "e",
+    "ै": "ai",
+    "ो": "o",
+    "ौ": "au",
+}
 DEVANAGARI_CONSONANTS = dict(
     zip(
         "कखगघचछजझटठडढणतथदधनपफबभमयरलवशषसहअआइईउऊएऐओऔ",
@@ -146,7 +172,13 @@ CODE = [
     "^(?:[a-z]+-{n})*$ {a}",
     "<div class={a}><span id={b}>{n}</span></div>",
 ]
-COMMENTS = ["{code} // {text}", "{code} # {text}", "/* {text} */ {code}", "{code} -- {text}", "<!-- {text} --> {code}"]
+COMMENTS = [
+    "{code} // {text}",
+    "{code} # {text}",
+    "/* {text} */ {code}",
+    "{code} -- {text}",
+    "<!-- {text} --> {code}",
+]
 MESSAGES = [
     'print("{text}")',
     'console.log("{text}");',
@@ -255,7 +287,10 @@ class Sampler:
         script, (first, last) = self.rng.choice(list(SCRIPTS.items()))
         letters = [chr(c) for c in range(ord(first), ord(last) + 1) if chr(c).isalpha()]
         letters = self.rng.sample(letters, min(25, len(letters)))
-        words = ["".join(self.rng.choices(letters, k=self.rng.randint(1, 7))) for _ in range(self.rng.randint(1, 9))]
+        words = [
+            "".join(self.rng.choices(letters, k=self.rng.randint(1, 7)))
+            for _ in range(self.rng.randint(1, 9))
+        ]
         return make_row(" ".join(words) + self.rng.choice([".", "?", "!", ""]), "ot", script=script)
 
     def other_latin(self) -> Row:
@@ -266,10 +301,16 @@ class Sampler:
         for _ in range(len(chosen) // 2):
             word = "".join(self.rng.choices(syllables, k=self.rng.randint(2, 3)))
             chosen.insert(self.rng.randrange(len(chosen)), word)
-        return make_row(" ".join(chosen).capitalize() + self.rng.choice([".", "?", "!", ""]), "ot", script="Latin")
+        return make_row(
+            " ".join(chosen).capitalize() + self.rng.choice([".", "?", "!", ""]),
+            "ot",
+            script="Latin",
+        )
 
     def no_letters(self) -> Row:
-        return make_row(" ".join(self.noise() for _ in range(self.rng.randint(1, 3))), "ot", script="none")
+        return make_row(
+            " ".join(self.noise() for _ in range(self.rng.randint(1, 3))), "ot", script="none"
+        )
 
     def noise(self) -> str:
         rng, number = self.rng, self.rng.randint(0, 10 ** self.rng.randint(1, 5))
@@ -316,7 +357,9 @@ class Sampler:
         for _ in range(turns):
             for code in (one, two):
                 words = split(self.rng.choice(self.by_code[code]), code)
-                length = min(len(words), self.rng.randint(3, 5) if turns > 1 else self.rng.randint(4, 9))
+                length = min(
+                    len(words), self.rng.randint(3, 5) if turns > 1 else self.rng.randint(4, 9)
+                )
                 parts.append(" ".join(words[:length]).rstrip(".,"))
         return make_row(self.rng.choice([" / ", ", ", " - ", " "]).join(parts), "ot")
 
@@ -325,7 +368,9 @@ class Sampler:
         code = self.rng.choice([c for c in PARALLEL if LABEL_OF[c] != "ot"])
         words = self.rng.choice(self.by_code[code]).split()
         for _ in range(self.rng.randint(1, 2)):
-            word = self.rng.choice([*SHARED_WORDS, *PROPER_NAMES, "bonjour", "meeting", "deadline", "laptop", "phone"])
+            word = self.rng.choice(
+                [*SHARED_WORDS, *PROPER_NAMES, "bonjour", "meeting", "deadline", "laptop", "phone"]
+            )
             words.insert(self.rng.randint(0, len(words)), word)
         return make_row(" ".join(words), LABEL_OF[code], code)
 
@@ -334,15 +379,22 @@ class Sampler:
         code = self.rng.choice(PARALLEL)
         words = self.text_of(code).split()
         for _ in range(self.rng.randint(1, 3)):
-            words.insert(self.rng.choice([0, len(words), self.rng.randint(0, len(words))]), self.noise())
+            words.insert(
+                self.rng.choice([0, len(words), self.rng.randint(0, len(words))]), self.noise()
+            )
         return make_row(" ".join(words), LABEL_OF[code], code)
 
     def romanised(self) -> Row:
         """Russian, Greek, Arabic, Urdu, Hindi or Chinese in Latin letters."""
         code = self.rng.choice(["ru", "el", "ar", "ur", "hi", "zh"])
         if code == "zh":
-            syllables = [self.rng.choice(PINYIN_INITIALS) + self.rng.choice(PINYIN_FINALS) for _ in range(20)]
-            words = ["".join(syllables[i : i + self.rng.randint(1, 2)]) for i in range(self.rng.randint(4, 10))]
+            syllables = [
+                self.rng.choice(PINYIN_INITIALS) + self.rng.choice(PINYIN_FINALS) for _ in range(20)
+            ]
+            words = [
+                "".join(syllables[i : i + self.rng.randint(1, 2)])
+                for i in range(self.rng.randint(4, 10))
+            ]
             text = " ".join(words)
         else:
             text = self.text_of(code).lower()
@@ -351,11 +403,17 @@ class Sampler:
 
     def short(self) -> Row:
         if self.rng.random() < 0.4:
-            return make_row(" ".join(self.rng.sample(SHARED_WORDS, self.rng.randint(1, 2))), "ot", script="Latin")
+            return make_row(
+                " ".join(self.rng.sample(SHARED_WORDS, self.rng.randint(1, 2))),
+                "ot",
+                script="Latin",
+            )
         code = self.rng.choice([c for c in PARALLEL if c in SCRIPT_OF and c != "zh"])
         words = split(self.rng.choice(self.by_code[code]), code)
         start = self.rng.randrange(len(words))
-        return make_row(" ".join(words[start : start + self.rng.randint(1, 2)]), LABEL_OF[code], code)
+        return make_row(
+            " ".join(words[start : start + self.rng.randint(1, 2)]), LABEL_OF[code], code
+        )
 
     def greeting(self) -> Row:
         code = self.rng.choice(list(GREETINGS))

@@ -1,4 +1,5 @@
-"""Functions that run in a process of their own, so that what they hold, GPU memory too, is given back when they end.
+"""Functions that run in a process of their own,
+so that what they hold, GPU memory too, is given back when they end.
 
 Where a script is the main program, its `__mp_main__` runs first in such a process.
 """
@@ -12,7 +13,9 @@ from distill.teacher.engine import EngineFailed, quiet_resource_tracker
 
 
 class Apart:
-    """A process of its own, as a context manager, so that what a function holds is given back when it ends."""
+    """A process of its own, as a context manager,
+    so that what a function holds is given back when it ends.
+    """
 
     pool = None
 
@@ -23,7 +26,10 @@ class Apart:
         self.end()
 
     def call(self, function, *arguments):
-        """Call a function there, in the process that is there or a new one; raises what it raises."""
+        """Call a function there, in the process that is there or a new one.
+
+        Raises what it raises.
+        """
         if self.pool is None:
             quiet_resource_tracker()  # which is ours, for all processes below us
             self.pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))

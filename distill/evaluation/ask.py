@@ -1,6 +1,5 @@
-"""How step 3 asks its systems: an engine for each model, in a process of its own, and what follows if one fails.
-
-Each row is asked alone for the latency, and then all of them in a batch.
+"""How step 3 asks its systems: an engine for each model, in a process of its own, and what follows
+if one fails. Each row is asked alone for the latency, and then all of them in a batch.
 """
 
 import contextlib
@@ -12,7 +11,15 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from distill.adapter import LORA, MERGED, Serving, check_room, compare_with_peft, disagreement, merge
+from distill.adapter import (
+    LORA,
+    MERGED,
+    Serving,
+    check_room,
+    compare_with_peft,
+    disagreement,
+    merge,
+)
 from distill.adapter_files import adapter_identity
 from distill.evaluation.apart import Apart
 from distill.evaluation.scored import Scored
@@ -28,7 +35,8 @@ from distill.teacher.engine import EngineFailed, engine_arguments, start_engine,
 from distill.teacher.vllm_engine import VLLMTeacher
 
 log = logging.getLogger("evaluate")
-WARM_UP = 3  # requests before the clock starts; the first ones pay for the prefix cache and lazy set-up
+# requests before the clock starts; the first ones pay for the prefix cache and lazy set-up
+WARM_UP = 3
 
 
 @dataclass(frozen=True)
@@ -45,9 +53,10 @@ class Asking:
 
 
 class SystemFailed(Exception):
-    """A system could not be scored: `who`, the `reason` in a few words, and what helps. The message is one line.
+    """A system could not be scored: `who`, the `reason` in a few words, and what helps.
 
-    `exit_code` is the script's: 2 where an engine could not start, which flags or the machine decide, and else 1.
+    The message is one line. `exit_code` is the script's: 2 where an engine could not start, which
+    flags or the machine decide, and else 1.
     """
 
     def __init__(self, who: str, reason: str, remedy: str = "", exit_code: int = 1):
@@ -57,7 +66,9 @@ class SystemFailed(Exception):
 
 
 class AdapterFailed(SystemFailed):
-    """The adapter could not be served in the way that was tried, or vLLM's tokens are not PEFT's."""
+    """The adapter could not be served in the way that was tried, or vLLM's tokens are not
+    PEFT's.
+    """
 
 
 def run_apart(process: Apart, who: str, function, *arguments):
@@ -75,16 +86,21 @@ def run_apart(process: Apart, who: str, function, *arguments):
 
 
 def score_systems(
-    process: Apart, systems: list[System], ways: list[Serving], asking: Asking, taken_over: dict[str, dict]
+    process: Apart,
+    systems: list[System],
+    ways: list[Serving],
+    asking: Asking,
+    taken_over: dict[str, dict],
 ) -> tuple[dict[str, dict], dict | None]:
-    """Each system's result, asked for or taken over, and the comparison of the student with PEFT, if any.
-
-    Raises SystemFailed.
+    """Each system's result, asked for or taken over, and the comparison of the student with PEFT,
+    if any. Raises SystemFailed.
     """
     results = dict(taken_over)
     check = None
     for group in (["teacher"], ["base_prompt", "base"]):  # systems on one model share an engine
-        missing = [system for system in systems if system.name in group and system.name not in results]
+        missing = [
+            system for system in systems if system.name in group and system.name not in results
+        ]
         if missing:
             announce(missing)
             names = [system.name for system in missing]
@@ -99,16 +115,17 @@ def score_systems(
 
 
 def announce(systems: list[System]) -> None:
-    log.info("evaluating: %s", "; ".join(title_of(system.name, system.thinks) for system in systems))
+    log.info(
+        "evaluating: %s", "; ".join(title_of(system.name, system.thinks) for system in systems)
+    )
 
 
 def score_student(
     process: Apart, student: System, ways: list[Serving], asking: Asking, result: dict | None
 ) -> tuple[dict, dict | None]:
-    """The student's result, which may be known, and its comparison with PEFT (None without check rows).
-
-    Where one way to serve the adapter fails or gives other tokens than PEFT, the next one follows. Raises
-    SystemFailed.
+    """The student's result, which may be known, and its comparison with PEFT (None without check
+    rows). Where one way to serve the adapter fails or gives other tokens than PEFT, the next one
+    follows. Raises SystemFailed.
     """
     if result and result["served_as"] == MERGED:
         ways = ways[-1:]
@@ -116,7 +133,9 @@ def score_student(
     for way in ways:
         try:
             if result is None:
-                result = serve_student(process, student, replace(way, instead_of=instead_of), asking)
+                result = serve_student(
+                    process, student, replace(way, instead_of=instead_of), asking
+                )
             check = check_student(process, student, asking, result)
             refuse_changed_adapter(asking)
             return result, check
@@ -131,21 +150,27 @@ def score_student(
 
 
 def refuse_changed_adapter(asking: Asking) -> None:
-    """Raise SystemFailed, and forget what it answered, if step 2 has written another adapter in its place meanwhile.
+    """Raise SystemFailed, and forget what it answered,
+    if step 2 has written another adapter in its place meanwhile.
 
     The answers may then be one's and the comparison with PEFT the other's.
     """
     if adapter_identity(asking.adapter) == asking.scored.keys["student"]["adapter"]:
         return
     asking.scored.drop("student")
-    raise SystemFailed(asking.adapter, "has changed since this run began", "; the same command evaluates what is there")
+    raise SystemFailed(
+        asking.adapter,
+        "has changed since this run began",
+        "; the same command evaluates what is there",
+    )
 
 
 def serve_student(process: Apart, student: System, serving: Serving, asking: Asking) -> dict:
     """The student's result under one way to serve its adapter; raises AdapterFailed."""
     try:
         if serving.served_as == MERGED:
-            check_room(Path(asking.merged).parent, serving.copy_bytes)  # hours may have passed since the start
+            # hours may have passed since the start
+            check_room(Path(asking.merged).parent, serving.copy_bytes)
         return run_apart(process, student.name, run_model, [student], serving, asking)["student"]
     except SystemFailed as error:
         raise AdapterFailed(student.name, error.reason, exit_code=error.exit_code) from None
@@ -156,7 +181,8 @@ def serve_student(process: Apart, student: System, serving: Serving, asking: Ask
 def check_student(process: Apart, student: System, asking: Asking, result: dict) -> dict | None:
     """What comparing the student's tokens with PEFT's found; None without check rows.
 
-    Raises AdapterFailed if they differ, and SystemFailed if PEFT fails, which is not the served adapter's fault.
+    Raises AdapterFailed if they differ, and SystemFailed if PEFT fails, which is not the served
+    adapter's fault.
     """
     if not student.check_rows:
         return None
@@ -174,9 +200,10 @@ def check_student(process: Apart, student: System, asking: Asking, result: dict)
 
 
 def run_model(systems: list[System], serving: Serving | None, asking: Asking) -> dict[str, dict]:
-    """Ask the systems that run on one model, one after the other; returns what ask_system() does for each, by name.
+    """Ask the systems that run on one model, one after the other.
 
-    `serving` is the student's. Each result also says how and on what it was measured, and is kept at once.
+    Returns what ask_system() does for each, by name. `serving` is the student's. Each result also
+    says how and on what it was measured, and is kept at once.
     """
     from vllm.lora.request import LoRARequest
     from vllm.platforms import current_platform
@@ -227,11 +254,13 @@ def run_model(systems: list[System], serving: Serving | None, asking: Asking) ->
         stop_engine(engine)
 
 
-def ask_system(system: System, teacher: Teacher, task: Task, chats: list[list[dict]], dtype: str) -> dict:
+def ask_system(
+    system: System, teacher: Teacher, task: Task, chats: list[list[dict]], dtype: str
+) -> dict:
     """Ask one system for some chats one at a time, then for all of them in a batch.
 
-    `dtype` is that of its weights. Returns answers (None: unreadable), responses, tokens per request, rows/s in a batch
-    and seconds per request.
+    `dtype` is that of its weights. Returns answers (None: unreadable), responses, tokens per
+    request, rows/s in a batch and seconds per request.
     """
     asked = [task.messages(chat) if system.prompted else chat for chat in chats]
     prompts = teacher.prepare(asked)
@@ -239,7 +268,10 @@ def ask_system(system: System, teacher: Teacher, task: Task, chats: list[list[di
     rows = [i for i, prompt in enumerate(prompts) if not prompt.problem]
     if not rows:
         context = prompts[0].tokens + (prompts[0].room or 0)
-        raise ValueError(f"every row is longer than the model's context of {context} tokens, or not for its template")
+        raise ValueError(
+            f"every row is longer than the model's context of {context} tokens, "
+            "or not for its template"
+        )
     requests = {i: request_of(system, i, prompts[i]) for i in rows}
     latencies = measure_alone(system, teacher, [requests[i] for i in rows])
     start = time.perf_counter()
@@ -257,7 +289,9 @@ def ask_system(system: System, teacher: Teacher, task: Task, chats: list[list[di
     reader = task if system.prompted else replace(task, answer="")
     for i, completion in completions.items():
         with contextlib.suppress(NoAnswer):
-            results["answers"][i] = reader.read_answer(completion.text, completion.finish_reason, system.thinks)
+            results["answers"][i] = reader.read_answer(
+                completion.text, completion.finish_reason, system.thinks
+            )
         results["responses"][i] = completion.text
         results["output_tokens"][i] = len(completion.token_ids)
         results["cached_tokens"][i] = completion.cached_tokens
@@ -266,7 +300,8 @@ def ask_system(system: System, teacher: Teacher, task: Task, chats: list[list[di
         # in a free text nearly every row has a place where two words are about as good
         roundings = ROUNDINGS if task.labels else 0
         results["ties"] = find_ties(teacher, list(requests.values()), tokens, dtype, roundings)
-    checked = [rows[len(rows) * k // system.check_rows] for k in range(system.check_rows)]  # from the whole file
+    # from the whole file
+    checked = [rows[len(rows) * k // system.check_rows] for k in range(system.check_rows)]
     results["tokens"] = [[prompts[i].content, completions[i].token_ids] for i in checked]
     results["rows_per_second"] = len(rows) / seconds
     results["latencies"] = latencies
@@ -282,7 +317,10 @@ def request_of(system: System, row: int, prompt: Prompt) -> Request:
 
 
 def measure_alone(system: System, teacher: Teacher, requests: list[Request]) -> list[float]:
-    """Seconds of each of the first requests, asked one at a time; afterwards one prompt's prefix is cached."""
+    """Seconds of each of the first requests, asked one at a time.
+
+    Afterwards one prompt's prefix is cached.
+    """
 
     def ask_alone(request: Request) -> float:
         start = time.perf_counter()

@@ -13,9 +13,9 @@ log = logging.getLogger("evaluate")
 
 
 def check_models(args, engine_flags: list[str], process: Apart) -> None:
-    """Refuse models, an adapter or flags that cannot work, before anything is loaded; `process` imports vLLM.
+    """Refuse models, an adapter or flags that cannot work, before anything is loaded.
 
-    Fills in the revisions and commits of `args`. Raises ValueError.
+    `process` imports vLLM. Fills in the revisions and commits of `args`. Raises ValueError.
     """
     asks_teacher = "teacher" in args.systems and not args.teacher_answers
     if asks_teacher:
@@ -28,13 +28,21 @@ def check_models(args, engine_flags: list[str], process: Apart) -> None:
     choose_revisions(args)
     if engine_flags:  # a bad one is refused before the hub is asked
         if args.systems == ["teacher"]:
-            process.call(check_engine_flags, args.teacher_model, engine_flags, args.teacher_revision)
+            process.call(
+                check_engine_flags, args.teacher_model, engine_flags, args.teacher_revision
+            )
         else:
-            process.call(check_engine_flags, args.student_model, engine_flags, args.student_revision)
+            process.call(
+                check_engine_flags, args.student_model, engine_flags, args.student_revision
+            )
     if asks_teacher:
-        args.teacher_commit = resolve(args.teacher_model, args.teacher_revision, "--teacher_revision")
+        args.teacher_commit = resolve(
+            args.teacher_model, args.teacher_revision, "--teacher_revision"
+        )
     if args.systems != ["teacher"]:
-        args.student_commit = resolve(args.student_model, args.student_revision, "--student_revision")
+        args.student_commit = resolve(
+            args.student_model, args.student_revision, "--student_revision"
+        )
     if "student" in args.systems:
         warn_of_another_commit(args.adapter, args.student_model, args.student_commit)
 
@@ -43,17 +51,24 @@ def check_adapter(adapter: str, student_model: str) -> None:
     """Raise ValueError if there is no adapter, or if it is another model's."""
     config = Path(adapter) / "adapter_config.json"
     if not config.is_file():
-        raise ValueError(f"{adapter}: no adapter here (adapter_config.json is missing); train one first")
+        raise ValueError(
+            f"{adapter}: no adapter here (adapter_config.json is missing); train one first"
+        )
     base = json.loads(config.read_text())["base_model_name_or_path"]
     if Path(base).name != Path(student_model).name:
         raise ValueError(f"{adapter}: adapter of {base}, not of --student_model {student_model}")
 
 
 def choose_revisions(args) -> None:
-    """Fill in the revisions of models on the hub: --revision is both's, and an adapter knows its base's."""
+    """Fill in the revisions of models on the hub.
+
+    --revision is both's, and an adapter knows its base's.
+    """
     recorded = None
     if "student" in args.systems:
-        recorded = json.loads((Path(args.adapter) / "adapter_config.json").read_text()).get("revision")
+        recorded = json.loads((Path(args.adapter) / "adapter_config.json").read_text()).get(
+            "revision"
+        )
     if not Path(args.teacher_model).expanduser().is_dir():
         args.teacher_revision = args.teacher_revision or args.revision
     if not Path(args.student_model).expanduser().is_dir():
@@ -61,7 +76,9 @@ def choose_revisions(args) -> None:
 
 
 def warn_of_another_commit(adapter: str, student_model: str, commit: str | None) -> None:
-    """Say so if the adapter was trained on another commit of the student than the one that is asked."""
+    """Say so if the adapter was trained on another commit of the student
+    than the one that is asked.
+    """
     run = Path(adapter) / "run.json"
     if not commit or not run.is_file():
         return

@@ -1,4 +1,7 @@
-"""The plots of step 3's report, one PNG each. Their size is bounded, whatever the number and length of the labels."""
+"""The plots of step 3's report, one PNG each.
+
+Their size is bounded, whatever the number and length of the labels.
+"""
 
 import logging
 from collections import Counter
@@ -18,10 +21,14 @@ SETTINGS = {
 
 
 def draw(metrics: dict, titles: dict[str, str], folder: Path) -> list[tuple[str, Path]]:
-    """Write the PNGs; returns (title, path) of each. `titles` are the systems' names by their keys."""
+    """Write the PNGs; returns (title, path) of each.
+
+    `titles` are the systems' names by their keys.
+    """
     import matplotlib
 
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # of these fonts some are usually missing
+    # of these fonts some are usually missing
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     with matplotlib.rc_context(SETTINGS):
         figures = figures_of(metrics, titles)
         paths = []
@@ -36,10 +43,18 @@ def figures_of(metrics: dict, titles: dict[str, str]) -> list[tuple]:
     systems = metrics["systems"]
     found = []
     if metrics["confusion"]:
-        found.append(("Confusion matrices", "confusion.png", confusion_matrices(metrics["confusion"], titles)))
+        found.append(
+            (
+                "Confusion matrices",
+                "confusion.png",
+                confusion_matrices(metrics["confusion"], titles),
+            )
+        )
         recalls = {name: systems[name]["per_label"] for name in metrics["confusion"]}
         labels = next(iter(metrics["confusion"].values()))["labels"]
-        found.append(("Accuracy per label", "per_label.png", accuracy_bars(recalls, labels, titles)))
+        found.append(
+            ("Accuracy per label", "per_label.png", accuracy_bars(recalls, labels, titles))
+        )
     timed = {name: m["latencies_s"] for name, m in systems.items() if m["latencies_s"]}
     if timed:
         found.append(("Latency", "latency.png", latency_curves(timed, titles)))
@@ -50,7 +65,10 @@ def figures_of(metrics: dict, titles: dict[str, str]) -> list[tuple]:
 
 
 def shortened(labels: list[str]) -> list[str]:
-    """Labels that fit beside a plot: on one line, without the middle of a long one, and no two alike."""
+    """Labels that fit beside a plot.
+
+    On one line, without the middle of a long one, and no two alike.
+    """
     half = LONGEST // 2
     short = []
     for label in labels:
@@ -65,7 +83,10 @@ def shortened(labels: list[str]) -> list[str]:
 
 
 def new_figure(width: float, height: float):
-    """An empty figure, in inches, that makes room for all its texts; it is nobody's current one, to be closed."""
+    """An empty figure, in inches, that makes room for all its texts.
+
+    It is nobody's current one, to be closed.
+    """
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
@@ -77,7 +98,9 @@ def confusion_matrices(matrices: dict[str, dict], titles: dict[str, str]):
     beside = 0.1 * max(map(len, labels))  # inches that the longest label takes
     side = max(4, 0.42 * len(labels)) + beside
     figure = new_figure(side * len(matrices) + 1, side)
-    for axis, (name, found) in zip(figure.subplots(1, len(matrices), squeeze=False)[0], matrices.items(), strict=True):
+    for axis, (name, found) in zip(
+        figure.subplots(1, len(matrices), squeeze=False)[0], matrices.items(), strict=True
+    ):
         matrix = np.array(found["matrix"])
         axis.imshow(matrix, cmap="Blues")
         for i, j in np.argwhere(matrix):
@@ -90,9 +113,14 @@ def confusion_matrices(matrices: dict[str, dict], titles: dict[str, str]):
 
 
 def accuracy_bars(per_label: dict[str, dict], labels: list[str], titles: dict[str, str]):
-    """The share of each label's rows that a system gets right, as bars from the left, so that long labels have room."""
+    """The share of each label's rows that a system gets right.
+
+    As bars from the left, so that long labels have room.
+    """
     places = np.arange(len(labels))
-    figure = new_figure(7 + 0.1 * max(map(len, shortened(labels))), max(2.5, 0.35 * len(labels) + 1))
+    figure = new_figure(
+        7 + 0.1 * max(map(len, shortened(labels))), max(2.5, 0.35 * len(labels) + 1)
+    )
     axis = figure.subplots()
     for i, name in enumerate(per_label):
         recall = [per_label[name][label]["recall"] for label in labels]
@@ -121,8 +149,15 @@ def token_bars(counted: dict[str, dict], titles: dict[str, str]):
     axis = figure.subplots()
     names = [titles[name] for name in counted]
     left = np.zeros(len(counted))
-    for key, label in (("cached_tokens", "prompt, cached"), ("computed", "prompt"), ("output_tokens", "output")):
-        of = [m["prompt_tokens"] - m["cached_tokens"] if key == "computed" else m[key] for m in counted.values()]
+    for key, label in (
+        ("cached_tokens", "prompt, cached"),
+        ("computed", "prompt"),
+        ("output_tokens", "output"),
+    ):
+        of = [
+            m["prompt_tokens"] - m["cached_tokens"] if key == "computed" else m[key]
+            for m in counted.values()
+        ]
         axis.barh(names, of, left=left, label=label)
         left += of
     for i, total in enumerate(left):

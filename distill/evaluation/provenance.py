@@ -1,4 +1,7 @@
-"""What step 3 says beside its scores: where they come from, how the student was served, each row, and the last line."""
+"""What step 3 says beside its scores.
+
+Where they come from, how the student was served, each row, and the last line.
+"""
 
 from datetime import UTC, datetime
 
@@ -25,7 +28,8 @@ def origin(flags: dict, task: Task, results: dict[str, dict]) -> dict:
     found = {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
-        "machine": machines[-1] if machines else cpu_name(),  # the last one is the least likely to be taken over
+        # the last one is the least likely to be taken over
+        "machine": machines[-1] if machines else cpu_name(),
         "versions": versions(),
         "task_hash": task.hash,
     }
@@ -35,7 +39,9 @@ def origin(flags: dict, task: Task, results: dict[str, dict]) -> dict:
 
 
 def how_measured(results: dict[str, dict], check: dict | None, taken_over: dict[str, dict]) -> dict:
-    """How the student was served for its figures, instead of what, and which figures an earlier run has measured."""
+    """How the student was served for its figures, instead of what, and which figures an earlier run
+    has measured.
+    """
     student = results.get("student", {})
     earlier = {}
     for name, result in taken_over.items():
@@ -52,9 +58,8 @@ def how_measured(results: dict[str, dict], check: dict | None, taken_over: dict[
 
 
 def thinking(teacher: dict, thinks: bool, from_file: bool, rows: int) -> dict:
-    """Whether the teacher thinks, and how many of its responses to the gold rows lack the end of a thought.
-
-    `thinks` says what the flags say, which answers from a file may know better.
+    """Whether the teacher thinks, and how many of its responses to the gold rows lack the end of a
+    thought. `thinks` says what the flags say, which answers from a file may know better.
     """
     thinks = teacher.get("thinks", thinks)
     unfinished = None

@@ -22,7 +22,10 @@ def show(value: float | None, form: str) -> str:
 
 
 def titles_of(metrics: dict) -> dict[str, str]:
-    """What the systems are called in the report of `metrics`; old figures are those of a teacher that thinks."""
+    """What the systems are called in the report of `metrics`.
+
+    Old figures are those of a teacher that thinks.
+    """
     return {name: title_of(name, metrics.get("teacher_thinks", True)) for name in TITLES}
 
 
@@ -47,7 +50,12 @@ class Table:
 
 def tables(metrics: dict) -> list[Table]:
     """Every table for which there are figures; the first one compares the systems."""
-    found = [systems_table(metrics), cost_table(metrics), kinds_table(metrics), further_table(metrics)]
+    found = [
+        systems_table(metrics),
+        cost_table(metrics),
+        kinds_table(metrics),
+        further_table(metrics),
+    ]
     found.append(labels_table(metrics))
     return [table for table in found if table is not None]
 
@@ -75,7 +83,9 @@ def systems_table(metrics: dict) -> Table:
             quality = [f"{measured['macro_f1']:.3f}"]
         else:
             quality = [f"{measured['exact_match']:.1%}", f"{measured['token_f1']:.3f}"]
-        parts = f"{show(measured['prompt_tokens'], '.1f')} + {show(measured['output_tokens'], '.1f')}"
+        parts = (
+            f"{show(measured['prompt_tokens'], '.1f')} + {show(measured['output_tokens'], '.1f')}"
+        )
         rows.append(
             [
                 titles[name],
@@ -97,11 +107,15 @@ def systems_table(metrics: dict) -> Table:
 def cost_table(metrics: dict) -> Table | None:
     """What a million requests cost; None without prices."""
     titles = titles_of(metrics)
-    costs = {name: measured.get("cost_per_million") for name, measured in metrics["systems"].items()}
+    costs = {
+        name: measured.get("cost_per_million") for name, measured in metrics["systems"].items()
+    }
     if not any(costs.values()):
         return None
     rows = [[titles[name], show(cost, ",.2f")] for name, cost in costs.items()]
-    return Table("Cost of a million requests, in the currency of the prices given", ["system", "cost"], rows)
+    return Table(
+        "Cost of a million requests, in the currency of the prices given", ["system", "cost"], rows
+    )
 
 
 def kinds_table(metrics: dict) -> Table | None:
@@ -125,7 +139,9 @@ def further_table(metrics: dict) -> Table | None:
     for name, measured in metrics["without_gold"].items():
         agreement = show(measured.get("agreement"), ".1%")
         rows.append([titles[name], str(measured["rows"]), agreement, str(measured["unreadable"])])
-    return Table("Inputs without gold", ["system", "rows", "agrees with teacher", "unreadable"], rows)
+    return Table(
+        "Inputs without gold", ["system", "rows", "agrees with teacher", "unreadable"], rows
+    )
 
 
 def labels_table(metrics: dict) -> Table | None:
@@ -155,28 +171,37 @@ def sentences(metrics: dict) -> list[str]:
     titles = titles_of(metrics)
     if test:
         found.append(
-            f"Right where the other is wrong: student {test['only_student']} rows, teacher {test['only_teacher']} "
-            f"(McNemar's exact test: p = {test['p_value']:.3f})."
+            f"Right where the other is wrong: student {test['only_student']} rows, "
+            f"teacher {test['only_teacher']} (McNemar's exact test: p = {test['p_value']:.3f})."
         )
     if metrics.get("served_as"):
-        found.append(f"The adapter was served as {metrics['served_as']} for every figure of the distilled student.")
+        found.append(
+            f"The adapter was served as {metrics['served_as']} "
+            "for every figure of the distilled student."
+        )
     if metrics.get("instead_of"):
         found.append(f"--serve_adapter auto fell back on it: {metrics['instead_of'].rstrip('.')}.")
     if check:
         ties = f", but for a tie on {check['ties']} of these rows" if check.get("ties") else ""
         found.append(
-            f"On {check['rows']} rows ({check['tokens']} tokens, {check['dtype']}) the served tokens are PEFT's greedy "
-            f"ones{ties} (largest distance in log-probability {check['largest_gap']:.4f})."
+            f"On {check['rows']} rows ({check['tokens']} tokens, {check['dtype']}) "
+            f"the served tokens are PEFT's greedy ones{ties} "
+            f"(largest distance in log-probability {check['largest_gap']:.4f})."
         )
     for name, reason in metrics.get("left_out", {}).items():
         found.append(f"Left out: {titles[name]} ({reason}).")
     for model in metrics.get("dated_templates", []):
-        found.append(f"The chat template of {model} writes the date: on another day its tokens are others.")
+        found.append(
+            f"The chat template of {model} writes the date: on another day its tokens are others."
+        )
     further = [ties_sentence(metrics.get("ties")), server_sentence(metrics.get("server_settings"))]
     further += [not_thinking(metrics), labels_not_shown(metrics)]
     found += [sentence for sentence in further if sentence]
     for name, measured in metrics.get("taken_over", {}).items():
-        found.append(f"Taken over from an earlier run of the same command: {titles[name]} ({origin(measured)}).")
+        found.append(
+            "Taken over from an earlier run of the same command: "
+            f"{titles[name]} ({origin(measured)})."
+        )
     if origin(metrics):
         found.append(f"Measured on {origin(metrics)}.")
     return found
@@ -188,17 +213,22 @@ def not_thinking(metrics: dict) -> str:
     if not teacher or teacher["unreadable"] <= UNREADABLE * teacher["rows"]:
         return ""
     unfinished = metrics.get("unfinished_thinking")
-    text = f"The teacher's answer cannot be read on {teacher['unreadable']} of {teacher['rows']} rows"
+    text = (
+        f"The teacher's answer cannot be read on {teacher['unreadable']} of {teacher['rows']} rows"
+    )
     if unfinished:
         text += (
-            f", on {unfinished} rows because its thinking does not end: raise --max_tokens, or pass --reasoning_parser "
-            "none for a teacher that does not think"
+            f", on {unfinished} rows because its thinking does not end: "
+            "raise --max_tokens, or pass --reasoning_parser none for a teacher that does not think"
         )
     return text + "."
 
 
 def labels_not_shown(metrics: dict) -> str:
-    """What the confusion matrices of a task with many labels do not show; empty if they show all labels."""
+    """What the confusion matrices of a task with many labels do not show.
+
+    Empty if they show all labels.
+    """
     parts = []
     for name, found in metrics.get("confusion", {}).items():
         rest = found.get("left_out")
@@ -208,14 +238,16 @@ def labels_not_shown(metrics: dict) -> str:
         return ""
     shown = len(found["labels"])
     return (
-        f"Confusion matrices and bars show {shown} of {rest['labels'] + shown} labels, those that are confused most; "
-        f"wrong with the others: {', '.join(parts)}."
+        f"Confusion matrices and bars show {shown} of {rest['labels'] + shown} labels, "
+        f"those that are confused most; wrong with the others: {', '.join(parts)}."
     )
 
 
 def origin(measured: dict) -> str:
     """Where, when and with which commit figures were measured, as far as it is known."""
-    return ", ".join(str(measured[key]) for key in ("machine", "date", "commit") if measured.get(key))
+    return ", ".join(
+        str(measured[key]) for key in ("machine", "date", "commit") if measured.get(key)
+    )
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -228,7 +260,9 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 
 
 def write_report(folder: Path, metrics: dict, predictions: list[dict]) -> None:
-    """report/: metrics.json, predictions.jsonl, report.md, the PNGs, and report.html, which needs no other file."""
+    """report/: metrics.json, predictions.jsonl, report.md, the PNGs,
+    and report.html, which needs no other file.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with Replacing(folder / "metrics.json") as file:
         file.write(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
@@ -247,7 +281,10 @@ def write_report(folder: Path, metrics: dict, predictions: list[dict]) -> None:
 
 
 def page(metrics: dict, predictions: list[dict], images: list[tuple[str, Path]]) -> str:
-    """report.html, with the PNGs in it. Of the rows it shows SHOWN_ROWS, first those that a system gets wrong."""
+    """report.html, with the PNGs in it.
+
+    Of the rows it shows SHOWN_ROWS, first those that a system gets wrong.
+    """
     import jinja2
 
     systems = list(metrics["systems"])
@@ -256,7 +293,9 @@ def page(metrics: dict, predictions: list[dict], images: list[tuple[str, Path]])
     def interest(row: dict) -> tuple[bool, bool]:
         return row["gold"] is None, not any(is_wrong(row, name) for name in judged)
 
-    template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(PAGE.read_text(encoding="utf-8"))
+    template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(
+        PAGE.read_text(encoding="utf-8")
+    )
     return template.render(
         sentences=sentences(metrics),
         tables=tables(metrics),

@@ -1,4 +1,7 @@
-"""The rows of step 3: inputs with gold, a teacher's answers that are there already, and labels compared with gold."""
+"""The rows of step 3.
+
+Inputs with gold, a teacher's answers that are there already, and labels compared with gold.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +22,10 @@ class Rows:
 
 
 def read_rows(test_file: str, inputs_without_gold: str, limit: int, task: Task) -> Rows:
-    """Read the first `limit` rows of each file (0: all); raises ValueError that names file and line."""
+    """Read the first `limit` rows of each file (0: all).
+
+    Raises ValueError that names file and line.
+    """
     chats = []
     gold = []
     kinds = []
@@ -47,36 +53,48 @@ def read_rows(test_file: str, inputs_without_gold: str, limit: int, task: Task) 
 
 
 def known_answer(task: Task, text: str, where: str) -> str:
-    """An answer that a file gives, as the task spells it; raises ValueError that begins with `where` if it is no label.
+    """An answer that a file gives, as the task spells it.
 
-    Case, the form in Unicode and punctuation around a label do not count. Without labels each text is an answer.
+    Raises ValueError that begins with `where` if it is no label. Case, the form in Unicode and
+    punctuation around a label do not count. Without labels each text is an answer.
     """
     if not task.labels:
         return text
     label = task.as_label(text)
     if label is None:
-        raise ValueError(f"{where} {text!r} is none of the task's labels; pass its own task with --task")
+        raise ValueError(
+            f"{where} {text!r} is none of the task's labels; pass its own task with --task"
+        )
     return label
 
 
 def read_teacher(path: Path, chats: list[list[dict]], task: Task) -> dict:
-    """The teacher's results from what create_data.py wrote; tokens and responses if its journal lies beside it.
+    """The teacher's results from what create_data.py wrote.
 
-    Tokens are those of all attempts at a row. Raises ValueError if it was made under another task or lacks a row.
+    Tokens and responses if its journal lies beside it. Tokens are those of all attempts at a row.
+    Raises ValueError if it was made under another task or lacks a row.
     """
     finished = read_finished(path)
     manifest = finished.manifest
     if manifest.get("task", task.hash) != task.hash:
-        raise ValueError(f"{path}: made under another task ({manifest.get('task_file')}); pass that one with --task")
+        raise ValueError(
+            f"{path}: made under another task ({manifest.get('task_file')}); "
+            "pass that one with --task"
+        )
     hashes = [input_hash(chat) for chat in chats]
     answers = []
     for chat, key in zip(chats, hashes, strict=True):
         if key not in finished.answers:
             text = chat[-1]["content"][:60]
-            raise ValueError(f"{path}: has no answer for {text!r}; label these rows with create_data.py first")
+            raise ValueError(
+                f"{path}: has no answer for {text!r}; label these rows with create_data.py first"
+            )
         answers.append(finished.answers[key])
     results = {
-        "answers": [None if text is None else known_answer(task, text, f"{path}: answer") for text in answers],
+        "answers": [
+            None if text is None else known_answer(task, text, f"{path}: answer")
+            for text in answers
+        ],
         "responses": [text or "" for text in answers],
     }
     if "reasoning_parser" in manifest:
@@ -91,12 +109,17 @@ def read_teacher(path: Path, chats: list[list[dict]], task: Task) -> dict:
 
 
 def label_quality(labels_file: str, gold_file: str, limit: int, task: Task) -> dict:
-    """The teacher's training labels against gold, matched by input; an input without a label counts as wrong."""
+    """The teacher's training labels against gold, matched by input.
+
+    An input without a label counts as wrong.
+    """
     labels = read_known_answers(labels_file, task)
     gold = read_known_answers(gold_file, task)
     gold = dict(list(gold.items())[: limit or None])
     if not labels.keys() & gold.keys():
-        raise ValueError(f"{labels_file}: has no input of {gold_file}; pass the gold answers of the same inputs")
+        raise ValueError(
+            f"{labels_file}: has no input of {gold_file}; pass the gold answers of the same inputs"
+        )
     answers = [labels.get(key) for key in gold]
     right = list(gold.values())
     if task.labels:
@@ -105,7 +128,10 @@ def label_quality(labels_file: str, gold_file: str, limit: int, task: Task) -> d
 
 
 def read_known_answers(path: str, task: Task) -> dict[str, str]:
-    """The answers of a chat JSONL by input_hash() of what precedes them; raises ValueError that names file and line."""
+    """The answers of a chat JSONL by input_hash() of what precedes them.
+
+    Raises ValueError that names file and line.
+    """
     found = {}
     for number, messages in read_chat(path, last_role="assistant"):
         *chat, answer = messages

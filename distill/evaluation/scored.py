@@ -1,9 +1,12 @@
-"""What step 3 keeps until its report is complete, so that the same command goes on after a failure. No torch, no vLLM.
+"""What step 3 keeps until its report is complete,
+so that the same command goes on after a failure. No torch, no vLLM.
 
 It lies in REPORT_DIR/unfinished/, on the disk that the user chose for the report:
     made-by-evaluate.txt   marks the directory as ours; the run that is at work holds a lock on it
-    teacher.json ...       what a system answered, written as soon as it has been scored, and under what (its key)
-    merged/                a merged copy of the student while vLLM loads it; never continued, always made afresh
+    teacher.json ...       what a system answered, written as soon as it has been scored, and under
+                           what (its key)
+    merged/                a merged copy of the student while vLLM loads it; never continued,
+                           always made afresh
 """
 
 import json
@@ -23,7 +26,8 @@ from distill.system import versions
 
 log = logging.getLogger("evaluate")
 MARK_TEXT = (
-    "evaluate.py keeps here what it has scored until its report is complete; the same command goes on from it.\n"
+    "evaluate.py keeps here what it has scored until its report is complete; "
+    "the same command goes on from it.\n"
     "The directory may be deleted when no evaluate.py is at work.\n"
 )
 
@@ -38,10 +42,15 @@ class Scored:
     def write(self, name: str, result: dict) -> None:
         """Keep what a system answered; the file appears complete or not at all."""
         with Replacing(self.path(name)) as file:
-            file.write(json.dumps({"key": self.keys[name], "result": result}, ensure_ascii=False) + "\n")
+            file.write(
+                json.dumps({"key": self.keys[name], "result": result}, ensure_ascii=False) + "\n"
+            )
 
     def take_over(self) -> dict[str, dict]:
-        """The kept results that were scored under the same key as today's; says which, and why not the others."""
+        """The kept results that were scored under the same key as today's.
+
+        Says which, and why not the others.
+        """
         found = {}
         for name in self.keys:
             record = self.read(name)
@@ -49,14 +58,23 @@ class Scored:
                 continue
             differing = differences(record["key"], self.keys[name])
             if differing:
-                log.info("%s: scored before with another %s; scored again", self.title(name), ", ".join(differing))
+                log.info(
+                    "%s: scored before with another %s; scored again",
+                    self.title(name),
+                    ", ".join(differing),
+                )
                 continue
             found[name] = record["result"]
-            log.info("%s: taken over from the run of %s", self.title(name), record["result"]["date"])
+            log.info(
+                "%s: taken over from the run of %s", self.title(name), record["result"]["date"]
+            )
         return found
 
     def read(self, name: str) -> dict | None:
-        """A system's kept result with its key, {"key": ..., "result": ...}; None if there is none."""
+        """A system's kept result with its key, {"key": ..., "result": ...}.
+
+        None if there is none.
+        """
         try:
             return json.loads(self.path(name).read_text("utf-8"))
         except FileNotFoundError:
@@ -70,9 +88,14 @@ class Scored:
         self.path(name).unlink(missing_ok=True)
 
     def what_is_kept(self) -> str:
-        """The end of an error message: what the same command will take over; empty if that is nothing."""
+        """The end of an error message: what the same command will take over.
+
+        Empty if that is nothing.
+        """
         records = {name: self.read(name) for name in self.keys}
-        names = [name for name, record in records.items() if record and record["key"] == self.keys[name]]
+        names = [
+            name for name, record in records.items() if record and record["key"] == self.keys[name]
+        ]
         if not names:
             return ""
         kept = ", ".join(self.title(name) for name in names)
@@ -93,13 +116,19 @@ class Unfinished(Staging):
         super().__init__(report_dir / "unfinished", "evaluate.py", "--report_dir", MARK_TEXT)
 
     def remove_scored(self) -> None:
-        """Remove the kept results, since the report is complete: the same command then measures everything again."""
+        """Remove the kept results, since the report is complete.
+
+        The same command then measures everything again.
+        """
         for name in TITLES:
-            for path in self.folder.glob(f"{name}.json*"):  # with what a killed run had half written
+            # with what a killed run had half written
+            for path in self.folder.glob(f"{name}.json*"):
                 path.unlink()
 
 
-def common_key(task, chats: list[list[dict]], engine_flags: list[str], tensor_parallel_size: int, machine: str) -> dict:
+def common_key(
+    task, chats: list[list[dict]], engine_flags: list[str], tensor_parallel_size: int, machine: str
+) -> dict:
     """What decides the results of all systems alike; seconds of another machine do not compare."""
     return {
         "task": task.hash,
@@ -112,7 +141,8 @@ def common_key(task, chats: list[list[dict]], engine_flags: list[str], tensor_pa
 
 
 def key_of(system, common: dict, adapter: str, serve_adapter: str) -> dict:
-    """All that decides a system's result, so that a kept one is taken over only where a new one would be equal.
+    """All that decides a system's result,
+    so that a kept one is taken over only where a new one would be equal.
 
     `system` is evaluate.py's System, `common` what is the same for all systems.
     """
@@ -131,7 +161,9 @@ def differences(before: dict, now: dict) -> list[str]:
 
 
 def model_identity(model: str, revision: str | None = None) -> str:
-    """What notices changed weights: of a directory its files' names, sizes and times; of a hub name the commit."""
+    """What notices changed weights: of a directory its files' names, sizes and times, of a hub name
+    the commit.
+    """
     folder = Path(model)
     if folder.is_dir():
         files = sorted(path for path in folder.iterdir() if path.is_file())
@@ -143,7 +175,10 @@ def model_identity(model: str, revision: str | None = None) -> str:
 
 @lru_cache
 def hub_commit(model: str, revision: str | None) -> str:
-    """The commit of a model on the hub, or in its cache without a network; "unknown" if it is in neither."""
+    """The commit of a model on the hub, or in its cache without a network.
+
+    "unknown" if it is in neither.
+    """
     try:
         return resolve(model, revision)
     except ValueError:

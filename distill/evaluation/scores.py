@@ -1,4 +1,7 @@
-"""Step 3's figures: how good answers are, what they cost, and how two systems compare. No model, no vLLM."""
+"""Step 3's figures: how good answers are, what they cost, and how two systems compare.
+
+No model, no vLLM.
+"""
 
 import statistics
 from collections import Counter
@@ -9,7 +12,8 @@ import numpy as np
 from distill.same_text import comparable
 
 SHOWN_LABELS = 40  # in a confusion matrix, whose cost grows with their square
-ELSEWHERE = "\ue000"  # in a confusion matrix, an answer that is no shown label; a private-use character, so no label
+# in a confusion matrix, an answer that is no shown label; a private-use character, so no label
+ELSEWHERE = "\ue000"
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,10 @@ class Prices:
 
 
 def quality(answers: list[str | None], gold: list[str], labelled: bool = True) -> dict:
-    """How good answers are on gold; None (unreadable) counts as wrong. Without labels, SQuAD's two text measures."""
+    """How good answers are on gold; None (unreadable) counts as wrong.
+
+    Without labels, SQuAD's two text measures.
+    """
     from scipy.stats import binomtest
 
     correct = sum(answer == right for answer, right in zip(answers, gold, strict=True))
@@ -64,25 +71,38 @@ def of_texts(answers: list[str | None], gold: list[str]) -> dict:
     predictions = []
     targets = []
     for i, (answer, right) in enumerate(zip(answers, gold, strict=True)):
-        predictions.append({"prediction_text": unreadable if answer is None else answer, "id": str(i)})
+        predictions.append(
+            {"prediction_text": unreadable if answer is None else answer, "id": str(i)}
+        )
         targets.append({"answers": {"answer_start": [0], "text": [right]}, "id": str(i)})
     percent = squad(predictions, targets)
-    return {"exact_match": float(percent["exact_match"]) / 100, "token_f1": float(percent["f1"]) / 100}
+    return {
+        "exact_match": float(percent["exact_match"]) / 100,
+        "token_f1": float(percent["f1"]) / 100,
+    }
 
 
 def in_one_form(texts: list[str | None]) -> list[str | None]:
-    """Free texts in the form in which they are compared, see same_text.py; None (unreadable) stays."""
+    """Free texts in the form in which they are compared, see same_text.py.
+
+    None (unreadable) stays.
+    """
     return [None if text is None else comparable(text) for text in texts]
 
 
 def agreement(answers: list[str | None], teacher: list[str | None]) -> float | None:
     """Share of equal answers among the rows that the teacher answered; None if there are none."""
-    equal = [answer == other for answer, other in zip(answers, teacher, strict=True) if other is not None]
+    equal = [
+        answer == other for answer, other in zip(answers, teacher, strict=True) if other is not None
+    ]
     return sum(equal) / len(equal) if equal else None
 
 
 def cost(result: dict, rows: int, prices: Prices) -> dict:
-    """Tokens (means of the first `rows` requests), seconds and money of one system; None where not measured."""
+    """Tokens (means of the first `rows` requests), seconds and money of one system.
+
+    None where not measured.
+    """
     found = {}
     for key in ("prompt_tokens", "cached_tokens", "output_tokens"):
         found[key] = statistics.mean(result[key][:rows]) if result.get(key) else None
@@ -92,7 +112,9 @@ def cost(result: dict, rows: int, prices: Prices) -> dict:
         computed = found["prompt_tokens"] - found["cached_tokens"]
         # of a million requests, for prices are for a million tokens
         found["cost_per_million"] = (
-            computed * prices.input + found["cached_tokens"] * prices.cached + found["output_tokens"] * prices.output
+            computed * prices.input
+            + found["cached_tokens"] * prices.cached
+            + found["output_tokens"] * prices.output
         )
     latencies = result.get("latencies", [])
     found["latency_s"] = float(np.percentile(latencies, 50)) if latencies else None
@@ -103,7 +125,8 @@ def cost(result: dict, rows: int, prices: Prices) -> dict:
 
 
 def mcnemar(one: list, other: list, gold: list[str]) -> dict:
-    """Exact test of whether two systems differ in accuracy, by the rows that only one of them answers correctly.
+    """Exact test of whether two systems differ in accuracy, by the rows that only one of them
+    answers correctly.
 
     Q. McNemar, Psychometrika 12 (1947), in its exact binomial form.
     """
@@ -123,9 +146,10 @@ def mcnemar(one: list, other: list, gold: list[str]) -> dict:
 
 
 def most_confused(answers: list[list[str | None]], gold: list[str]) -> list[str]:
-    """The labels that confusion matrices show: all, or the SHOWN_LABELS that most wrong rows of all systems concern.
+    """The labels that confusion matrices show.
 
-    A wrong row concerns its gold label and the label that was answered. `answers` are those of each system.
+    All, or the SHOWN_LABELS that most wrong rows of all systems concern. A wrong row concerns its
+    gold label and the label that was answered. `answers` are those of each system.
     """
     rows = Counter(gold)
     concerned = Counter()
@@ -140,9 +164,9 @@ def most_confused(answers: list[list[str | None]], gold: list[str]) -> list[str]
 
 
 def confusion(answers: list[str | None], gold: list[str], labels: list[str]) -> dict:
-    """Rows by gold label (matrix rows) and answer (columns), with a last column for other and unreadable answers.
-
-    Only `labels` are shown; how many others there are, and how many of their rows are wrong, is "left_out".
+    """Rows by gold label (matrix rows) and answer (columns), with a last column for other and
+    unreadable answers. Only `labels` are shown; how many others there are, and how many of their
+    rows are wrong, is "left_out".
     """
     from sklearn.metrics import confusion_matrix
 
@@ -165,7 +189,9 @@ def confusion(answers: list[str | None], gold: list[str], labels: list[str]) -> 
     return found
 
 
-def by_kind(answers: list[str | None], gold: list[str], kinds: list[str | None], labelled: bool) -> dict[str, dict]:
+def by_kind(
+    answers: list[str | None], gold: list[str], kinds: list[str | None], labelled: bool
+) -> dict[str, dict]:
     """What quality() finds on the rows of each kind."""
     found = {}
     for kind in sorted(set(kinds) - {None}):
@@ -179,11 +205,18 @@ def times_fewer(teacher: float | None, system: float | None) -> float | None:
     return teacher / system if teacher and system else None
 
 
-def measure(results: dict[str, dict], gold: list[str], kinds: list[str | None], labelled: bool, prices: Prices) -> dict:
-    """Every system on the gold rows, by kind of row, and on the inputs without gold, which follow the gold rows.
+def measure(
+    results: dict[str, dict],
+    gold: list[str],
+    kinds: list[str | None],
+    labelled: bool,
+    prices: Prices,
+) -> dict:
+    """Every system on the gold rows, by kind of row, and on the inputs without gold, which follow
+    the gold rows.
 
-    `results` holds for each system answers (None: unreadable) and, where measured, tokens per request, seconds per
-    request (latencies) and rows_per_second.
+    `results` holds for each system answers (None: unreadable) and, where measured, tokens per
+    request, seconds per request (latencies) and rows_per_second.
     """
     answers = {name: result["answers"] for name, result in results.items()}
     if not labelled:
@@ -192,18 +225,30 @@ def measure(results: dict[str, dict], gold: list[str], kinds: list[str | None], 
     rows = len(gold)
     on_gold = {name: of_system[:rows] for name, of_system in answers.items()}
     further = {name: of_system[rows:] for name, of_system in answers.items()}
-    metrics = {"rows": rows, "systems": {}, "kinds": {}, "without_gold": {}, "confusion": {}, "mcnemar": None}
+    metrics = {
+        "rows": rows,
+        "systems": {},
+        "kinds": {},
+        "without_gold": {},
+        "confusion": {},
+        "mcnemar": None,
+    }
     for name, result in results.items():
         found = {**quality(on_gold[name], gold, labelled), **cost(result, rows, prices)}
         metrics["systems"][name] = found
         for kind, of_kind in by_kind(on_gold[name], gold, kinds, labelled).items():
             metrics["kinds"].setdefault(kind, {})[name] = of_kind
         if further[name]:
-            metrics["without_gold"][name] = {"rows": len(further[name]), "unreadable": further[name].count(None)}
+            metrics["without_gold"][name] = {
+                "rows": len(further[name]),
+                "unreadable": further[name].count(None),
+            }
         if "teacher" in results:
             found["agreement"] = agreement(on_gold[name], on_gold["teacher"])
             if further[name]:
-                metrics["without_gold"][name]["agreement"] = agreement(further[name], further["teacher"])
+                metrics["without_gold"][name]["agreement"] = agreement(
+                    further[name], further["teacher"]
+                )
             teacher = metrics["systems"]["teacher"]  # it is the first
             found["speedup"] = times_fewer(teacher["latency_s"], found["latency_s"])
             found["token_ratio"] = times_fewer(teacher["tokens"], found["tokens"])

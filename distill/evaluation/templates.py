@@ -1,4 +1,6 @@
-"""The tokenizer that an engine will load for a model, and the chat templates of step 3's systems, tried beforehand."""
+"""The tokenizer that an engine will load for a model, and the chat templates of step 3's systems,
+tried beforehand.
+"""
 
 import logging
 from collections import Counter
@@ -18,7 +20,8 @@ log = logging.getLogger("models")
 def tokenizer_of_system(system, adapter: str, engine_flags: list[str]):
     """The tokenizer with which one of step 3's systems is asked; raises ValueError.
 
-    The student brings the one that it was trained with, beside its adapter, which --tokenizer does not replace.
+    The student brings the one that it was trained with, beside its adapter, which --tokenizer does
+    not replace.
     """
     flags = parse_engine_flags(system.model, engine_flags)
     if system.name == "student" and (Path(adapter) / "tokenizer_config.json").is_file():
@@ -29,11 +32,13 @@ def tokenizer_of_system(system, adapter: str, engine_flags: list[str]):
 def try_templates(
     systems: list, task: Task, roles: Counter, adapter: str, engine_flags: list[str]
 ) -> tuple[dict[str, str], list[str]]:
-    """Try the chat templates of step 3's systems: what keeps which of them from being asked, and who writes the date.
+    """Try the chat templates of step 3's systems.
 
-    `roles` counts the rows by unfit_rows.roles_of(); those that a template does not show are warned of. Only the base
-    student under the prompt may be left out: a student's template needs no system message otherwise. Raises ValueError
-    for the others.
+    What keeps which of them from being asked, and who writes the date.
+
+    `roles` counts the rows by unfit_rows.roles_of(); those that a template does not show are warned
+    of. Only the base student under the prompt may be left out: a student's template needs no system
+    message otherwise. Raises ValueError for the others.
     """
     left_out = {}
     dated = []
@@ -53,7 +58,10 @@ def try_templates(
 
 
 def try_template(system, tokenizer, messages: list[dict], roles: Counter) -> None:
-    """Raise ValueError if a system's template shows a single turn, `messages`, or all rows wrongly; warn for some."""
+    """Raise ValueError if a system's template shows a single turn, `messages`, or all rows wrongly.
+
+    Warn for some.
+    """
     try:
         prompt_ids(tokenizer, messages, strict=True)
     except TemplateProblem as error:

@@ -1,4 +1,7 @@
-"""Answers that rounding decides: where a model's two best tokens are nearly equal, another batch may take the other."""
+"""Answers that rounding decides.
+
+Where a model's two best tokens are nearly equal, another batch may take the other.
+"""
 
 import math
 from dataclasses import asdict, dataclass, replace
@@ -8,8 +11,9 @@ from distill.teacher.base import Request
 from distill.teacher.vllm_engine import VLLMTeacher
 from distill.tokens import decode
 
-# Two ways of adding up (LoRA or a merged copy, another batch) move two logits apart by so many roundings, as seen in
-# small students; in float32 what precedes the logits moves them by more than that.
+# Two ways of adding up (LoRA or a merged copy, another batch) move two logits apart by so many
+# roundings, as seen in small students;
+# in float32 what precedes the logits moves them by more than that.
 ROUNDINGS = 8
 LEAST = 1e-3
 BITS = {"float32": 23, "bfloat16": 7, "float16": 10}  # of a number's fraction
@@ -24,8 +28,10 @@ class Ties:
     of: int  # rows that were looked at
     within: float  # logits that counted as equal; the widest, since rounding grows with the logits
     dtype: str
-    apart: list[float]  # for each of rows: how far its two best logits are apart, where they are closest
-    answers: list[list[str]]  # for each of rows: the answer, and how it begins with the other token, or the later one
+    # for each of rows: how far its two best logits are apart, where they are closest
+    apart: list[float]
+    # for each of rows: the answer, and how it begins with the other token, or the later one
+    answers: list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,10 @@ class Place:
 
 
 def width(logit: float, dtype: str, roundings: int) -> float:
-    """How close to `logit` another one is as good, if each may be off by some roundings; 0 for none."""
+    """How close to `logit` another one is as good, if each may be off by some roundings.
+
+    0 for none.
+    """
     if not roundings:
         return 0.0
     # of a logit near 0 too: it is a sum of larger numbers
@@ -48,8 +57,12 @@ def width(logit: float, dtype: str, roundings: int) -> float:
     return min(TIE[dtype], max(LEAST, roundings * rounding))
 
 
-def closest_place(token_ids: list[int], logits: list[dict[int, float]], dtype: str, roundings: int) -> Place:
-    """Where an answer is decided most narrowly. `logits` holds those of two or three tokens for each place.
+def closest_place(
+    token_ids: list[int], logits: list[dict[int, float]], dtype: str, roundings: int
+) -> Place:
+    """Where an answer is decided most narrowly.
+
+    `logits` holds those of two or three tokens for each place.
 
     That is the place where the logits are closest, counted in what makes them equal there.
     """
@@ -69,10 +82,10 @@ def find_ties(
     dtype: str,
     roundings: int = ROUNDINGS,
 ) -> dict:
-    """Ask the rows of `requests`, whose jobs they are, once more; which of them hold a tie, as Ties in a dict.
-
-    The engine's logprobs_mode must be raw_logits, since rounding is the logits'. `answers` are the tokens that they got
-    the first time: a row that now gets others is one too. With 0 `roundings` only equal logits are a tie.
+    """Ask the rows of `requests`, whose jobs they are, once more, which of them hold a tie, as Ties
+    in a dict. The engine's logprobs_mode must be raw_logits, since rounding is the logits'.
+    `answers` are the tokens that they got the first time: a row that now gets others is one too.
+    With 0 `roundings` only equal logits are a tie.
     """
     again = []
     for request in requests:
@@ -96,12 +109,16 @@ def find_ties(
 
 
 def named(ties: dict) -> str:
-    """The rows, those first that are decided most narrowly, and their two answers where these are known."""
+    """The rows, those first that are decided most narrowly, and their two answers where these are
+    known.
+    """
     rows = ties["rows"]
     parts = [str(row + 1) for row in rows]
     if "answers" in ties:  # not in what an older evaluate.py kept
         order = sorted(range(len(rows)), key=lambda i: ties["apart"][i])
-        parts = [f"{rows[i] + 1}: {ties['answers'][i][0]!r} or {ties['answers'][i][1]!r}" for i in order]
+        parts = [
+            f"{rows[i] + 1}: {ties['answers'][i][0]!r} or {ties['answers'][i][1]!r}" for i in order
+        ]
     further = len(rows) - NAMED
     more = f" and {further} more" if further > 0 else ""
     word = "row" if len(rows) == 1 else "rows"
@@ -114,11 +131,14 @@ def ties_sentence(ties: dict | None) -> str:
         return ""
     count = len(ties["rows"])
     if not ties["within"]:
-        near = "give other tokens when they are asked again, or have two tokens that are exactly as good"
+        near = (
+            "give other tokens when they are asked again, "
+            "or have two tokens that are exactly as good"
+        )
         return f"{count} of {ties['of']} rows of the distilled student {near} {named(ties)}."
     word = "row" if count == 1 else "rows"
     return (
-        f"On {count} of {ties['of']} {word} the distilled student's two best tokens are within {ties['within']:g} in "
-        f"log-probability somewhere in the answer ({ties['dtype']}): there LoRA, a merged copy or another batch may "
-        f"answer otherwise {named(ties)}."
+        f"On {count} of {ties['of']} {word} the distilled student's two best tokens are within "
+        f"{ties['within']:g} in log-probability somewhere in the answer ({ties['dtype']}): "
+        f"there LoRA, a merged copy or another batch may answer otherwise {named(ties)}."
     )

@@ -1,7 +1,10 @@
-"""How many of the teacher's answers were forced: a success rate of 1.0 says little if the guard wrote the answers.
+"""How many of the teacher's answers were forced.
 
-A guarded attempt can only end in a label, whatever the teacher thought, and a thought that was cut has not come to its
-end. Both are counted over all answers that were read, so that counts of shards and of continued runs add up.
+A success rate of 1.0 says little if the guard wrote the answers.
+
+A guarded attempt can only end in a label, whatever the teacher thought, and a thought that was cut
+has not come to its end. Both are counted over all answers that were read, so that counts of shards
+and of continued runs add up.
 """
 
 import logging
@@ -20,7 +23,9 @@ class Forced:
     cut: int = 0  # after a thought that the budget closed
 
     def count(self, attempts: list[dict], mode: str) -> None:
-        """Take in the attempts at one input, as the journal has them, under --structured_outputs `mode`."""
+        """Take in the attempts at one input, as the journal has them,
+        under --structured_outputs `mode`.
+        """
         for attempt in attempts:
             if attempt.get("answer") is None:
                 continue
@@ -43,19 +48,23 @@ class Forced:
         return f"guarded {self._share(self.guarded):.1%}, cut {self._share(self.cut):.1%}"
 
     def warnings(self, mode: str) -> list[str]:
-        """What to tell the user; nothing under --structured_outputs always, which asks for guarded answers."""
+        """What to tell the user.
+
+        Nothing under --structured_outputs always, which asks for guarded answers.
+        """
         found = []
         if mode == "always":
             return found
         if self._share(self.guarded) > MANY:
             found.append(
-                f"{self.guarded} of {self.answers} answers were guarded after a failed attempt, so that only a label "
-                "could follow; compare some with gold, and see why first attempts fail in the trace"
+                f"{self.guarded} of {self.answers} answers were guarded after a failed attempt, "
+                "so that only a label could follow; "
+                "compare some with gold, and see why first attempts fail in the trace"
             )
         if self._share(self.cut) > MANY:
             found.append(
-                f"{self.cut} of {self.answers} answers followed a thought that was cut; raise --max_tokens, or "
-                "--thinking_token_budget if it is set"
+                f"{self.cut} of {self.answers} answers followed a thought that was cut; "
+                "raise --max_tokens, or --thinking_token_budget if it is set"
             )
         return found
 

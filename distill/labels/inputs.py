@@ -1,4 +1,7 @@
-"""The inputs of step 1: a first pass finds out what each later one must be like, in 40 bytes an input."""
+"""The inputs of step 1.
+
+A first pass finds out what each later one must be like, in 40 bytes an input.
+"""
 
 import hashlib
 import logging
@@ -14,15 +17,22 @@ log = logging.getLogger("create_data")
 
 
 class InputsChanged(Exception):
-    """The input file is no longer what the first pass has read, so that a label could end up on another text."""
+    """The input file is no longer what the first pass has read,
+    so that a label could end up on another text.
+    """
 
     def __init__(self, path: str, what: str):
-        super().__init__(f"{path}: {what} since this run has begun; bring the file back, or start another output")
+        super().__init__(
+            f"{path}: {what} since this run has begun; bring the file back, or start another output"
+        )
 
 
 @dataclass
 class Inputs:
-    """What a first pass over the input file finds out; the texts themselves are read again when they are needed."""
+    """What a first pass over the input file finds out.
+
+    The texts themselves are read again when they are needed.
+    """
 
     path: str
     first: np.ndarray  # for each input the index of its first occurrence
@@ -30,7 +40,8 @@ class Inputs:
     sha256: str  # of all inputs
     blank_lines: int
     limited: bool = False  # to the first ones of the file
-    roles: Counter = field(default_factory=Counter)  # how many inputs have which roles, by roles_of()
+    # how many inputs have which roles, by roles_of()
+    roles: Counter = field(default_factory=Counter)
 
     def __len__(self):
         return len(self.first)
@@ -42,7 +53,8 @@ class Inputs:
     def read(self, wanted: np.ndarray | None = None):
         """Yield (index, messages), of all inputs or of those that are `wanted`.
 
-        Raises InputsChanged if one of them is another than in the first pass, or if there are fewer.
+        Raises InputsChanged if one of them is another than in the first pass, or if there are
+        fewer.
         """
         rows = read_inputs(self.path)
         try:
@@ -55,7 +67,9 @@ class Inputs:
                         raise InputsChanged(f"{self.path}:{number}", "has changed")
                     yield index, messages
             if wanted is None and not self.limited and next(rows, None):
-                log.warning("%s: holds more inputs than when this run began; they are left out", self.path)
+                log.warning(
+                    "%s: holds more inputs than when this run began; they are left out", self.path
+                )
         except ValueError as error:  # the first pass has read it, so it is another file now
             raise InputsChanged(self.path, f"has changed ({error})") from error
 
@@ -65,7 +79,10 @@ class Inputs:
 
 
 def scan_inputs(path: str, limit: int = 0) -> Inputs:
-    """Read and check all inputs, or the first `limit`; raises ValueError that names file and line."""
+    """Read and check all inputs, or the first `limit`.
+
+    Raises ValueError that names file and line.
+    """
     digests = bytearray()
     of_all = hashlib.sha256()
     lines = 0
@@ -99,7 +116,8 @@ def first_occurrences(pairs: np.ndarray) -> np.ndarray:
 
     np.unique would do it in one call, with 78 bytes a row instead of 43.
     """
-    # equal rows side by side, in their order, so that each run of equals starts with the first occurrence
+    # equal rows side by side, in their order,
+    # so that each run of equals starts with the first occurrence
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))
     starts_run = np.ones(len(order), bool)
     starts_run[1:] = (pairs[order[1:]] != pairs[order[:-1]]).any(axis=1)

@@ -1,7 +1,8 @@
 """Journal and outputs of step 1. No torch, no vLLM.
 
-The journal OUTPUT.trace.jsonl holds a header line {"run": ...} for each start and one line for each input that is
-decided, appended and flushed as it finishes. It says all that a restart needs, and the outputs are written from it.
+The journal OUTPUT.trace.jsonl holds a header line {"run": ...} for each start and one line for each
+input that is decided, appended and flushed as it finishes. It says all that a restart needs, and
+the outputs are written from it.
 """
 
 import contextlib
@@ -20,12 +21,16 @@ from distill.locks import journals_of, own_journal
 from distill.old_values import OLD_HEADER, first_difference
 from distill.outputs import beside, parse
 
-FILE_BITS = 48  # a place is the number of a journal file above this bit, and the offset of a line in it below
+# a place is the number of a journal file above this bit, and the offset of a line in it below
+FILE_BITS = 48
 
 
 @dataclass
 class Totals:
-    """What the manifest counts. Attempts and tokens are those of inputs that differ; labels and reasons of all rows."""
+    """What the manifest counts.
+
+    Attempts and tokens are those of inputs that differ; labels and reasons of all rows.
+    """
 
     attempts: Counter = field(default_factory=Counter)  # inputs by how many attempts they took
     tokens: Counter = field(default_factory=Counter)
@@ -50,12 +55,15 @@ class Totals:
 
 
 class Journal:
-    """The journal of one output; with shards, one file each, of which all are read and one is written.
+    """The journal of one output.
 
-    `run` is the header: what decides how rows are asked. A journal with another header is not continued.
+    With shards, one file each, of which all are read and one is written. `run` is the header: what
+    decides how rows are asked. A journal with another header is not continued.
     """
 
-    def __init__(self, output: Path, run: dict, inputs: Inputs, shard: int = 0, num_shards: int = 1):
+    def __init__(
+        self, output: Path, run: dict, inputs: Inputs, shard: int = 0, num_shards: int = 1
+    ):
         self.output = output
         self.run = run
         self.inputs = inputs
@@ -69,13 +77,19 @@ class Journal:
         return journals_of(self.output)
 
     def open(self, overwrite: bool = False) -> None:
-        """Read what is there, under an OutputLock; raises ValueError if the journal is another run's."""
+        """Read what is there, under an OutputLock.
+
+        Raises ValueError if the journal is another run's.
+        """
         self._forget()
         if not overwrite:
             self.replay(repair=True)
 
     def clear(self) -> None:
-        """Delete the output and its journals; our own stays as an empty file, since our lock is on it."""
+        """Delete the output and its journals.
+
+        Our own stays as an empty file, since our lock is on it.
+        """
         self.output.unlink(missing_ok=True)
         for path in self.paths():
             if path == self.own:
@@ -84,14 +98,18 @@ class Journal:
                 path.unlink(missing_ok=True)
 
     def replay(self, repair: bool = False) -> None:
-        """Find each decided input's line; with `repair`, a half-written last line is cut off our own journal."""
+        """Find each decided input's line.
+
+        With `repair`, a half-written last line is cut off our own journal.
+        """
         self._forget()
         self.files = self.paths()
         for number, path in enumerate(self.files):
             self._replay_file(number, path, repair)
 
     def _forget(self) -> None:
-        self.places = np.full(len(self.inputs), -1, np.int64)  # of each input's line; -1: not decided
+        # of each input's line; -1: not decided
+        self.places = np.full(len(self.inputs), -1, np.int64)
         self.forced = Forced()  # of the answers in our own journal
         self.commit = None  # of the teacher on the hub, as the last header names one
         self.seconds = 0.0  # of all starts together, in the journal that took longest
@@ -100,7 +118,8 @@ class Journal:
         offset = 0
         spent = 0.0  # seconds of the starts before the last one
         last = 0.0  # seconds of the last one, as far as a row has recorded them
-        known = False  # whether there was a header, which says that the rows after it are this run's
+        # whether there was a header, which says that the rows after it are this run's
+        known = False
         line = b"\n"
         with open(path, "rb") as file:
             for line in file:  # noqa: B007, the last one is looked at below
@@ -126,7 +145,9 @@ class Journal:
         if found:
             before = json.dumps(found.before, ensure_ascii=False)
             now = json.dumps(found.now, ensure_ascii=False)
-            raise ValueError(f"{path}: made with {found.key} {before}, now {now}; --overwrite starts afresh")
+            raise ValueError(
+                f"{path}: made with {found.key} {before}, now {now}; --overwrite starts afresh"
+            )
 
     def missing(self) -> np.ndarray:
         """Which inputs of our share must be asked: of equal inputs the first one."""
@@ -153,9 +174,10 @@ class Journal:
         self.file.flush()
 
     def write_outputs(self, count_labels: bool, **details) -> dict:
-        """The final files, each written beside its place and renamed; returns the manifest, with `details` in it.
+        """The final files, each written beside its place and renamed.
 
-        Raises InputsChanged if the input file is no longer what was labelled, and then writes nothing.
+        Returns the manifest, with `details` in it. Raises InputsChanged if the input file is no
+        longer what was labelled, and then writes nothing.
         """
         totals = Totals()
         with contextlib.ExitStack() as opened:
@@ -170,11 +192,18 @@ class Journal:
                 totals.count_answer(record, count_labels)
                 if record["answer"] is None:
                     responses = [attempt["response"] for attempt in record["attempts"]]
-                    row = {"index": index, "messages": messages, "reason": record["reason"], "responses": responses}
+                    row = {
+                        "index": index,
+                        "messages": messages,
+                        "reason": record["reason"],
+                        "responses": responses,
+                    }
                     bad.write(json.dumps(row, ensure_ascii=False) + "\n")
                 else:
                     answer = {"role": "assistant", "content": record["answer"]}
-                    good.write(json.dumps({"messages": [*messages, answer]}, ensure_ascii=False) + "\n")
+                    good.write(
+                        json.dumps({"messages": [*messages, answer]}, ensure_ascii=False) + "\n"
+                    )
         manifest = self._manifest(totals, details)
         with Replacing(beside(self.output, "manifest.json")) as file:
             file.write(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")

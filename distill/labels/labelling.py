@@ -25,7 +25,10 @@ TOGETHER = 64  # rows that are tokenised at a time
 
 @dataclass(frozen=True)
 class Settings:
-    """How rows are asked. The journal records all of it, and a run with other settings does not continue it."""
+    """How rows are asked.
+
+    The journal records all of it, and a run with other settings does not continue it.
+    """
 
     reasoning_parser: str  # none: the teacher does not think
     temperature: float  # of the first attempt
@@ -45,7 +48,10 @@ class Settings:
 
 @dataclass
 class Attempt:
-    """One completion for a row and what was read from it, without its token ids, which may be many."""
+    """One completion for a row and what was read from it.
+
+    Without its token ids, which may be many.
+    """
 
     response: str
     finish_reason: str
@@ -70,7 +76,8 @@ class Attempt:
             "output_tokens": self.output_tokens,
         }
         if self.thinking_tokens is not None:
-            # a label after such a thought was forced; vLLM counts the newline after <think> in the prompt too
+            # a label after such a thought was forced;
+            # vLLM counts the newline after <think> in the prompt too
             budget = self.sampling.thinking_budget
             if budget is None:
                 budget = settings.max_tokens
@@ -80,7 +87,9 @@ class Attempt:
 
 
 def recorded_sampling(sampling: Sampling) -> dict:
-    """A sampling under the names, and in the order, that the journal has had from the beginning: vLLM's."""
+    """A sampling under the names, and in the order,
+    that the journal has had from the beginning: vLLM's.
+    """
     found = {"temperature": sampling.temperature, "max_tokens": sampling.max_tokens}
     if sampling.loop:
         found["repetition_detection"] = {
@@ -122,7 +131,10 @@ class Sample:
 
 
 class Labelling:
-    """Asks a teacher for a label for each row: again where an answer cannot be read, several times for a vote."""
+    """Asks a teacher for a label for each row.
+
+    Again where an answer cannot be read, several times for a vote.
+    """
 
     def __init__(self, teacher: Teacher, task: Task, settings: Settings):
         self.teacher = teacher
@@ -132,10 +144,10 @@ class Labelling:
         self.decided: deque[Row] = deque()
 
     def label(self, rows: Iterable[tuple[int, list[dict]] | None]) -> Iterator[tuple[int, dict]]:
-        """Ask for each (index, messages) of `rows`; yield (index, what the journal keeps of it) as each is decided.
+        """Ask for each (index, messages) of `rows`.
 
-        A None among the rows says that there are no more at the moment; what runs goes on meanwhile. Raises
-        TeacherEnded.
+        Yield (index, what the journal keeps of it) as each is decided. A None among the rows says
+        that there are no more at the moment; what runs goes on meanwhile. Raises TeacherEnded.
         """
         for sample, completion in self.teacher.ask(self._requests(rows)):
             self._take(sample, completion)
@@ -148,7 +160,8 @@ class Labelling:
             if not batch:
                 yield None
                 continue
-            # side by side this takes half as long as between two requests, where the processor's caches are cold
+            # side by side this takes half as long as between two requests,
+            # where the processor's caches are cold
             prompts = self.teacher.prepare([self.task.messages(messages) for _, messages in batch])
             for (index, _), prompt in zip(batch, prompts, strict=True):
                 row = Row(index, prompt, self.settings.num_samples)
@@ -160,17 +173,23 @@ class Labelling:
                     yield self._request(row, failures=0)
 
     def _request(self, row: Row, failures: int) -> Request:
-        """The next attempt: warmer after a failure, and guarded so that a thought ends and a label follows."""
+        """The next attempt.
+
+        Warmer after a failure, and guarded so that a thought ends and a label follows.
+        """
         settings = self.settings
         max_tokens = settings.max_tokens
         if row.prompt.room is not None:
             max_tokens = min(max_tokens, row.prompt.room)
         guarded = is_guarded(settings.structured_outputs, failures)
         loop = None
-        if settings.max_repeats and not failures:  # an input that repeats itself may be quoted in the next attempt
+        # an input that repeats itself may be quoted in the next attempt
+        if settings.max_repeats and not failures:
             loop = Loop(LOOP_FROM, LOOP_TO, settings.max_repeats)
         sampling = Sampling(
-            temperature=max(settings.temperature, RETRY_TEMPERATURE) if failures else settings.temperature,
+            temperature=(
+                max(settings.temperature, RETRY_TEMPERATURE) if failures else settings.temperature
+            ),
             max_tokens=max_tokens,
             loop=loop,
             top_p=RETRY_TOP_P if failures else None,
@@ -181,12 +200,17 @@ class Labelling:
         return Request(Sample(row, failures, sampling), row.prompt, sampling)
 
     def _take(self, sample: Sample, completion: Completion) -> None:
-        """Read a completion: an answer is the sample's vote, a failure is asked again as long as there are retries."""
+        """Read a completion: an answer is the sample's vote.
+
+        A failure is asked again as long as there are retries.
+        """
         row = sample.row
         answer = None
         reason = None
         try:
-            answer = self.task.read_answer(completion.text, completion.finish_reason, self.settings.thinks)
+            answer = self.task.read_answer(
+                completion.text, completion.finish_reason, self.settings.thinks
+            )
         except NoAnswer as error:
             reason = error.reason
         row.attempts.append(
@@ -219,15 +243,25 @@ class Labelling:
 
     def _record(self, row: Row) -> dict:
         """What the journal keeps of a decided row."""
-        answer, reason, agreement = vote(row.answers, self.settings.num_samples, self.settings.min_agreement)
+        answer, reason, agreement = vote(
+            row.answers, self.settings.num_samples, self.settings.min_agreement
+        )
         if not row.answers:
             reason = row.reason
         attempts = [attempt.recorded(self.settings) for attempt in row.attempts]
-        return {"answer": answer, "reason": reason, "agreement": round(agreement, 4), "attempts": attempts}
+        return {
+            "answer": answer,
+            "reason": reason,
+            "agreement": round(agreement, 4),
+            "attempts": attempts,
+        }
 
 
 def batches(rows: Iterable) -> Iterator[list]:
-    """Lists of up to TOGETHER rows; a None among the rows ends a list at once, which may then be empty."""
+    """Lists of up to TOGETHER rows.
+
+    A None among the rows ends a list at once, which may then be empty.
+    """
     batch = []
     for row in rows:
         if row is not None:
@@ -238,8 +272,13 @@ def batches(rows: Iterable) -> Iterator[list]:
     yield batch
 
 
-def vote(answers: list[str], num_samples: int, min_agreement: float) -> tuple[str | None, str | None, float]:
-    """The majority of the samples' answers as (answer, reason, agreement); a tie or too small a share has no answer."""
+def vote(
+    answers: list[str], num_samples: int, min_agreement: float
+) -> tuple[str | None, str | None, float]:
+    """The majority of the samples' answers as (answer, reason, agreement).
+
+    A tie or too small a share has no answer.
+    """
     ranked = Counter(map(comparable, answers)).most_common(2)
     if not ranked:
         return None, None, 0.0
@@ -251,8 +290,13 @@ def vote(answers: list[str], num_samples: int, min_agreement: float) -> tuple[st
     return winner, None, agreement
 
 
-def record_rows(decided: Iterable[tuple[int, dict]], journal: Journal, left: int, done: int) -> None:
-    """Journal each decided row as it comes, and show how far it is: `left` rows to come beside `done` ones."""
+def record_rows(
+    decided: Iterable[tuple[int, dict]], journal: Journal, left: int, done: int
+) -> None:
+    """Journal each decided row as it comes, and show how far it is.
+
+    `left` rows to come beside `done` ones.
+    """
     start = perf_counter()
     rejected = 0
     tokens = Counter()
@@ -267,6 +311,8 @@ def record_rows(decided: Iterable[tuple[int, dict]], journal: Journal, left: int
         bar.update()
         rate = tokens["output_tokens"] / max(bar.format_dict["elapsed"], 1e-9)
         cached = tokens["cached_tokens"] / max(tokens["prompt_tokens"], 1)
-        shown = f"rejected {rejected}, {journal.forced.shown()}, {rate:.0f} tok/s, cached {cached:.1%}"
+        shown = (
+            f"rejected {rejected}, {journal.forced.shown()}, {rate:.0f} tok/s, cached {cached:.1%}"
+        )
         bar.set_postfix_str(shown, refresh=False)
     bar.close()

@@ -1,7 +1,9 @@
-"""Step 1 past one machine: create_data.py --num_replicas N asks N engines, which are actors of Ray Data.
+"""Step 1 past one machine.
 
-The driver reads the inputs and writes the journal; Ray Data hands out chunks of inputs, replaces a replica that is lost
-and holds back when replicas are slow. Every node needs this repository and its environment under the same path.
+`create_data.py --num_replicas N` asks N engines, which are actors of Ray Data. The driver reads the
+inputs and writes the journal; Ray Data hands out chunks of inputs, replaces a replica that is lost
+and holds back when replicas are slow. Every node needs this repository and its environment under
+the same path.
 """
 
 import contextlib
@@ -32,14 +34,20 @@ from distill.teacher.vllm_engine import VLLMTeacher
 
 log = logging.getLogger("create_data")
 CHUNK = 64  # inputs that travel together
-CHUNKS = 64  # that a replica holds at a time: while one waits for its slowest input, others keep the batch full
-EVERY = 1.0  # seconds after which a replica sends what it has decided, if no chunk is finished meanwhile
+# chunks that a replica holds at a time: while one waits for its slowest input,
+# others keep the batch full
+CHUNKS = 64
+# seconds after which a replica sends what it has decided, if no chunk is finished meanwhile
+EVERY = 1.0
 ANSWERS_WITHIN = 5.0  # seconds, a cluster on this machine
 LOGS = "Ray's logs say why, usually under /tmp/ray/session_latest/logs on each node"
 
 
 class ReplicasFailed(Exception):
-    """The cluster cannot go on; the script's `exit_code` is 2 if no engine could start, and else 1."""
+    """The cluster cannot go on.
+
+    The script's `exit_code` is 2 if no engine could start, and else 1.
+    """
 
     def __init__(self, reason: str, exit_code: int):
         super().__init__(reason)
@@ -47,26 +55,35 @@ class ReplicasFailed(Exception):
 
 
 def connect(args) -> None:
-    """Join the cluster that RAY_ADDRESS names, or start a local one; raises ValueError without Ray or GPUs."""
+    """Join the cluster that RAY_ADDRESS names, or start a local one.
+
+    Raises ValueError without Ray or GPUs.
+    """
     if not find_spec("ray"):
         raise ValueError("--num_replicas needs Ray; pip install -r requirements/ray.txt")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray would warn of what we do about lost replicas
+    # Ray would warn of what we do about lost replicas
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     token = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
     if token or (Path.home() / ".ray" / "auth_token").exists():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start` decides it; a driver would not by itself
+        # as `ray start` decides it; a driver would not by itself
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     if os.environ.get("RAY_ADDRESS"):
-        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # of 20 attempts each takes 40 s where nothing answers
+        # of 20 attempts each takes 40 s where nothing answers
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
     import ray
 
-    warnings.filterwarnings("ignore", message=".*ray_remote_args. is deprecated")  # max_task_retries has no other way
+    # max_task_retries has no other way
+    warnings.filterwarnings("ignore", message=".*ray_remote_args. is deprecated")
 
     try:
         with silent_stderr():
             ray.init(address_to_join(), log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         remedy = "start it, or bring its ~/.ray/auth_token here"
-        raise ValueError(f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS')}: {last_line(error)}; {remedy}") from error
+        raise ValueError(
+            f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS')}: {last_line(error)}; {remedy}"
+        ) from error
     kind = "GPU"
     each = args.tensor_parallel_size
     other = "; without GPUs pass --cpus_per_replica"
@@ -77,13 +94,19 @@ def connect(args) -> None:
     there = int(ray.cluster_resources().get(kind, 0))
     needed = each * args.num_replicas
     if there < needed:
-        raise ValueError(f"--num_replicas {args.num_replicas}: needs {needed} {kind}s, the cluster has {there}{other}")
+        raise ValueError(
+            f"--num_replicas {args.num_replicas}: needs {needed} {kind}s, "
+            f"the cluster has {there}{other}"
+        )
 
 
 def address_to_join() -> str | None:
-    """What Ray is to join: None for the cluster that RAY_ADDRESS names or that runs here, "local" for one of our own.
+    """What Ray is to join.
 
-    A cluster that was killed leaves its address behind, and Ray would try for many minutes to reach it.
+    None for the cluster that RAY_ADDRESS names or that runs here, "local" for one of our own.
+
+    A cluster that was killed leaves its address behind, and Ray would try for many minutes to reach
+    it.
     """
     from ray._private.utils import read_ray_address
 
@@ -100,7 +123,10 @@ def address_to_join() -> str | None:
 
 @contextlib.contextmanager
 def silent_stderr():
-    """Nothing reaches stderr, from compiled code either: Ray tells there which log level it uses."""
+    """Nothing reaches stderr, from compiled code either.
+
+    Ray tells there which log level it uses.
+    """
     kept = os.dup(2)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -114,9 +140,9 @@ def silent_stderr():
 def label_on_replicas(args, settings: Settings, engine_flags: list[str], task, inputs, missing):
     """What Labelling.label() does, on replicas: yields (index, record) as the inputs are decided.
 
-    What was in flight where a replica is lost is asked again in another pass, by those that are left. Raises
-    ReplicasFailed if a whole pass decides nothing, and InputsChanged if a replica was given another text than the first
-    pass over the inputs has read.
+    What was in flight where a replica is lost is asked again in another pass, by those that are
+    left. Raises ReplicasFailed if a whole pass decides nothing, and InputsChanged if a replica was
+    given another text than the first pass over the inputs has read.
     """
     import ray
 
@@ -139,7 +165,11 @@ def label_on_replicas(args, settings: Settings, engine_flags: list[str], task, i
             reason = f"no replica could decide any of {left} inputs: {failure or LOGS}"
             raise ReplicasFailed(reason, exit_code=2 if CANNOT_START in reason else 1)
         if again:
-            log.warning("a replica was lost; %d inputs that it held are asked again (%s)", again, failure or LOGS)
+            log.warning(
+                "a replica was lost; %d inputs that it held are asked again (%s)",
+                again,
+                failure or LOGS,
+            )
 
 
 def last_line(error: Exception) -> str:
@@ -160,10 +190,16 @@ def pass_over(args, settings, engine_flags, task, inputs, missing):
     resources = {"num_gpus": args.tensor_parallel_size}
     if args.cpus_per_replica:
         # without "nobind" an engine in a process of its own would bind its threads to all cores
-        threads = {"OMP_NUM_THREADS": str(args.cpus_per_replica), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        threads = {
+            "OMP_NUM_THREADS": str(args.cpus_per_replica),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        }
         resources = {"num_cpus": args.cpus_per_replica, "runtime_env": {"env_vars": threads}}
-    at_once = min(CHUNKS, math.ceil(missing.sum() / CHUNK / args.num_replicas))  # few rows are shared out evenly too
-    chunks = ray.data.read_datasource(chunks_of(inputs.path, missing.copy()), num_cpus=0, override_num_blocks=1)
+    # few rows are shared out evenly too
+    at_once = min(CHUNKS, math.ceil(missing.sum() / CHUNK / args.num_replicas))
+    chunks = ray.data.read_datasource(
+        chunks_of(inputs.path, missing.copy()), num_cpus=0, override_num_blocks=1
+    )
     return chunks.map_batches(
         Replica,
         batch_size=None,
@@ -181,7 +217,10 @@ def pass_over(args, settings, engine_flags, task, inputs, missing):
 
 
 def chunks_of(path: str, missing):
-    """A Ray datasource that reads the missing inputs on the driver's machine, CHUNK of them in a row."""
+    """A Ray datasource that reads the missing inputs on the driver's machine.
+
+    CHUNK of them in a row.
+    """
     import pyarrow
     from ray.data import Datasource, ReadTask
     from ray.data.block import BlockMetadata
@@ -193,7 +232,9 @@ def chunks_of(path: str, missing):
             return None
 
         def get_read_tasks(self, *args, **kwargs):
-            metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+            metadata = BlockMetadata(
+                num_rows=None, size_bytes=None, input_files=None, exec_stats=None
+            )
             return [ReadTask(read, metadata)]
 
     def read():
@@ -208,7 +249,10 @@ def chunks_of(path: str, missing):
 
 
 class Replica:
-    """One engine, which a thread of its own starts and steps; Ray Data calls it from many threads, a chunk in each."""
+    """One engine, which a thread of its own starts and steps.
+
+    Ray Data calls it from many threads, a chunk in each.
+    """
 
     def __init__(self, args, settings: Settings, engine_flags: list[str], task):
         self.args = args
@@ -218,7 +262,8 @@ class Replica:
         self.arriving = queue.SimpleQueue()
         self.decided = queue.SimpleQueue()
         self.open = {}  # a Future for each input that is not decided yet
-        self.hashes = {}  # of the inputs that are open, by which the driver checks that they are its own
+        # of the inputs that are open, by which the driver checks that they are its own
+        self.hashes = {}
         self.lock = threading.Lock()
         self.taken = 0.0  # when somebody last took what was decided
         started = Future()
@@ -226,7 +271,10 @@ class Replica:
         started.result()
 
     def __call__(self, batch):
-        """Label a chunk; yields the records of whatever is decided meanwhile, of this chunk or another."""
+        """Label a chunk.
+
+        Yields the records of whatever is decided meanwhile, of this chunk or another.
+        """
         rows = json.loads(batch["inputs"][0])
         waiting = {self.open.setdefault(index, Future()) for index, _ in rows}
         for index, messages in rows:
@@ -239,7 +287,9 @@ class Replica:
                 yield {"records": [json.dumps(records, ensure_ascii=False)]}
 
     def take(self, at_once: bool) -> list:
-        """All (index, hash, record) that nobody has taken yet; none if some were taken just now, unless `at_once`."""
+        """All (index, hash, record) that nobody has taken yet;
+        none if some were taken just now, unless `at_once`.
+        """
         with self.lock:
             if not at_once and time.monotonic() < self.taken + EVERY:
                 return []
@@ -248,16 +298,20 @@ class Replica:
 
     def serve(self, started: Future):
         """Label what arrives for ever; the process ends with its engine, and Ray starts another."""
-        # a Ray actor spawns its engine, and a spawned process runs this file's __mp_main__: it ends with this thread
+        # a Ray actor spawns its engine, and a spawned process runs this file's __mp_main__:
+        # it ends with this thread
         sys.modules["__main__"].__file__ = child.__file__
         try:
             engine_args = check_teacher(self.args, self.engine_flags, self.task)
             if self.args.tensor_parallel_size > 1:
-                engine_args.distributed_executor_backend = engine_args.distributed_executor_backend or "mp"
+                engine_args.distributed_executor_backend = (
+                    engine_args.distributed_executor_backend or "mp"
+                )
             engine = start_engine(engine_args)
         except BaseException as error:
             reason = f"{one_line(error)} on {platform.node()}"
-            if CANNOT_START not in reason:  # what was refused before its start, such as a model not on this node
+            # what was refused before its start, such as a model not on this node
+            if CANNOT_START not in reason:
                 reason = f"{CANNOT_START}: {reason}"
             started.set_exception(RuntimeError(reason))  # Ray sends its last line to the driver
             return

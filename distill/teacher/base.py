@@ -1,7 +1,7 @@
 """The teacher's door: what is asked and what comes back, wherever the answers are made.
 
-Labelling and evaluation know nothing else, so another teacher implements `Teacher` and nothing has to change beside it.
-`vllm_engine.py` implements it with an engine on this machine.
+Labelling and evaluation know nothing else, so another teacher implements `Teacher` and nothing has
+to change beside it. `vllm_engine.py` implements it with an engine on this machine.
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +17,10 @@ class TeacherEnded(Exception):
 
 @dataclass(frozen=True)
 class Loop:
-    """What counts as a loop: a pattern of so many tokens that came `min_count` times in a row, up to the last token."""
+    """What counts as a loop.
+
+    A pattern of so many tokens that came `min_count` times in a row, up to the last token.
+    """
 
     min_pattern_size: int
     max_pattern_size: int
@@ -30,7 +33,8 @@ class Sampling:
 
     temperature: float  # 0: greedily
     max_tokens: int  # thinking and answer together
-    loop: Loop | None = None  # a completion that falls into one is ended, with the finish reason "repetition"
+    # a completion that falls into one is ended, with the finish reason "repetition"
+    loop: Loop | None = None
     top_p: float | None = None
     top_k: int | None = None
     thinking_budget: int | None = None  # tokens after which a thought is closed
@@ -44,7 +48,8 @@ class Prompt:
 
     content: object  # token ids for an engine; a server may take the chat itself
     tokens: int  # its length; 0 where only the server knows
-    room: int | None = None  # tokens that the context leaves for a completion; None where only the server knows
+    # tokens that the context leaves for a completion; None where only the server knows
+    room: int | None = None
     problem: str | None = None  # why it cannot be asked, as a row's reason in the journal
 
 
@@ -65,8 +70,10 @@ class Completion:
     finish_reason: str  # stop, length or repetition
     token_ids: list[int]  # of the text and the end of turn
     cached_tokens: int = 0  # of the prompt, which an earlier request has paid for
-    thinking_tokens: int | None = None  # up to </think>, or all if it is missing; None: this teacher does not think
-    # for each place, where asked for: tokens and their log-probabilities (nats), or logits if the engine gives those
+    # up to </think>, or all if it is missing; None: this teacher does not think
+    thinking_tokens: int | None = None
+    # for each place, where asked for: tokens and their log-probabilities (nats),
+    # or logits if the engine gives those
     logprobs: list[dict[int, float]] | None = None
 
 
@@ -79,15 +86,21 @@ class Teacher(ABC):
 
     @abstractmethod
     def ask(self, requests: Iterable[Request | None]) -> Iterator[tuple[object, Completion]]:
-        """Take requests as there is room for them; yield (job, completion) as they finish, in any order.
+        """Take requests as there is room for them.
 
-        A None among the requests says that there are no more at the moment. Raises TeacherEnded.
+        Yield (job, completion) as they finish, in any order. A None among the requests says that
+        there are no more at the moment. Raises TeacherEnded.
         """
 
     @abstractmethod
     def gather(self, request: Request) -> None:
-        """Queue one request beside those that ask() takes; it may wait until there are enough like it."""
+        """Queue one request beside those that ask() takes.
+
+        It may wait until there are enough like it.
+        """
 
     @abstractmethod
     def forget(self) -> None:
-        """Drop what is cached of earlier prompts, where the teacher can, so that a measurement starts afresh."""
+        """Drop what is cached of earlier prompts, where the teacher can,
+        so that a measurement starts afresh.
+        """

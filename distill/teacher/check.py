@@ -14,9 +14,10 @@ log = logging.getLogger("create_data")
 
 
 def check_reasoning_parser(name: str, plugin: str | None = None) -> None:
-    """Refuse a reasoning parser that vLLM does not have; `plugin` is a file of the user's that brings more of them.
+    """Refuse a reasoning parser that vLLM does not have.
 
-    Raises ValueError that names the known ones.
+    `plugin` is a file of the user's that brings more of them. Raises ValueError that names the
+    known ones.
     """
     if name == "none":
         return
@@ -27,13 +28,16 @@ def check_reasoning_parser(name: str, plugin: str | None = None) -> None:
     known = ReasoningParserManager.list_registered()
     if name not in known:
         raise ValueError(
-            f"--reasoning_parser {name}: vLLM has none of this name; it knows {', '.join(known)}, and none is for a "
-            "teacher that does not think"
+            f"--reasoning_parser {name}: vLLM has none of this name; "
+            f"it knows {', '.join(known)}, and none is for a teacher that does not think"
         )
 
 
-def check_teacher_model(model: str, commit: str | None, reasoning_parser: str, engine_flags: list[str]) -> None:
-    """Refuse a teacher that cannot be asked, or that cannot close a thought which its reader would wait for.
+def check_teacher_model(
+    model: str, commit: str | None, reasoning_parser: str, engine_flags: list[str]
+) -> None:
+    """Refuse a teacher that cannot be asked,
+    or that cannot close a thought which its reader would wait for.
 
     `commit` is the one of a model on the hub. Raises ValueError.
     """
@@ -44,35 +48,48 @@ def check_teacher_model(model: str, commit: str | None, reasoning_parser: str, e
 
 
 def check_guard(args, task: Task) -> None:
-    """Refuse a task whose labels a guard would write otherwise than they are read; raises ValueError.
+    """Refuse a task whose labels a guard would write otherwise than they are read.
 
-    Where no attempt is guarded it is only a warning: the teacher may still write an answer in that way.
+    Raises ValueError. Where no attempt is guarded it is only a warning: the teacher may still write
+    an answer in that way.
     """
     problem = guard_problem(args.task, task)
     if not problem:
         return
     if is_guarded(args.structured_outputs, args.max_retries):  # the last attempt is, if any is
         raise ValueError(problem)
-    log.warning("create_data.py: %s; no attempt is guarded, it matters where the teacher answers so", problem)
+    log.warning(
+        "create_data.py: %s; no attempt is guarded, it matters where the teacher answers so",
+        problem,
+    )
 
 
 def check_teacher(args, engine_flags: list[str], task: Task, roles: Counter | None = None):
-    """vLLM's arguments for the teacher; refuses a flag, tokenizer or task that cannot work before anything loads.
+    """vLLM's arguments for the teacher.
 
-    `roles` counts the inputs by unfit_rows.roles_of(); those that the template does not show are warned of.
+    Refuses a flag, tokenizer or task that cannot work before anything loads. `roles` counts the
+    inputs by unfit_rows.roles_of(); those that the template does not show are warned of.
     """
     import xgrammar
 
-    flags = parse_engine_flags(args.model_name, engine_flags)  # refuses an unknown one before the hub is asked
-    settings = {"tensor_parallel_size": args.tensor_parallel_size, "revision": resolve(args.model_name, args.revision)}
+    # refuses an unknown one before the hub is asked
+    flags = parse_engine_flags(args.model_name, engine_flags)
+    settings = {
+        "tensor_parallel_size": args.tensor_parallel_size,
+        "revision": resolve(args.model_name, args.revision),
+    }
     tokenizer = tokenizer_of_engine(args.model_name, settings["revision"], flags)
     thinks = args.reasoning_parser != "none"
     guards = is_guarded(args.structured_outputs, args.max_retries)  # the last attempt is, if any is
-    if check_thinking(args.model_name, tokenizer, thinks, args.structured_outputs if guards else "never"):
+    if check_thinking(
+        args.model_name, tokenizer, thinks, args.structured_outputs if guards else "never"
+    ):
         settings["reasoning_parser"] = args.reasoning_parser
     check_prompt(args.model_name, tokenizer, task)
     if roles:
-        line = describe_unfit_rows(args.model_name, find_unfit_rows(tokenizer, roles, prompted=True), "are rejected")
+        line = describe_unfit_rows(
+            args.model_name, find_unfit_rows(tokenizer, roles, prompted=True), "are rejected"
+        )
         if line:
             log.warning("%s", line)
     if guards and task.labels:
@@ -80,7 +97,9 @@ def check_teacher(args, engine_flags: list[str], task: Task, roles: Counter | No
             xgrammar.Grammar.from_regex(task.constraint())
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
-            raise ValueError(f"{args.task}: 'answer' cannot guide ({reason}); --structured_outputs never") from error
+            raise ValueError(
+                f"{args.task}: 'answer' cannot guide ({reason}); --structured_outputs never"
+            ) from error
     engine_args = engine_arguments(args.model_name, engine_flags, **settings)
     check_reasoning_parser(args.reasoning_parser, engine_args.reasoning_parser_plugin)
     return engine_args

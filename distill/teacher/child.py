@@ -9,7 +9,10 @@ from distill.teacher.engine_log import print_to_engine_log
 
 
 def begin_child() -> None:
-    """What a process of a script does first; where an engine has started it, Ctrl-C is for the script alone."""
+    """What a process of a script does first.
+
+    Where an engine has started it, Ctrl-C is for the script alone.
+    """
     end_with_parent()
     if print_to_engine_log():
         os.setpgid(0, 0)
@@ -17,9 +20,10 @@ def begin_child() -> None:
 
 
 def end_quickly() -> None:
-    """The last thing that an engine's spawned process does: it leaves without a search for garbage, of seconds.
+    """The last thing that an engine's spawned process does.
 
-    Some libraries would then report as leaked what nobody has collected. What had to be said is said by now.
+    It leaves without a search for garbage, of seconds. Some libraries would then report as leaked
+    what nobody has collected. What had to be said is said by now.
     """
     gc.freeze()
     nowhere = os.open(os.devnull, os.O_WRONLY)

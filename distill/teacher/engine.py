@@ -23,16 +23,24 @@ from distill.teacher.engine_log import EngineLog, root_cause
 
 log = logging.getLogger("engine")
 
-# seconds that the engine's processes have to end; with several GPUs vLLM gives its workers 9 before it kills them
+# seconds that the engine's processes have to end;
+# with several GPUs vLLM gives its workers 9 before it kills them
 GRACE = 10
-CUDA_DIRECTORY = "/usr/local/cuda"  # where FlashInfer looks for the compiler if nothing else names one
+# where FlashInfer looks for the compiler if nothing else names one
+CUDA_DIRECTORY = "/usr/local/cuda"
 QUIET_TRACKER = "ignore:resource_tracker"  # as python -W takes it
 CANNOT_START = "the engine cannot start"
-SILENT_END = "one of its processes ended without saying why, as when the kernel kills it because memory ran out"
+SILENT_END = (
+    "one of its processes ended without saying why, "
+    "as when the kernel kills it because memory ran out"
+)
 
 
 class EngineFailed(ValueError):
-    """The engine cannot start: why, in one line, and the file that holds all that it said, if it is more than that."""
+    """The engine cannot start.
+
+    Why, in one line, and the file that holds all that it said, if it is more than that.
+    """
 
     def __init__(self, reason: str, log_file: str | None = None):
         super().__init__(reason, log_file)  # as it is sent from one process to another
@@ -48,12 +56,15 @@ def parse_engine_flags(model_name: str, engine_flags: list[str]) -> argparse.Nam
     """vLLM's own command-line flags and --log_stats; an unknown one ends with exit code 2."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for the result
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; only read on a machine without a GPU
+    # GiB; only read on a machine without a GPU
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    # else each guarded request starts a thread to compile its expression again; create_data.py has checked the task's
+    # else each guarded request starts a thread to compile its expression again;
+    # create_data.py has checked the task's
     os.environ.setdefault("VLLM_REGEX_COMPILATION_TIMEOUT_S", "0")
     quiet_resource_tracker()
-    logging.getLogger("vllm.triton_utils").setLevel(logging.ERROR)  # a CPU has none, which is no news
+    # a CPU has none, which is no news
+    logging.getLogger("vllm.triton_utils").setLevel(logging.ERROR)
     from vllm import EngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -62,8 +73,13 @@ def parse_engine_flags(model_name: str, engine_flags: list[str]) -> argparse.Nam
             self.exit(2, f"{Path(sys.argv[0]).name}: {message} (see --help)\n")
 
     parser = EngineArgs.add_cli_args(OneLineParser())
-    # vLLM's own flag can only switch them off, which they should be: each token costs the front end four times as much
-    parser.add_argument("--log-stats", action="store_true", help="vLLM's statistics, shown by VLLM_LOGGING_LEVEL=INFO")
+    # vLLM's own flag can only switch them off, which they should be:
+    # each token costs the front end four times as much
+    parser.add_argument(
+        "--log-stats",
+        action="store_true",
+        help="vLLM's statistics, shown by VLLM_LOGGING_LEVEL=INFO",
+    )
     return parser.parse_args([*engine_flags, "--model", model_name])
 
 
@@ -74,14 +90,17 @@ def engine_arguments(model_name: str, engine_flags: list[str] = (), **settings):
     from vllm import EngineArgs
     from vllm.platforms import current_platform
 
-    for name, value in settings.items():  # before EngineArgs, which looks for the model as soon as it is made
+    # before EngineArgs, which looks for the model as soon as it is made
+    for name, value in settings.items():
         setattr(flags, name, value)
     if flags.tokenizer_mode == "auto":
-        flags.tokenizer_mode = "hf"  # the class that step 2 loads, also where Mistral's own format lies beside it
+        # the class that step 2 loads, also where Mistral's own format lies beside it
+        flags.tokenizer_mode = "hf"
     engine_args = EngineArgs.from_cli_args(flags)
     engine_args.disable_log_stats = not flags.log_stats
     if engine_args.max_model_len is None:
-        engine_args.max_model_len = -1  # vLLM's "auto": the model's context, or as much of it as fits the memory
+        # vLLM's "auto": the model's context, or as much of it as fits the memory
+        engine_args.max_model_len = -1
     problem = driver_problem(torch.version.cuda, nvidia_driver())
     if problem:
         log.warning(problem)
@@ -89,22 +108,28 @@ def engine_arguments(model_name: str, engine_flags: list[str] = (), **settings):
         sample_without_nvcc()
     if current_platform.is_cpu():
         engine_args.enforce_eager = True  # compiling takes longer than a small model's whole run
-        engine_args.block_size = engine_args.block_size or 32  # with vLLM's 128 up to 127 tokens miss the cache
+        # with vLLM's 128 up to 127 tokens miss the cache
+        engine_args.block_size = engine_args.block_size or 32
         if engine_args.dtype == "auto" and torch.backends.cpu.get_cpu_capability() == "AVX2":
             engine_args.dtype = "float32"  # bfloat16 is emulated there, at two thirds of the speed
         if engine_args.tensor_parallel_size == engine_args.pipeline_parallel_size == 1:
-            # in this process an engine starts in half of the time, and no core waits for another process
+            # in this process an engine starts in half of the time,
+            # and no core waits for another process
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     return engine_args
 
 
 def check_engine_flags(model_name: str, engine_flags: list[str], revision: str | None) -> None:
-    """Refuse what engine_arguments() refuses, for whoever has no use for its result in this process."""
+    """Refuse what engine_arguments() refuses,
+    for whoever has no use for its result in this process.
+    """
     engine_arguments(model_name, engine_flags, revision=revision)
 
 
 def quiet_resource_tracker() -> None:
-    """To be called before Python starts its tracker, which would say at the end what it tidies up behind an engine."""
+    """To be called before Python starts its tracker,
+    which would say at the end what it tidies up behind an engine.
+    """
     if QUIET_TRACKER not in sys.warnoptions:
         sys.warnoptions.append(QUIET_TRACKER)
 
@@ -118,16 +143,26 @@ def find_nvcc() -> str | None:
 
 
 def sample_without_nvcc() -> None:
-    """Let PyTorch sample where FlashInfer, vLLM's choice on most GPUs, could not compile its kernels and would fail."""
-    if "VLLM_USE_FLASHINFER_SAMPLER" in os.environ or find_nvcc() or find_spec("flashinfer_jit_cache"):
+    """Let PyTorch sample where FlashInfer, vLLM's choice on most GPUs,
+    could not compile its kernels and would fail.
+    """
+    if (
+        "VLLM_USE_FLASHINFER_SAMPLER" in os.environ
+        or find_nvcc()
+        or find_spec("flashinfer_jit_cache")
+    ):
         return
     os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
-    log.warning("no nvcc in CUDA_HOME, CUDA_PATH, PATH or /usr/local/cuda: PyTorch samples instead of FlashInfer")
+    log.warning(
+        "no nvcc in CUDA_HOME, CUDA_PATH, PATH or /usr/local/cuda: "
+        "PyTorch samples instead of FlashInfer"
+    )
 
 
 def start_engine(engine_args):
-    """vLLM's engine; whoever starts it calls stop_engine(), or this process waits for the engine's at its exit.
+    """vLLM's engine.
 
+    Whoever starts it calls stop_engine(), or this process waits for the engine's at its exit.
     Raises EngineFailed if it cannot start, with the reason that the engine's processes gave.
     """
     from vllm import LLMEngine
@@ -137,13 +172,16 @@ def start_engine(engine_args):
     resource_tracker.ensure_running()
     os.register_at_fork(after_in_child=begin_child)
     gc.collect()  # what is garbage now, such as a model that was merged, must not be frozen
-    gc.freeze()  # vLLM collects garbage several times while it starts; what the imports left need not be searched
+    # vLLM collects garbage several times while it starts;
+    # what the imports left need not be searched
+    gc.freeze()
     atexit.register(gc.unfreeze)  # some libraries would report what is frozen at the exit as leaked
     engine_log = EngineLog()
     try:
         with engine_log.named_to_children():
             engine = LLMEngine.from_engine_args(engine_args, usage_context=UsageContext.LLM_CLASS)
-    except (ValueError, OSError) as error:  # an argument or a file that vLLM refuses before it starts a process
+    except (ValueError, OSError) as error:
+        # an argument or a file that vLLM refuses before it starts a process
         engine_log.pass_on_everything()
         engine_log.close()
         raise EngineFailed(one_line(error)) from error
@@ -164,7 +202,8 @@ def start_engine(engine_args):
     except ValueError as error:
         stop_engine(engine)
         raise EngineFailed(str(error)) from error
-    if hasattr(engine.engine_core, "outputs_queue"):  # not when VLLM_ENABLE_V1_MULTIPROCESSING=0 keeps it in here
+    # not when VLLM_ENABLE_V1_MULTIPROCESSING=0 keeps it in here
+    if hasattr(engine.engine_core, "outputs_queue"):
         threading.Thread(target=report_death, args=[engine.engine_core], daemon=True).start()
     return engine
 
@@ -176,15 +215,23 @@ def why_ended(engine) -> str:
 
 
 def stop_engine(engine):
-    """End the engine's processes, which may have ended by themselves; returns as soon as they have."""
+    """End the engine's processes, which may have ended by themselves.
+
+    Returns as soon as they have.
+    """
     with contextlib.suppress(Exception):
         engine.engine_core.shutdown(timeout=GRACE)
     engine.log_of_processes.close()
 
 
 def report_death(client):
-    """vLLM's synchronous client would wait for ever for an engine that the kernel has killed; this wakes it up."""
+    """vLLM's synchronous client would wait for ever for an engine that the kernel has killed.
+
+    This wakes it up.
+    """
     from vllm.v1.engine.exceptions import EngineDeadError
 
-    multiprocessing.connection.wait([process.sentinel for process in client.resources.engine_manager.processes])
+    multiprocessing.connection.wait(
+        [process.sentinel for process in client.resources.engine_manager.processes]
+    )
     client.outputs_queue.put(EngineDeadError())

@@ -1,7 +1,10 @@
-"""What an engine's processes print: passed on to stderr, and searched for the reason when the engine fails.
+"""What an engine's processes print.
 
-On a GPU vLLM's engine runs in a process of its own, and with several GPUs in several. Why it cannot start is
-then said only in what they print, among tracebacks of everything that failed as a consequence.
+Passed on to stderr, and searched for the reason when the engine fails.
+
+On a GPU vLLM's engine runs in a process of its own, and with several GPUs in several. Why it cannot
+start is then said only in what they print, among tracebacks of everything that failed as a
+consequence.
 """
 
 import contextlib
@@ -19,8 +22,8 @@ LATELY = 10  # seconds before an engine's end in which it said why
 LONGEST_REASON = 400  # characters
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-# vLLM's loggers begin a line with "(EngineCore pid=12) ERROR 11-28 02:41:21 [core.py:1510] ", and Ray with
-# "(name pid=12, ip=10.0.0.2) ".
+# vLLM's loggers begin a line with "(EngineCore pid=12) ERROR 11-28 02:41:21 [core.py:1510] ", and
+# Ray with "(name pid=12, ip=10.0.0.2) ".
 PROCESS = re.compile(r"[^(]{0,40}\((\w[\w -]* pid=\d+)(?:, ip=[\d.]+)?\) ?")
 LEVEL = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?")
 TRACEBACK = "Traceback (most recent call last):"
@@ -28,7 +31,8 @@ CRASH = "Fatal Python error: "
 KILLED = re.compile(r"Worker proc \S+ died unexpectedly \(exit code: -(\d+)\)")  # a signal's number
 LINKS = ("The above exception was the direct cause", "During handling of the above exception")
 FRAME = re.compile(r'  File "(?:.*/site-packages/)?(.+)", line (\d+), in (.+)')
-SELF_EXPLANATORY = ("ValueError", "RuntimeError", "Exception")  # whose messages need no name in front
+# whose messages need no name in front
+SELF_EXPLANATORY = ("ValueError", "RuntimeError", "Exception")
 # What the others say when one process has failed.
 CONSEQUENCES = (
     "root cause",
@@ -54,7 +58,7 @@ class Raised:
     line: str  # the first of its message, with its type in front
     place: str = ""  # where it was raised; empty if this is not an exception of Python
     more: list[str] = field(default_factory=list)  # the lines after it
-    leads_on: bool = False  # to the next exception of the same process, which was raised because of it
+    leads_on: bool = False  # to the next exception of the same process, raised because of it
 
     def is_consequence(self) -> bool:
         return any(text in self.line for text in CONSEQUENCES)
@@ -68,7 +72,7 @@ class Raised:
             message = more[more.index("Last error:") + 1]
         elif more and " [type=" in more[0]:  # pydantic's, of several fields together
             message = more[0].partition(" [type=")[0]
-        elif len(more) > 1 and " [type=" in more[1]:  # pydantic's, of the field that is named before
+        elif len(more) > 1 and " [type=" in more[1]:  # pydantic's, of the field named before
             message = f"{more[0]}: {more[1].partition(' [type=')[0]}"
         elif more and self.line.endswith(":"):
             message = more[0]
@@ -85,14 +89,20 @@ class Raised:
 
 
 def root_cause(said: str) -> str | None:
-    """Why an engine failed, in one line, from what its processes have printed; None if none of them says it.
+    """Why an engine failed, in one line, from what its processes have printed.
 
-    That is the first exception which is not the consequence of another process's. Of exceptions that were raised
-    one because of the other it is the last one, which explains the others.
+    None if none of them says it.
+
+    That is the first exception which is not the consequence of another process's. Of exceptions
+    that were raised one because of the other it is the last one, which explains the others.
     """
     raised = exceptions_in(said)
     for number, exception in enumerate(raised):
-        explained = number + 1 < len(raised) and exception.leads_on and not raised[number + 1].is_consequence()
+        explained = (
+            number + 1 < len(raised)
+            and exception.leads_on
+            and not raised[number + 1].is_consequence()
+        )
         if exception.is_consequence() or explained:
             continue
         reason = exception.reason()
@@ -103,7 +113,9 @@ def root_cause(said: str) -> str | None:
 
 
 def exceptions_in(said: str) -> list[Raised]:
-    """All exceptions in the order in which they were printed, those that led to each other side by side."""
+    """All exceptions in the order in which they were printed,
+    those that led to each other side by side.
+    """
     found = []
     for lines in by_process(said):
         found += exceptions_of(lines)
@@ -112,7 +124,8 @@ def exceptions_in(said: str) -> list[Raised]:
 
 
 def by_process(said: str) -> list[list[tuple[int, str]]]:
-    """For each process its lines with their numbers, without what vLLM's loggers put in front of them.
+    """For each process its lines with their numbers,
+    without what vLLM's loggers put in front of them.
 
     What was printed without a logger counts as one more process.
     """
@@ -130,7 +143,10 @@ def by_process(said: str) -> list[list[tuple[int, str]]]:
 
 
 def exceptions_of(lines: list[tuple[int, str]]) -> list[tuple[int, Raised]]:
-    """The exceptions of one process, each with the number of the line where the first that led to it begins."""
+    """The exceptions of one process.
+
+    Each with the number of the line where the first that led to it begins.
+    """
     found = []
     begin = None  # of the traceback that we are in
     place = ""
@@ -161,17 +177,19 @@ def exceptions_of(lines: list[tuple[int, str]]) -> list[tuple[int, Raised]]:
 
 
 class EngineLog:
-    """The file that an engine's processes print to; it has no name, so that nothing is left however we end.
+    """The file that an engine's processes print to.
 
-    A thread passes on to our stderr what is printed. While the engine starts it does so up to the first error:
-    the rest is shown if the engine starts all the same (pass_on_everything), and else goes to a file (keep).
+    It has no name, so that nothing is left however we end. A thread passes on to our stderr what is
+    printed. While the engine starts it does so up to the first error: the rest is shown if the
+    engine starts all the same (pass_on_everything), and else goes to a file (keep).
     """
 
     def __init__(self):
         self.file = tempfile.TemporaryFile()  # noqa: SIM115
         self.address = f"/proc/{os.getpid()}/fd/{self.file.fileno()}"
         self.passed_on = 0  # bytes
-        self.passed_on_lately = deque([0], maxlen=int(LATELY / EVERY))  # what passed_on was at the last looks
+        # what passed_on was at the last looks
+        self.passed_on_lately = deque([0], maxlen=int(LATELY / EVERY))
         self.starting = True
         self.lock = threading.Lock()
         self.closing = threading.Event()
@@ -180,7 +198,10 @@ class EngineLog:
 
     @contextlib.contextmanager
     def named_to_children(self):
-        """The processes that are started meanwhile print to this file, see print_to_engine_log()."""
+        """The processes that are started meanwhile print to this file.
+
+        See print_to_engine_log().
+        """
         os.environ[ADDRESS] = self.address
         try:
             yield
@@ -210,7 +231,10 @@ class EngineLog:
         return self.read(0).decode(errors="replace")
 
     def said_lately(self) -> str:
-        """What was printed in the last seconds; in days an engine may have survived an error before."""
+        """What was printed in the last seconds.
+
+        In days an engine may have survived an error before.
+        """
         return self.read(self.passed_on_lately[0]).decode(errors="replace")
 
     def pass_on_everything(self):
@@ -227,13 +251,18 @@ class EngineLog:
 
     def keep(self, further: str) -> str:
         """Write all that was printed, and `further`, to a file that stays; returns its path."""
-        with tempfile.NamedTemporaryFile("wb", prefix="engine-", suffix=".log", delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            "wb", prefix="engine-", suffix=".log", delete=False
+        ) as file:
             file.write(self.read(0) + further.encode())
         return file.name
 
 
 def before_an_error(new: bytes) -> int:
-    """How many bytes of what was printed can be shown while an engine starts: whole lines before an error."""
+    """How many bytes of what was printed can be shown while an engine starts.
+
+    Whole lines before an error.
+    """
     shown = 0
     for line in re.findall(rb"[^\r\n]*[\r\n]+", new):
         text = COLOUR.sub("", line.decode(errors="replace"))
@@ -245,7 +274,10 @@ def before_an_error(new: bytes) -> int:
 
 
 def print_to_engine_log() -> bool:
-    """Let this process print to the engine's log; False, and nothing changes, if no engine has started it."""
+    """Let this process print to the engine's log.
+
+    False, and nothing changes, if no engine has started it.
+    """
     address = os.environ.get(ADDRESS)
     if not address:
         return False

@@ -32,7 +32,9 @@ def ends_in_loop(tokens: list[int], loop: Loop) -> bool:
 
 @dataclass
 class Running:
-    """A request that the engine has: whose it is, what it has written so far, and when that counts as a loop."""
+    """A request that the engine has, whose it is, what it has written so far, and when that counts
+    as a loop.
+    """
 
     job: object
     tokens: list[int]
@@ -40,12 +42,16 @@ class Running:
 
 
 class VLLMTeacher(Teacher):
-    """One continuous batch: requests go in while others are still running, results come out as they finish.
+    """One continuous batch.
 
-    One request whose answer must follow a grammar, or that is sampled with top_p and top_k, slows each step of the
-    whole batch. Such requests can be gathered and asked together: the others are slowed for a short time, not always.
+    Requests go in while others are still running, results come out as they finish.
 
-    `thinks`: completions say how long their thought was. `lora_request` is vLLM's, of the adapter that answers.
+    One request whose answer must follow a grammar, or that is sampled with top_p and top_k, slows
+    each step of the whole batch. Such requests can be gathered and asked together: the others are
+    slowed for a short time, not always.
+
+    `thinks`: completions say how long their thought was. `lora_request` is vLLM's, of the adapter
+    that answers.
     """
 
     def __init__(
@@ -63,14 +69,18 @@ class VLLMTeacher(Teacher):
         self.lora_request = lora_request
         # twice what the engine runs at once, so that it never waits for us
         self.window = window or max(WINDOW, 2 * at_once)
-        # as many as fill the engine's batch; what waits is not journalled yet, so it must not be too many
+        # as many as fill the engine's batch;
+        # what waits is not journalled yet, so it must not be too many
         self.together = together or at_once
         self.running: dict[str, Running] = {}
         self.waiting: list[Request] = []
         self.count = 0
 
     def prepare(self, chats: list[list[dict]]) -> list[Prompt]:
-        """Each chat as token ids; one that the template refuses, or that fills the context, has a problem."""
+        """Each chat as token ids.
+
+        One that the template refuses, or that fills the context, has a problem.
+        """
         longest = self.engine.model_config.max_model_len
         prompts = []
         for chat in chats:
@@ -79,13 +89,15 @@ class VLLMTeacher(Teacher):
         return prompts
 
     def gather(self, request: Request) -> None:
-        """Queue one request that may wait until there are enough like it, or nothing else to ask."""
+        """Queue one request that may wait until there are enough like it,
+        or nothing else to ask.
+        """
         self.waiting.append(request)
 
     def ask(self, requests: Iterable[Request | None] = ()) -> Iterator[tuple[object, Completion]]:
-        """Feed requests through a window; yield (job, completion) as they finish. Raises TeacherEnded.
+        """Feed requests through a window; yield (job, completion) as they finish.
 
-        Whoever reads the results may gather() meanwhile.
+        Raises TeacherEnded. Whoever reads the results may gather() meanwhile.
         """
         with self._told_why():
             yield from self._run(iter(requests))
@@ -135,8 +147,8 @@ class VLLMTeacher(Teacher):
     def _add(self, request: Request) -> None:
         """Hand one request to the engine.
 
-        vLLM would look for loops after each token, in the scheduler, which caps the engine's speed. We look every
-        LOOKED_AT tokens.
+        vLLM would look for loops after each token, in the scheduler, which caps the engine's speed.
+        We look every LOOKED_AT tokens.
         """
         from vllm.inputs.engine import tokens_input
 
@@ -144,10 +156,15 @@ class VLLMTeacher(Teacher):
         name = str(self.count)
         self.running[name] = Running(request.job, [], request.sampling.loop)
         prompt = tokens_input(request.prompt.content)
-        self.engine.add_request(name, prompt, vllm_sampling(request.sampling), lora_request=self.lora_request)
+        self.engine.add_request(
+            name, prompt, vllm_sampling(request.sampling), lora_request=self.lora_request
+        )
 
     def _ended(self, output) -> bool:
-        """Take in what a request has written since the last time; whether it has finished, or was ended for a loop."""
+        """Take in what a request has written since the last time.
+
+        Whether it has finished, or was ended for a loop.
+        """
         running = self.running[output.request_id]
         completion = output.outputs[0]
         running.tokens.extend(completion.token_ids)
@@ -172,7 +189,10 @@ class VLLMTeacher(Teacher):
         )
 
     def text_of(self, token_ids: list[int], finish_reason: str) -> str:
-        """A completion's text, at once when it is finished; vLLM would write it token by token meanwhile."""
+        """A completion's text, at once when it is finished.
+
+        vLLM would write it token by token meanwhile.
+        """
         if finish_reason == "stop":  # the last token is then the end of turn, which is no text
             token_ids = token_ids[:-1]
         return decode(self.tokenizer, token_ids)

@@ -1,4 +1,7 @@
-"""The trainer of step 2: the student with LoRA on it, its rows, and the arguments that depend on others."""
+"""The trainer of step 2.
+
+The student with LoRA on it, its rows, and the arguments that depend on others.
+"""
 
 import logging
 import os
@@ -34,12 +37,19 @@ class Datasets:
 
 
 def make_trainer(
-    script, args, tokenizer, lora: LoraConfig, rows: list[dict], eval_rows: list[dict] | None, model=None
+    script,
+    args,
+    tokenizer,
+    lora: LoraConfig,
+    rows: list[dict],
+    eval_rows: list[dict] | None,
+    model=None,
 ) -> LoraTrainer:
-    """Load the student, put LoRA on it and give it its rows; completes `args` where defaults depend on others.
+    """Load the student, put LoRA on it and give it its rows.
 
-    `script` is ScriptArguments and `args` TrainArguments; rows hold input_ids and labels. `model` takes the
-    student's place, and nothing is loaded. Raises ValueError for flags that contradict each other.
+    Completes `args` where defaults depend on others. `script` is ScriptArguments and `args`
+    TrainArguments; rows hold input_ids and labels. `model` takes the student's place, and nothing
+    is loaded. Raises ValueError for flags that contradict each other.
     """
     set_seed(args.seed)
     data = split_rows(rows, eval_rows, script.eval_fraction, args.seed)
@@ -72,8 +82,13 @@ def make_trainer(
     return trainer
 
 
-def split_rows(rows: list[dict], eval_rows: list[dict] | None, eval_fraction: float, seed: int) -> Datasets:
-    """The rows as data sets; with `eval_fraction` this share of them is evaluated on and not trained on."""
+def split_rows(
+    rows: list[dict], eval_rows: list[dict] | None, eval_fraction: float, seed: int
+) -> Datasets:
+    """The rows as data sets.
+
+    With `eval_fraction` this share of them is evaluated on and not trained on.
+    """
     training = Dataset.from_list(rows)
     if eval_fraction:
         parts = training.train_test_split(eval_fraction, seed=seed)
@@ -88,14 +103,18 @@ def complete_arguments(args, warmup_ratio: float, is_evaluated: bool) -> None:
     """Set those of TrainArguments that depend on our own flags, on the rows, or on each other."""
     if is_evaluated and args.eval_strategy == "no":
         args.eval_strategy = IntervalStrategy.EPOCH
-    args.warmup_steps = args.warmup_steps or warmup_ratio  # below 1 transformers reads it as a ratio
+    # below 1 transformers reads it as a ratio
+    args.warmup_steps = args.warmup_steps or warmup_ratio
     if args.per_device_train_batch_size <= 1:
         args.padding_free = False  # one row has no padding
     args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
 
 
 def loaded_student(script, args):
-    """The student with its weights, as this process needs it; raises ValueError for another commit than asked for."""
+    """The student with its weights, as this process needs it.
+
+    Raises ValueError for another commit than asked for.
+    """
     model = load_student(
         script.model_name,
         torch.bfloat16 if args.bf16 else torch.float32,
@@ -107,15 +126,19 @@ def loaded_student(script, args):
     )
     check_loaded(script.model_name, script.commit, model.config)
     if Path(script.model_name).is_dir():
-        model.name_or_path = os.path.abspath(script.model_name)  # as the adapter's config will say it
+        # as the adapter's config will say it
+        model.name_or_path = os.path.abspath(script.model_name)
     return model
 
 
 def leave_out_padding(args) -> None:
     """Set what rows side by side need; raises ValueError for a flag that pads."""
     if args.pad_to_multiple_of:  # what is padded would count as rows of its own
-        raise ValueError("--pad_to_multiple_of: rows side by side have no padding; add --padding_free false")
-    args.max_length = None  # load_rows has refused longer rows; TRL cannot enforce it without padding
+        raise ValueError(
+            "--pad_to_multiple_of: rows side by side have no padding; add --padding_free false"
+        )
+    # load_rows has refused longer rows; TRL cannot enforce it without padding
+    args.max_length = None
 
 
 def check_trainer(
@@ -123,8 +146,8 @@ def check_trainer(
 ) -> None:
     """Let Trainer and SFTTrainer refuse flags before the student is loaded: make one for `empty`.
 
-    `empty` is the student without weights. Nothing is written, and nothing but `empty` is changed. Raises
-    ValueError.
+    `empty` is the student without weights. Nothing is written, and nothing but `empty` is changed.
+    Raises ValueError.
     """
     script = copy(script)
     args = deepcopy(args)
@@ -142,10 +165,14 @@ def check_trainer(
         args.output_dir = folder
         warnings.simplefilter("ignore")  # they come again with the student
         try:
-            trainer = make_trainer(script, args, tokenizer, lora, first_rows, first_eval_rows, empty)
+            trainer = make_trainer(
+                script, args, tokenizer, lora, first_rows, first_eval_rows, empty
+            )
             trainer.get_optimizer_cls_and_kwargs(args, trainer.model)
             trainer.create_scheduler(num_training_steps=10, optimizer=optimizer)
         except RuntimeError:
             return  # it may need weights; with them it either goes well or says why not
         except Exception as error:
-            raise ValueError(f"Trainer takes no such flags: {type(error).__name__}: {error}") from error
+            raise ValueError(
+                f"Trainer takes no such flags: {type(error).__name__}: {error}"
+            ) from error

@@ -1,6 +1,7 @@
-"""The model card of an adapter: README.md of the output directory, and of the repository on the hub.
+"""The model card of an adapter.
 
-Its text is card.md.j2. Its metadata holds the figures of the run's evaluation, which the hub shows beside the text.
+README.md of the output directory, and of the repository on the hub. Its text is card.md.j2. Its
+metadata holds the figures of the run's evaluation, which the hub shows beside the text.
 """
 
 import json
@@ -23,9 +24,11 @@ METRICS = {
 
 
 def model_card(run: dict, results: dict, adapter: str, revision: str | None = None) -> str:
-    """The text of the card of an adapter that is loaded from `adapter`, a directory or a repository on the hub.
+    """The text of the card of an adapter that is loaded from `adapter`,
+    a directory or a repository on the hub.
 
-    `run` is what run.json holds, `results` what results.json holds, and `revision` the branch on the hub.
+    `run` is what run.json holds, `results` what results.json holds, and `revision` the branch on
+    the hub.
     """
     card = ModelCard.from_template(
         card_metadata(run, results, adapter),
@@ -49,7 +52,8 @@ def card_metadata(run: dict, results: dict, adapter: str) -> ModelCardData:
         library_name="peft",
         pipeline_tag=TASK,
         tags=list(TAGS),
-        # without figures the hub wants no name: it would be a key of the metadata that means nothing
+        # without figures the hub wants no name:
+        # it would be a key of the metadata that means nothing
         model_name=public_name(adapter) if evaluation else None,
         eval_results=evaluation or None,
     )
@@ -83,7 +87,10 @@ def evaluated_rows(run: dict) -> str:
 
 
 def base_on_hub(model: str) -> str | None:
-    """The student's name as the hub takes it; None for a directory's name that no model can have there."""
+    """The student's name as the hub takes it.
+
+    None for a directory's name that no model can have there.
+    """
     name = public_name(model)
     try:
         validate_repo_id(name)
@@ -93,7 +100,10 @@ def base_on_hub(model: str) -> str | None:
 
 
 def public_name(model: str) -> str:
-    """A model's name for others: the hub's, or the last part of the directory that it was loaded from."""
+    """A model's name for others.
+
+    The hub's, or the last part of the directory that it was loaded from.
+    """
     path = Path(model).expanduser()
     if path.is_absolute() or path.is_dir():
         return Path(os.path.abspath(path)).name

@@ -1,7 +1,7 @@
 """Checkpoints of step 2: which are complete, and which is the last of them.
 
-Each checkpoint-N holds complete.json, the sizes of its files, so that a torn one is not resumed from, and a copy of
-the run.json that it belongs to.
+Each checkpoint-N holds complete.json, the sizes of its files, so that a torn one is not resumed
+from, and a copy of the run.json that it belongs to.
 """
 
 import json
@@ -19,7 +19,9 @@ COMPLETE = "complete.json"
 
 
 class CompleteCheckpoint(TrainerCallback):
-    """Marks a checkpoint as complete with the sizes of its files, once all processes have written theirs."""
+    """Marks a checkpoint as complete with the sizes of its files,
+    once all processes have written theirs.
+    """
 
     def on_save(self, args, state, control, **kwargs):
         PartialState().wait_for_everyone()
@@ -36,7 +38,8 @@ def file_sizes(folder: Path) -> dict[str, int]:
     """The bytes of each file below a folder, by its path there, without complete.json itself."""
     sizes = {}
     for path in folder.rglob("*"):
-        if path.is_file() and not path.name.startswith(COMPLETE):  # nor the file that Replacing writes first
+        # and without the file that Replacing writes first
+        if path.is_file() and not path.name.startswith(COMPLETE):
             sizes[str(path.relative_to(folder))] = path.stat().st_size
     return sizes
 

@@ -8,7 +8,12 @@ from peft import LoraConfig
 from transformers import AutoConfig
 from transformers.training_args import ParallelMode
 
-from distill.answer_end import check_answer_end, eos_in_generation_config, set_eos_token, stop_tokens
+from distill.answer_end import (
+    check_answer_end,
+    eos_in_generation_config,
+    set_eos_token,
+    stop_tokens,
+)
 from distill.input_files import first_sha256
 from distill.model_tokenizer import PROBE, load_tokenizer, warn_of_date
 from distill.probes import probe_tokens
@@ -19,7 +24,13 @@ from distill.training.loading import check_fsdp, check_types, empty_model, fsdp_
 from distill.training.lock import lock_output
 from distill.training.lora import lora_of
 from distill.training.rows import check_fraction, load_rows
-from distill.training.run_directory import LAST, Takeover, begun_with_commit, prepare_output, recorded_run
+from distill.training.run_directory import (
+    LAST,
+    Takeover,
+    begun_with_commit,
+    prepare_output,
+    recorded_run,
+)
 
 
 @dataclass
@@ -30,16 +41,17 @@ class Checked:
     rows: list[dict]  # input_ids and labels
     eval_rows: list[dict] | None
     lora: LoraConfig
-    repository: Repository | None = None  # that a finished run is pushed to, in the process that does
+    # that a finished run is pushed to, in the process that does
+    repository: Repository | None = None
     checkpoint: str | None = None  # to resume from
 
 
 def check_run(script, args) -> Checked:
     """Check a run of step 2 up to where the student is loaded, and make its output directory ready.
 
-    `script` is ScriptArguments, which learns the student's commit and the tokens of its probes, and `args`
-    TrainArguments. All processes of a run call it. Raises ValueError or OSError with what is wrong; nothing has
-    been deleted or written then.
+    `script` is ScriptArguments, which learns the student's commit and the tokens of its probes, and
+    `args` TrainArguments. All processes of a run call it. Raises ValueError or OSError with what is
+    wrong; nothing has been deleted or written then.
     """
     lock_output(args.output_dir, args.process_index)
     script.commit = commit_of(script, Path(args.output_dir))
@@ -60,21 +72,25 @@ def check_run(script, args) -> Checked:
         check_trainer(script, args, tokenizer, lora, empty, rows, eval_rows)
     is_main = args.process_index == 0
     if args.push_to_hub and is_main:
-        checked.repository = open_repository(args)  # before prepare_output deletes what --overwrite replaces
+        # before prepare_output deletes what --overwrite replaces
+        checked.repository = open_repository(args)
     takeover = Takeover(
         overwrite=script.overwrite,
         resume=args.resume_from_checkpoint or LAST,
         push=args.push_to_hub,
         check_only=script.check_only,
     )
-    checked.checkpoint = prepare_output(Path(args.output_dir), recorded_run(script, args), takeover, is_main)
+    checked.checkpoint = prepare_output(
+        Path(args.output_dir), recorded_run(script, args), takeover, is_main
+    )
     return checked
 
 
 def commit_of(script, output_dir: Path) -> str | None:
-    """The commit of a student on the hub, None for one in a directory; raises ValueError if there is no such one.
+    """The commit of a student on the hub, None for one in a directory.
 
-    A run that has begun goes on with its commit, should the branch have moved since.
+    Raises ValueError if there is no such one. A run that has begun goes on with its commit, should
+    the branch have moved since.
     """
     begun = None
     if not script.overwrite:
@@ -83,7 +99,10 @@ def commit_of(script, output_dir: Path) -> str | None:
 
 
 def checked_tokenizer(script, eos_token: str | None):
-    """The student's tokenizer, whose tokens of the probes go into run.json; raises ValueError for what it cannot do."""
+    """The student's tokenizer, whose tokens of the probes go into run.json.
+
+    Raises ValueError for what it cannot do.
+    """
     tokenizer = load_tokenizer(script.model_name, script.commit)
     if eos_token:
         set_eos_token(tokenizer, eos_token)
@@ -101,7 +120,10 @@ def train_rows(script, max_length: int | None, tokenizer) -> list[dict]:
 
 
 def check_sharding(empty, args) -> None:
-    """Raise ValueError, with FSDP, for settings or a student that it cannot shard; `empty` has no weights."""
+    """Raise ValueError, with FSDP, for settings or a student that it cannot shard.
+
+    `empty` has no weights.
+    """
     fsdp = fsdp_settings()
     if fsdp:
         check_fsdp(fsdp, args.save_only_model, args.load_best_model_at_end)

@@ -11,7 +11,10 @@ NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
 
 
 def take_config(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """The file that --config FILE or --config=FILE names, and the other arguments; raises ValueError."""
+    """The file that --config FILE or --config=FILE names, and the other arguments.
+
+    Raises ValueError.
+    """
     path = None
     others = []
     rest = list(arguments)
@@ -30,14 +33,21 @@ def take_config(arguments: list[str]) -> tuple[str | None, list[str]]:
 
 
 def read_config(path: str) -> dict:
-    """What the YAML file sets, by flag; raises ValueError that names the file and where it can the line."""
+    """What the YAML file sets, by flag.
+
+    Raises ValueError that names the file and where it can the line.
+    """
     try:
         raw = Path(path).read_bytes()
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; pass an existing file with --config") from error
+        raise ValueError(
+            f"{path}: {error.strerror}; pass an existing file with --config"
+        ) from error
     settings = read_yaml(path, raw, EXAMPLE)
     if not isinstance(settings, dict):
-        raise ValueError(f"{path}: expected a line with name and value for each flag; see {EXAMPLE}")
+        raise ValueError(
+            f"{path}: expected a line with name and value for each flag; see {EXAMPLE}"
+        )
     return {str(name): with_numbers(value) for name, value in settings.items()}
 
 

@@ -19,7 +19,9 @@ REFUSED = {
     "dataset_text_field": f"{ROWS}; --train_file takes chat JSONL",
     "dataset_kwargs": f"{ROWS}; --train_file takes chat JSONL",
     "dataset_num_proc": f"{ROWS}, in one process",
-    "shuffle_dataset": "rows are shuffled in each epoch; --train_sampling_strategy sequential keeps their order",
+    "shuffle_dataset": (
+        "rows are shuffled in each epoch; --train_sampling_strategy sequential keeps their order"
+    ),
     "truncation_mode": "a row that is too long is refused and not cut; raise --max_length",
     "length_column_name": "rows have no such column; their tokens are counted",
     "label_names": "rows have no other column than labels",
@@ -46,7 +48,8 @@ REFUSED = {
 def refuse_flags(arguments) -> None:
     """Raise ValueError for a flag that does nothing and was given another value than its default.
 
-    `arguments` is a dataclass of TRL's SFTConfig, before its own __post_init__() fills in what was left out.
+    `arguments` is a dataclass of TRL's SFTConfig, before its own __post_init__() fills in what was
+    left out.
     """
     for field in fields(arguments):
         if field.name not in REFUSED:

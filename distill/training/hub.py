@@ -1,8 +1,8 @@
 """What --push_to_hub true puts on the Hugging Face hub: the files named here, in one commit.
 
-Trainer's own push comes before card and figures exist, writes TRL's card and uploads the whole folder, so
-train_sft_trl.py turns it off. What is pushed names no path of this machine: texts that would are pushed as
-cleaned copies, and the files in the output directory stay as they are.
+Trainer's own push comes before card and figures exist, writes TRL's card and uploads the whole
+folder, so train_sft_trl.py turns it off. What is pushed names no path of this machine: texts that
+would are pushed as cleaned copies, and the files in the output directory stay as they are.
 """
 
 import json
@@ -17,8 +17,14 @@ from distill.training.card import model_card, public_name
 
 UNCHANGED = ("adapter_model.safetensors", "loss.png")
 CLEANED = ("run.json", "results.json", "adapter_config.json")
-# The tokenizer's class names its vocabulary files. Which of all these it has written depends on the model.
-TOKENIZER = ("tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "added_tokens.json")
+# The tokenizer's class names its vocabulary files.
+# Which of all these it has written depends on the model.
+TOKENIZER = (
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 
 
 class PushError(Exception):
@@ -38,22 +44,26 @@ class Repository:
 def open_repository(args) -> Repository:
     """Create the repository that --hub_model_id and the other hub flags name, unless it exists.
 
-    It is called before the student is loaded, so that hours of training do not end at a token that may only
-    read. Raises ValueError with one line.
+    It is called before the student is loaded, so that hours of training do not end at a token that
+    may only read. Raises ValueError with one line.
     """
     if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
         asked = f"--hub_strategy {args.hub_strategy.value}"
         raise ValueError(f"{asked}: checkpoints are not pushed, only the finished adapter; use end")
     if not args.hub_token and not get_token():
-        raise ValueError("--push_to_hub: no token; run `hf auth login`, set HF_TOKEN or pass --hub_token")
+        raise ValueError(
+            "--push_to_hub: no token; run `hf auth login`, set HF_TOKEN or pass --hub_token"
+        )
     api = HfApi(token=args.hub_token)
     name = args.hub_model_id or Path(os.path.abspath(args.output_dir)).name
     try:
         url = api.create_repo(name, private=args.hub_private_repo, exist_ok=True)
-        api.auth_check(url.repo_id, write=True)  # create_repo is content with reading where there is one
+        # create_repo is content with reading where there is one
+        api.auth_check(url.repo_id, write=True)
         if args.hub_revision and not api.revision_exists(url.repo_id, args.hub_revision):
             api.create_branch(url.repo_id, branch=args.hub_revision)
-    except Exception as error:  # those of the network, of the hub and of bad names have no common class
+    # errors of the network, of the hub and of bad names have no common class
+    except Exception as error:
         message = f"--push_to_hub: cannot write to {name} on {api.endpoint}: {on_one_line(error)}"
         raise ValueError(message) from error
     return Repository(api, url.repo_id, str(url), args.hub_revision)
@@ -69,7 +79,9 @@ def push(repository: Repository, output_dir: Path, tokenizer) -> None:
             revision=repository.revision,
         )
     except Exception as error:  # as above; whatever it is, the run itself is finished
-        message = f"{output_dir}: finished, but not pushed to {repository.url}: {on_one_line(error)}"
+        message = (
+            f"{output_dir}: finished, but not pushed to {repository.url}: {on_one_line(error)}"
+        )
         raise PushError(f"{message}; the same command without --overwrite pushes it") from error
 
 
@@ -79,7 +91,9 @@ def commit_files(repository: Repository, output_dir: Path, tokenizer) -> list[Co
     for name in CLEANED:
         values = json.loads((output_dir / name).read_text(encoding="utf-8"))
         texts[name] = without_paths(values)
-    card = model_card(texts["run.json"], texts["results.json"], repository.name, repository.revision)
+    card = model_card(
+        texts["run.json"], texts["results.json"], repository.name, repository.revision
+    )
 
     files = [CommitOperationAdd("README.md", card.encode())]
     for name, values in texts.items():
@@ -93,7 +107,9 @@ def commit_files(repository: Repository, output_dir: Path, tokenizer) -> list[Co
 
 
 def without_paths(values: dict) -> dict:
-    """A copy in which a model loaded from a directory, a file and the output directory are names only."""
+    """A copy in which a model loaded from a directory,
+    a file and the output directory are names only.
+    """
     clean = dict(values)
     for key in ("model_name", "base_model_name_or_path"):
         if clean.get(key):

@@ -1,4 +1,7 @@
-"""What the processes of step 2 agree on: one run for an output directory, and the same train file for all."""
+"""What the processes of step 2 agree on.
+
+One run for an output directory, and the same train file for all.
+"""
 
 import atexit
 import os
@@ -13,9 +16,10 @@ NAME = "training.lock"  # empty, and gone when the run has ended
 
 
 def lock_output(output_dir: str, process_index: int) -> None:
-    """Keep other runs out of an output directory until this process ends; all processes of a run call it.
+    """Keep other runs out of an output directory until this process ends.
 
-    Raises ValueError in all of them if another run is at work there.
+    All processes of a run call it. Raises ValueError in all of them if another run is at work
+    there.
     """
     if TO_LAUNCH in os.environ and os.environ.get("NUM_MACHINES", "1") != "1":
         return  # each machine checks by itself before the launch, whose rank 0 alone takes the lock
@@ -32,7 +36,9 @@ def lock_output(output_dir: str, process_index: int) -> None:
 
 
 def hold(path: Path) -> None:
-    """Lock a file until this process ends, and then remove it, with the directories that were made for it."""
+    """Lock a file until this process ends, and then remove it, with the directories that were made
+    for it.
+    """
     made = make_parents(path)
     try:
         file = lock(path)
@@ -44,7 +50,13 @@ def hold(path: Path) -> None:
 
 
 def same_everywhere(sha256: str, path: str) -> str:
-    """`sha256` of a file, if all processes have read the same; raises ValueError in all of them if not."""
+    """`sha256` of a file, if all processes have read the same.
+
+    Raises ValueError in all of them if not.
+    """
     if len(set(gather_object([sha256]))) > 1:
-        raise ValueError(f"{path}: the processes have read different contents; wait until it is the same everywhere")
+        raise ValueError(
+            f"{path}: the processes have read different contents; "
+            "wait until it is the same everywhere"
+        )
     return sha256

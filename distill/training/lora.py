@@ -27,7 +27,10 @@ def text_part(model) -> str:
 
 
 def lora_of(flags, model) -> LoraConfig:
-    """The LoRA that the flags of step 2, ScriptArguments, ask for on `model`, which may be empty. Raises ValueError."""
+    """The LoRA that the flags of step 2, ScriptArguments, ask for on `model`, which may be empty.
+
+    Raises ValueError.
+    """
     config = lora_config(
         model,
         flags.lora_rank,
@@ -41,14 +44,23 @@ def lora_of(flags, model) -> LoraConfig:
 
 
 def lora_config(
-    model, rank: int, alpha: int, *, expert_rank: int = 0, target: str = "all-linear", dropout: float = 0.0
+    model,
+    rank: int,
+    alpha: int,
+    *,
+    expert_rank: int = 0,
+    target: str = "all-linear",
+    dropout: float = 0.0,
 ) -> LoraConfig:
-    """LoRA on every linear layer but the head and the router; `model` may be empty. Raises ValueError.
+    """LoRA on every linear layer but the head and the router; `model` may be empty.
+
+    Raises ValueError.
 
     On a multimodal student only the part that reads text gets any.
 
-    Each token passes only num_experts_per_tok of the experts, so the rank is split over the active ones, as in Thinking
-    Machines' "LoRA Without Regret" (2025), with the same scale alpha / rank everywhere.
+    Each token passes only num_experts_per_tok of the experts, so the rank is split over the active
+    ones, as in Thinking Machines' "LoRA Without Regret" (2025), with the same scale alpha / rank
+    everywhere.
     """
     part = text_part(model)
     linear = linear_names(model, part)
@@ -56,7 +68,8 @@ def lora_config(
     per_token = getattr(model.config.get_text_config(), "num_experts_per_tok", None)
     if per_token and not fused and target == "all-linear":
         raise ValueError(
-            f"{model.config.model_type}: its experts are not fused parameters; use --lora_target attention"
+            f"{model.config.model_type}: its experts are not fused parameters; "
+            "use --lora_target attention"
         )
     modules = target_modules(target, linear)
     if part:  # PEFT takes a text for a regular expression on whole names
@@ -64,7 +77,10 @@ def lora_config(
     on_experts = {}
     if fused and target == "all-linear":
         if dropout:
-            raise ValueError(f"--lora_dropout {dropout}: PEFT has none for fused experts; use --lora_target attention")
+            raise ValueError(
+                f"--lora_dropout {dropout}: PEFT has none for fused experts; "
+                "use --lora_target attention"
+            )
         rank_of_each = expert_rank or max(1, rank // per_token)
         on_experts["target_parameters"] = list(EXPERT_PARAMETERS)
         on_experts["rank_pattern"] = {EXPERT_MODULES: rank_of_each}
@@ -89,10 +105,15 @@ def linear_names(model, part: str) -> set[str]:
 
 
 def target_modules(target: str, linear: set[str]) -> list[str]:
-    """The layers of `linear` that --lora_target names; raises ValueError for one that is not there."""
+    """The layers of `linear` that --lora_target names.
+
+    Raises ValueError for one that is not there.
+    """
     found = []
     if target == "all-linear":
-        found = sorted(name for name in linear if name != "lm_head" and not name.endswith(("gate", "router")))
+        found = sorted(
+            name for name in linear if name != "lm_head" and not name.endswith(("gate", "router"))
+        )
     if target == "attention":
         found = [name for name in ATTENTION_LAYERS if name in linear]
     if found:
@@ -100,7 +121,9 @@ def target_modules(target: str, linear: set[str]) -> list[str]:
     names = target.split(",")
     unknown = sorted(set(names) - linear)
     if unknown:
-        raise ValueError(f"--lora_target {target}: no linear layer {unknown[0]!r}; there are {sorted(linear)}")
+        raise ValueError(
+            f"--lora_target {target}: no linear layer {unknown[0]!r}; there are {sorted(linear)}"
+        )
     return names
 
 
@@ -110,6 +133,7 @@ def describe(model) -> str:
     for name, module in model.named_modules():
         rank = getattr(module, "r", None)  # of PEFT's layers, a rank for each adapter
         if isinstance(rank, dict):
-            parameter = getattr(module, "parameter_name", None)  # of the wrapper of a fused parameter
+            # of the wrapper of a fused parameter
+            parameter = getattr(module, "parameter_name", None)
             found[parameter or name.rpartition(".")[2], *rank.values()] += 1
     return ", ".join(f"{count} {name} (rank {rank})" for (name, rank), count in found.items())

@@ -33,7 +33,9 @@ def sizes_of(trainer) -> Sizes:
     """The sizes of a run that is about to begin."""
     args = trainer.args
     rows = len(trainer.train_dataset)
-    effective_batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    effective_batch = (
+        args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    )
     steps = args.max_steps
     if steps <= 0:
         steps = ceil(rows / effective_batch) * args.num_train_epochs
@@ -52,11 +54,24 @@ def announce(trainer, tokenizer, first_row: dict, sizes: Sizes) -> None:
     learned = [token for token in first_row["labels"] if token != -100]
     share = 100 * sizes.trainable / sizes.parameters
     log.info("LoRA on %s", describe(trainer.model))
-    log.info("trainable parameters %s of %s (%.2f %%)", f"{sizes.trainable:,}", f"{sizes.parameters:,}", share)
-    log.info("%d rows, effective batch %d, %d optimizer steps", sizes.rows, sizes.effective_batch, sizes.steps)
+    log.info(
+        "trainable parameters %s of %s (%.2f %%)",
+        f"{sizes.trainable:,}",
+        f"{sizes.parameters:,}",
+        share,
+    )
+    log.info(
+        "%d rows, effective batch %d, %d optimizer steps",
+        sizes.rows,
+        sizes.effective_batch,
+        sizes.steps,
+    )
     log.info("the first row's loss is on %r", tokenizer.decode(learned))
     if sizes.steps < FEW_STEPS:
-        log.warning("only %d optimizer steps; more come from --num_train_epochs or a smaller batch", sizes.steps)
+        log.warning(
+            "only %d optimizer steps; more come from --num_train_epochs or a smaller batch",
+            sizes.steps,
+        )
 
 
 def peak_memory() -> int:
@@ -121,7 +136,10 @@ def draw_losses(history: list[dict], path: Path) -> None:
 
 
 def write_results(output_dir: Path, history: list[dict], summary: dict) -> None:
-    """Model card, loss curve and, last of all, results.json: from then on the adapter counts as finished."""
+    """Model card, loss curve and, last of all, results.json.
+
+    From then on the adapter counts as finished.
+    """
     draw_losses(history, output_dir / "loss.png")
     run = json.loads((output_dir / "run.json").read_text())
     with Replacing(output_dir / "README.md") as file:

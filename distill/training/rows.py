@@ -11,21 +11,30 @@ log = logging.getLogger("train_sft_trl")
 
 
 def load_rows(path: str, tokenizer, max_length: int | None) -> list[dict]:
-    """Encode chat JSONL as rows of input_ids and labels, of which each is a list with a number for each token.
+    """Encode chat JSONL as rows of input_ids and labels,
+    of which each is a list with a number for each token.
 
-    Raises ValueError that names file and line, also for a row of more than `max_length` tokens (None: any).
+    Raises ValueError that names file and line, also for a row of more than `max_length` tokens
+    (None: any).
     """
     rows = []
     for number, messages in read_chat(path, last_role="assistant"):
         if len(messages) < 2:
-            raise ValueError(f"{path}:{number}: an answer without a question; expected a user and an assistant message")
+            raise ValueError(
+                f"{path}:{number}: an answer without a question; "
+                "expected a user and an assistant message"
+            )
         try:
             row = encode(tokenizer, messages)
         except TemplateProblem as error:
-            raise ValueError(f"{path}:{number}: the chat template {error}; drop the row or change it") from error
+            raise ValueError(
+                f"{path}:{number}: the chat template {error}; drop the row or change it"
+            ) from error
         length = len(row["input_ids"])
         if max_length and length > max_length:
-            raise ValueError(f"{path}:{number}: {length} tokens; raise --max_length or drop the row")
+            raise ValueError(
+                f"{path}:{number}: {length} tokens; raise --max_length or drop the row"
+            )
         rows.append(row)
     if not rows:
         raise ValueError(f"{path}: no rows; run create_data.py first")
@@ -33,7 +42,10 @@ def load_rows(path: str, tokenizer, max_length: int | None) -> list[dict]:
 
 
 def warn_about_rows(rows: list[dict], eval_rows: list[dict] | None) -> None:
-    """Count what is allowed but rarely meant: one question with two answers, and evaluation rows in the train file."""
+    """Count what is allowed but rarely meant.
+
+    One question with two answers, and evaluation rows in the train file.
+    """
     answers = {}  # those of each question
     for row in rows:
         answers.setdefault(question_of(row), set()).add(answer_of(row))
@@ -44,7 +56,9 @@ def warn_about_rows(rows: list[dict], eval_rows: list[dict] | None) -> None:
         return
     shared = sum(question_of(row) in answers for row in eval_rows)
     if shared:
-        log.warning("%d of %d rows of --eval_file are in the train file too", shared, len(eval_rows))
+        log.warning(
+            "%d of %d rows of --eval_file are in the train file too", shared, len(eval_rows)
+        )
 
 
 def question_of(row: dict) -> tuple[int, ...]:
@@ -58,7 +72,12 @@ def answer_of(row: dict) -> tuple[int, ...]:
 
 
 def check_fraction(eval_fraction: float, rows: int) -> None:
-    """Raise ValueError if --eval_fraction of so many rows leaves none to train on; it takes at least one."""
+    """Raise ValueError if --eval_fraction of so many rows leaves none to train on.
+
+    It takes at least one.
+    """
     left = floor((1 - eval_fraction) * rows)
     if eval_fraction and left < 1:
-        raise ValueError(f"--eval_fraction {eval_fraction}: leaves none of {rows} rows to train on; lower it")
+        raise ValueError(
+            f"--eval_fraction {eval_fraction}: leaves none of {rows} rows to train on; lower it"
+        )

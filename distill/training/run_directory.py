@@ -77,7 +77,9 @@ def is_finished(output_dir: Path) -> bool:
 
 
 def begun_with_commit(output_dir: Path, model_name: str, revision: str | None) -> str | None:
-    """The commit of the student with which a run of the same model and revision was begun here, if there is one."""
+    """The commit of the student with which a run of the same model and revision was begun here,
+    if there is one.
+    """
     recorded = output_dir / "run.json"
     if not recorded.is_file():
         return None
@@ -87,7 +89,10 @@ def begun_with_commit(output_dir: Path, model_name: str, revision: str | None) -
 
 
 def processes_of(world_size: int) -> int:
-    """How many processes train, over all machines; to a check before a launch its wrapper has said it."""
+    """How many processes train, over all machines.
+
+    To a check before a launch its wrapper has said it.
+    """
     if TO_LAUNCH not in os.environ:
         return world_size
     return int(os.environ[TO_LAUNCH]) * int(os.environ.get("NUM_MACHINES", 1))
@@ -96,7 +101,8 @@ def processes_of(world_size: int) -> int:
 def recorded_run(script, args) -> dict:
     """What decides the result, as run.json holds it; settings of SFTConfig are texts.
 
-    All processes call it. Raises ValueError if the train file has changed, or is another one elsewhere.
+    All processes call it. Raises ValueError if the train file has changed, or is another one
+    elsewhere.
     """
     run = asdict(script)
     run["train_sha256"] = same_everywhere(unchanged_sha256(script.train_file), script.train_file)
@@ -117,15 +123,20 @@ def difference_from(recorded: Path, run: dict) -> str:
 
 
 def refuse_another_run(begun: Path, run: dict) -> None:
-    """Raise ValueError if `begun`, an output directory or a checkpoint, was begun with something else than `run`."""
+    """Raise ValueError if `begun`, an output directory or a checkpoint,
+    was begun with something else than `run`.
+    """
     difference = difference_from(begun / "run.json", run)
     if difference:
         raise ValueError(f"{begun}: {difference}; --overwrite starts afresh")
 
 
 def warn_of_another_run(checkpoint: Path, run: dict) -> None:
-    """Say so if a checkpoint that --resume_from_checkpoint names is another run's than `run`, or no one knows whose."""
-    for recorded in (checkpoint / "run.json", checkpoint.parent / "run.json"):  # older ones hold none
+    """Say so if a checkpoint that --resume_from_checkpoint names is another run's than `run`,
+    or no one knows whose.
+    """
+    # older checkpoints hold no run.json
+    for recorded in (checkpoint / "run.json", checkpoint.parent / "run.json"):
         if recorded.is_file():
             difference = difference_from(recorded, run)
             if difference:
@@ -134,12 +145,15 @@ def warn_of_another_run(checkpoint: Path, run: dict) -> None:
     log.warning("%s: a checkpoint of an unknown run, without run.json", checkpoint)
 
 
-def prepare_output(output_dir: Path, run: dict, takeover: Takeover, is_main: bool = True) -> str | None:
-    """Make the directory ready for `run` and return the checkpoint to resume from; None: the run begins afresh.
+def prepare_output(
+    output_dir: Path, run: dict, takeover: Takeover, is_main: bool = True
+) -> str | None:
+    """Make the directory ready for `run` and return the checkpoint to resume from.
 
-    All processes call it; `is_main` is the one that deletes and writes. With takeover.push a finished adapter of
-    the same run passes: only the push is left to do. Raises ValueError rather than overwrite a finished adapter
-    or continue another run, and ValueError or OSError for a checkpoint that is none.
+    None: the run begins afresh. All processes call it; `is_main` is the one that deletes and
+    writes. With takeover.push a finished adapter of the same run passes: only the push is left to
+    do. Raises ValueError rather than overwrite a finished adapter or continue another run, and
+    ValueError or OSError for a checkpoint that is none.
     """
     if not takeover.overwrite:
         refuse_finished(output_dir, takeover.push)
@@ -178,17 +192,22 @@ def refuse_finished(output_dir: Path, push: bool) -> None:
 
 
 def check_named(named: str, output_dir: Path, run: dict, overwrite: bool) -> None:
-    """Raise ValueError or OSError if --resume_from_checkpoint names no checkpoint, or one that --overwrite deletes."""
+    """Raise ValueError or OSError if --resume_from_checkpoint names no checkpoint,
+    or one that --overwrite deletes.
+    """
     checkpoint = Path(named)
     steps_of(checkpoint)  # refuses what is no checkpoint
     if overwrite and checkpoint.resolve().is_relative_to(output_dir.resolve()):
-        raise ValueError(f"--resume_from_checkpoint {named}: --overwrite deletes it; leave one of them out")
+        raise ValueError(
+            f"--resume_from_checkpoint {named}: --overwrite deletes it; leave one of them out"
+        )
     warn_of_another_run(checkpoint, run)
 
 
 def make_room(output_dir: Path, takeover: Takeover, is_main: bool) -> None:
     """Let one process delete what --overwrite, or starting afresh, replaces."""
-    PartialState().wait_for_everyone()  # what is deleted now, another process may still have been looking at
+    # what is deleted now, another process may still have been looking at
+    PartialState().wait_for_everyone()
     if is_main:
         for path in replaced_files(output_dir, takeover):
             delete(path)
@@ -196,7 +215,10 @@ def make_room(output_dir: Path, takeover: Takeover, is_main: bool) -> None:
 
 
 def replaced_files(output_dir: Path, takeover: Takeover) -> list[Path]:
-    """The files and directories of an earlier run that a new one replaces; not all of them need be there."""
+    """The files and directories of an earlier run that a new one replaces.
+
+    Not all of them need be there.
+    """
     replaced = []
     if takeover.overwrite or takeover.resume == NONE:
         replaced += checkpoints(output_dir)
@@ -214,7 +236,10 @@ def delete(path: Path) -> None:
 
 
 def own_checkpoint(output_dir: Path, run: dict) -> str | None:
-    """The last complete checkpoint of an output directory, if there is one; raises ValueError for another run's."""
+    """The last complete checkpoint of an output directory, if there is one.
+
+    Raises ValueError for another run's.
+    """
     checkpoint = last_checkpoint(output_dir)
     if checkpoint is None:
         return None

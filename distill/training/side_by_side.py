@@ -1,8 +1,10 @@
-"""Which students may read the rows of a batch side by side in one sequence, so that no padding is needed.
+"""Which students may read the rows of a batch side by side in one sequence,
+so that no padding is needed.
 
-Only those whose layers are known to be plain causal attention and nothing else. In others rows would leak into each
-other, without an error: linear attention and Mamba carry a state over the border of two rows, and the attention of
-student_ops knows no sliding window. What a configuration does not say proves nothing, so architectures are named.
+Only those whose layers are known to be plain causal attention and nothing else. In others rows
+would leak into each other, without an error: linear attention and Mamba carry a state over the
+border of two rows, and the attention of student_ops knows no sliding window. What a configuration
+does not say proves nothing, so architectures are named.
 """
 
 import torch
@@ -27,8 +29,10 @@ PLAIN = [
     "smollm3",
 ]
 PROBED = 32  # tokens of a row that the check on the loaded student reads
-FIRST = 4  # tokens of the second row that are compared: what leaks into a row does so most at its start
-FAR = 0.1  # mean distance of their logits, in standard deviations; rounding to bf16 makes about 0.02
+# tokens of the second row that are compared: what leaks into a row does so most at its start
+FIRST = 4
+# mean distance of their logits, in standard deviations; rounding to bf16 makes about 0.02
+FAR = 0.1
 
 
 def find_obstacle(config) -> str:
@@ -48,10 +52,11 @@ def find_obstacle(config) -> str:
 
 
 def put_side_by_side(model, rows: list[list[int]] | None = None) -> str:
-    """Let a model attend within the rows of batches without padding; returns why not, and leaves it as it was then.
+    """Let a model attend within the rows of batches without padding.
 
-    `rows` are token ids. With them it is also checked that the model, with its weights, gives rows side by side the
-    logits that each has alone.
+    Returns why not, and leaves it as it was then. `rows` are token ids. With them it is also
+    checked that the model, with its weights, gives rows side by side the logits that each has
+    alone.
     """
     obstacle = find_obstacle(model.config)
     if obstacle:
@@ -69,7 +74,10 @@ def put_side_by_side(model, rows: list[list[int]] | None = None) -> str:
     if distance <= FAR:
         return ""
     model.set_attn_implementation(before)
-    return f"rows side by side leak into each other in this {model.config.model_type} (by {distance:.2f})"
+    return (
+        f"rows side by side leak into each other in this {model.config.model_type} "
+        f"(by {distance:.2f})"
+    )
 
 
 def logits_of(model, rows: list[list[int]]) -> torch.Tensor:
@@ -78,8 +86,12 @@ def logits_of(model, rows: list[list[int]]) -> torch.Tensor:
     batch = collate([{"input_ids": row, "labels": row} for row in rows])
     del batch["labels"]
     if len(rows) == 1:
-        batch = {"input_ids": batch["input_ids"]}  # as a batch of one row comes, which knows no rows
-    on_device = {key: value.to(model.device) if torch.is_tensor(value) else value for key, value in batch.items()}
+        # as a batch of one row comes, which knows no rows
+        batch = {"input_ids": batch["input_ids"]}
+    on_device = {
+        key: value.to(model.device) if torch.is_tensor(value) else value
+        for key, value in batch.items()
+    }
     training = model.training
     model.eval()
     with torch.no_grad():

@@ -1,11 +1,15 @@
-"""What the student computes, as training needs it; transformers and PEFT compute the same with more work.
+"""What the student computes, as training needs it.
 
-experts    LoRA stays beside the experts. PEFT adds it to the weights of all experts of a layer in every pass: more than
-           a gigabyte to write on the 30B whatever the batch, and a gradient as large to compute for it. A token's
-           weight for an expert is multiplied in before the last product, where rows are narrowest.
-attention  each row attends to itself alone. The mask that transformers makes of rows side by side covers all of them
-           with all, which costs the square of the batch.
-kernels    RMSNorm is one kernel instead of six, and LoRA's input is not cast to fp32, where autocast takes it back.
+Transformers and PEFT compute the same with more work.
+
+experts    LoRA stays beside the experts. PEFT adds it to the weights of all experts of a layer in
+           every pass: more than a gigabyte to write on the 30B whatever the batch, and a gradient
+           as large to compute for it. A token's weight for an expert is multiplied in before the
+           last product, where rows are narrowest.
+attention  each row attends to itself alone. The mask that transformers makes of rows side by side
+           covers all of them with all, which costs the square of the batch.
+kernels    RMSNorm is one kernel instead of six, and LoRA's input is not cast to fp32, where
+           autocast takes it back.
 """
 
 from contextlib import contextmanager
@@ -21,15 +25,16 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 # The names under which transformers finds what is registered below.
 EXPERTS_IMPLEMENTATION = "lora_grouped_mm"
 ATTENTION_IMPLEMENTATION = "sdpa_in_rows"
-NORMS = ["LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "Qwen3MoeRMSNorm"]  # others may add 1
+# others may add 1
+NORMS = ["LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "Qwen3MoeRMSNorm"]
 ALIGNED = 8  # numbers in bf16 that make the 16 bytes to which a GPU's grouped_mm wants rows aligned
 
 
 class Dispatch(torch.autograd.Function):
     """Copies of tokens in the order of their experts: tokens x hidden -> (tokens * k) x hidden.
 
-    `order` sorts the tokens' k choices by expert and `inverse` undoes it. Its gradient is Combine, and the other way
-    round; autograd's own for an index would sort the choices once more.
+    `order` sorts the tokens' k choices by expert and `inverse` undoes it. Its gradient is Combine,
+    and the other way round; autograd's own for an index would sort the choices once more.
     """
 
     @staticmethod
@@ -44,7 +49,10 @@ class Dispatch(torch.autograd.Function):
 
 
 class Combine(torch.autograd.Function):
-    """The sum over each token's k copies: (tokens * k) x hidden, in the order of experts -> tokens x hidden."""
+    """The sum over each token's k copies.
+
+    (tokens * k) x hidden, in the order of experts -> tokens x hidden.
+    """
 
     @staticmethod
     def forward(ctx, copies, order, inverse, k):
@@ -60,8 +68,8 @@ class Combine(torch.autograd.Function):
 def grouped_linear(experts, name: str, rows: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
     """Each expert's rows through its weight `name`, and through LoRA where it is active.
 
-    `rows` (rows x in) are sorted by expert, and `ends` (one for each expert) says where an expert's rows end.
-    Returns rows x out.
+    `rows` (rows x in) are sorted by expert, and `ends` (one for each expert) says where an expert's
+    rows end. Returns rows x out.
     """
     weight = getattr(experts, name)  # experts x out x in
     rows = rows.to(weight.dtype)  # grouped_mm does not know autocast
@@ -78,23 +86,31 @@ def grouped_linear(experts, name: str, rows: torch.Tensor, ends: torch.Tensor) -
 def experts_forward(experts, hidden_states, top_k_index, top_k_weights):
     """transformers' grouped_mm with LoRA beside the weights.
 
-    `hidden_states` are tokens x hidden, the chosen experts and their weights tokens x k. Returns tokens x hidden.
+    `hidden_states` are tokens x hidden, the chosen experts and their weights tokens x k. Returns
+    tokens x hidden.
     """
     k = top_k_index.shape[1]
     chosen, order = torch.sort(top_k_index.flatten())
-    inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+    inverse = torch.empty_like(order).scatter_(
+        0, order, torch.arange(len(order), device=order.device)
+    )
     each = torch.arange(experts.num_experts, device=order.device)
     ends = torch.searchsorted(chosen, each, right=True, out_int32=True)
     rows = Dispatch.apply(hidden_states, order, inverse, k)
     weights = Dispatch.apply(top_k_weights.flatten(), order, inverse, 1)
-    rows = experts._apply_gate(grouped_linear(experts, "gate_up_proj", rows, ends)) * weights[:, None]
+    rows = (
+        experts._apply_gate(grouped_linear(experts, "gate_up_proj", rows, ends)) * weights[:, None]
+    )
     rows = grouped_linear(experts, "down_proj", rows, ends)
     return Combine.apply(rows, order, inverse, k).to(hidden_states.dtype)
 
 
 @contextmanager
 def hand_over(wrapper: ParamWrapper, adapters: list[str]):
-    """In place of PEFT's own, which lets the weight be the sum with LoRA: gives LoRA's factors to the experts."""
+    """In place of PEFT's own, which lets the weight be the sum with LoRA.
+
+    Gives LoRA's factors to the experts.
+    """
     experts = wrapper.get_base_layer()
     if experts.config._experts_implementation != EXPERTS_IMPLEMENTATION:
         # another implementation knows nothing of the factors
@@ -110,7 +126,10 @@ def hand_over(wrapper: ParamWrapper, adapters: list[str]):
 
 
 def keep_lora_beside_experts(model) -> int:
-    """Let a PEFT model compute its fused experts so, where their layout is Qwen's; returns the number of parameters."""
+    """Let a PEFT model compute its fused experts so, where their layout is Qwen's.
+
+    Returns the number of parameters.
+    """
     wrappers = [m for m in model.modules() if isinstance(m, ParamWrapper) and m.num_experts > 1]
     for wrapper in wrappers:
         experts = wrapper.get_base_layer()
@@ -136,13 +155,17 @@ def attention_forward(
     max_length_q=None,
     **kwargs,
 ):
-    """Causal attention of rows that lie side by side in one sequence, as TRL's collator puts them there.
+    """Causal attention of rows that lie side by side in one sequence,
+    as TRL's collator puts them there.
 
-    `query`, `key` and `value` are 1 x heads x tokens x size. `cu_seq_lens_q` are the places where rows start, and the
-    end. Without it there is one row, and no padding. Returns 1 x tokens x heads x size, and None for the weights.
+    `query`, `key` and `value` are 1 x heads x tokens x size. `cu_seq_lens_q` are the places where
+    rows start, and the end. Without it there is one row, and no padding. Returns 1 x tokens x heads
+    x size, and None for the weights.
     """
     if cu_seq_lens_q is None:
-        return sdpa_attention_forward(module, query, key, value, None, dropout=dropout, scaling=scaling, **kwargs)
+        return sdpa_attention_forward(
+            module, query, key, value, None, dropout=dropout, scaling=scaling, **kwargs
+        )
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         from torch.nn.attention.varlen import varlen_attn  # FlashAttention, as PyTorch ships it
 
@@ -171,15 +194,19 @@ def attention_forward(
 
 
 def rms_norm(norm, hidden_states):
-    """... x size -> the same, in its own type; autocast would let it be fp32, and the attention after it."""
+    """... x size -> the same, in its own type.
+
+    Autocast would let it be fp32, and the attention after it.
+    """
     with torch.autocast(hidden_states.device.type, enabled=False):
         return F.rms_norm(hidden_states, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
 
 def use_fewer_kernels(model, use: bool = True) -> int:
-    """Let each RMSNorm of a PEFT model be one kernel, and LoRA take its input as it is; returns the number of norms.
+    """Let each RMSNorm of a PEFT model be one kernel, and LoRA take its input as it is.
 
-    For training within autocast, which casts LoRA's input itself. `use=False` undoes it.
+    Returns the number of norms. For training within autocast, which casts LoRA's input itself.
+    `use=False` undoes it.
     """
     norms = [module for module in model.modules() if type(module).__name__ in NORMS]
     for norm in norms:

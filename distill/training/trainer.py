@@ -1,10 +1,11 @@
 """TRL's SFTTrainer with changes, each for something it does not do.
 
-student_ops         LoRA on experts is computed beside them, not added to their weights; norms are one kernel each
+student_ops         LoRA on experts is computed beside them, not added to their weights;
+                    norms are one kernel each
 switch              the model's modules are not all told in each step that they train
 SamplerEpoch        a resumed run goes on in its own epoch's order
-compute_loss        short micro-batches are not checkpointed; on a CPU only the answers' positions go to the head, as
-                    TRL's Triton kernel does on a GPU
+compute_loss        short micro-batches are not checkpointed; on a CPU only the answers' positions
+                    go to the head, as TRL's Triton kernel does on a GPU
 floating_point_ops  not estimated in each step
 prediction_step     evaluation counts exact answers
 save_model          under FSDP2 the adapter alone is written, not the base
@@ -27,7 +28,10 @@ from distill.training.student_ops import keep_lora_beside_experts, use_fewer_ker
 
 
 class SamplerEpoch(TrainerCallback):
-    """Tells the sampler its epoch; wrappers hide it from a resumed Trainer, which would take epoch 0's order again."""
+    """Tells the sampler its epoch.
+
+    Wrappers hide it from a resumed Trainer, which would take epoch 0's order again.
+    """
 
     sampler = None
 
@@ -37,7 +41,10 @@ class SamplerEpoch(TrainerCallback):
 
 
 def switch(model, training: bool = True):
-    """Module.train() that goes through thousands of modules only if something changes; Trainer calls it each step."""
+    """Module.train() that goes through thousands of modules only if something changes.
+
+    Trainer calls it each step.
+    """
     if model.training == training:
         return model
     return type(model).train(model, training)
@@ -55,7 +62,8 @@ def row_of_each_token(inputs: dict) -> torch.Tensor:
 def exact_answers(row: torch.Tensor, wrong_tokens: torch.Tensor) -> torch.Tensor:
     """Whether each row has no wrong token: one bool for each row.
 
-    `row` is batch x tokens, `wrong_tokens` batch x (tokens - 1), since the first token is not predicted.
+    `row` is batch x tokens, `wrong_tokens` batch x (tokens - 1), since the first token is not
+    predicted.
     """
     wrong = torch.zeros(int(row.max()) + 1, device=row.device)
     wrong.index_add_(0, row[:, 1:].flatten(), wrong_tokens.flatten().float())
@@ -79,7 +87,8 @@ class LoraTrainer(SFTTrainer):
         self.exact = torch.zeros(2)  # exact answers and rows of the evaluation that is going on
         self.fsdp = getattr(self.accelerator.state, "fsdp_plugin", None)
         if self.fsdp is not None and self.args.bf16:
-            # accelerate's own policy also casts the loss's inputs and the gradient reduction to bf16
+            # accelerate's own policy also casts the loss's inputs
+            # and the gradient reduction to bf16
             self.fsdp.mixed_precision_policy = MixedPrecisionPolicy(
                 param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
             )
@@ -98,7 +107,8 @@ class LoraTrainer(SFTTrainer):
         checkpoint = self.args.gradient_checkpointing and is_long
         for layer in self.layers:
             layer.gradient_checkpointing = checkpoint
-        if self.args.device.type == "cpu" and self.label_smoother is None:  # which needs the logits of all
+        # a label smoother needs the logits of all
+        if self.args.device.type == "cpu" and self.label_smoother is None:
             learned = inputs["labels"][:, 1:] != -100
             inputs["shift_labels"] = inputs["labels"][:, 1:][learned][None]
             self.scored = F.pad(learned, (0, 1))  # the last position predicts nothing
@@ -112,15 +122,21 @@ class LoraTrainer(SFTTrainer):
             output.last_hidden_state = output.last_hidden_state[self.scored][None]
 
     def floating_point_ops(self, inputs):
-        return 0  # Trainer's estimate goes through all parameters in each step, and counts experts that are not active
+        # Trainer's estimate goes through all parameters in each step,
+        # and counts experts that are not active
+        return 0
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """The loss, and the share of rows whose answer greedy decoding would write: each token is the likeliest."""
+        """The loss, and the share of rows whose answer greedy decoding would write.
+
+        Each token is the likeliest.
+        """
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad():
             outputs = model(**inputs, use_cache=False, fused_lm_head=True)
         found = exact_answers(row_of_each_token(inputs), outputs.label_mask & ~outputs.is_top1)
-        exact = self.accelerator.gather_for_metrics(found)  # without the rows that fill up the last batch
+        # without the rows that fill up the last batch
+        exact = self.accelerator.gather_for_metrics(found)
         self.exact += torch.tensor([exact.sum().item(), len(exact)])
         return outputs.loss, None, None
 
@@ -131,10 +147,15 @@ class LoraTrainer(SFTTrainer):
         super().log(logs, start_time)
 
     def save_model(self, output_dir=None, _internal_call=False):
-        """Write the adapter and the tokenizer; under FSDP all processes gather it, and one writes."""
+        """Write the adapter and the tokenizer.
+
+        Under FSDP all processes gather it, and one writes.
+        """
         if self.fsdp is None:
             return super().save_model(output_dir, _internal_call)
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+        options = StateDictOptions(
+            full_state_dict=True, cpu_offload=True, ignore_frozen_params=True
+        )
         state = get_model_state_dict(self.model, options=options)
         if self.args.should_save:
             directory = Path(output_dir or self.args.output_dir)
@@ -144,7 +165,10 @@ class LoraTrainer(SFTTrainer):
         self.accelerator.wait_for_everyone()
 
     def _save_adapter(self, state: dict, directory: Path) -> None:
-        """Write the gathered weights in the files that PEFT loads; raises RuntimeError if there are none of LoRA."""
+        """Write the gathered weights in the files that PEFT loads.
+
+        Raises RuntimeError if there are none of LoRA.
+        """
         peft_model = self.accelerator.unwrap_model(self.model)
         name = peft_model.active_adapter
         config = peft_model.peft_config[name]

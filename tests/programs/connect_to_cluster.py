@@ -1,8 +1,13 @@
-"""Ends with exit code 0 if a Ray cluster has a core for each of N replicas: connect_to_cluster.py N"""
+"""Ends with exit code 0 if a Ray cluster has a core for each of N replicas.
+
+connect_to_cluster.py N
+"""
 
 import argparse
 import sys
 
 from distill.labels.replicas import connect
 
-connect(argparse.Namespace(num_replicas=int(sys.argv[1]), cpus_per_replica=1, tensor_parallel_size=1))
+connect(
+    argparse.Namespace(num_replicas=int(sys.argv[1]), cpus_per_replica=1, tensor_parallel_size=1)
+)

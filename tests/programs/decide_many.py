@@ -1,6 +1,7 @@
 """Decides each input of many.txt and prints what that took as a JSON object: decide_many.py FOLDER
 
-Planned, journalled, read back and written, without an engine; `megabytes` is by how much the peak of memory rose.
+Planned, journalled, read back and written, without an engine; `megabytes` is by how much the peak
+of memory rose.
 """
 
 import json
@@ -27,5 +28,9 @@ for index, _ in inputs.read(missing):
     decide(journal, index)
 journal.replay()
 manifest = journal.write_outputs(True)
-report = {"megabytes": peak() - before, "asked": int(missing.sum()), "accepted": manifest["accepted"]}
+report = {
+    "megabytes": peak() - before,
+    "asked": int(missing.sum()),
+    "accepted": manifest["accepted"],
+}
 print(json.dumps(report))

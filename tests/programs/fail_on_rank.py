@@ -1,6 +1,7 @@
 """The process of one rank ends and the others wait: fail_on_rank.py RANK HOW
 
-HOW is the line that it says before exit code 1, or an exit code without a line, or SIGKILL for all of its group.
+HOW is the line that it says before exit code 1, or an exit code without a line, or SIGKILL for all
+of its group.
 """
 
 import os

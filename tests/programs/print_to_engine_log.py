@@ -1,4 +1,7 @@
-"""Prints a line to each stream, as a process of an engine does: to the engine's log, if the caller has named one."""
+"""Prints a line to each stream, as a process of an engine does.
+
+To the engine's log, if the caller has named one.
+"""
 
 import sys
 

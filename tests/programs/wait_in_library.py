@@ -1,4 +1,7 @@
-"""Waits as a process that is deep in a library, which a SIGTERM does not end. Writes begun-RANK first."""
+"""Waits as a process that is deep in a library, which a SIGTERM does not end.
+
+Writes begun-RANK first.
+"""
 
 import os
 import signal
