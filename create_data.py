@@ -16,7 +16,6 @@ The same command again continues where it was stopped.
 if __name__ == "__main__":
     from distill import early_stop  # noqa: F401
 
-import argparse
 import contextlib
 import json
 import logging
@@ -24,29 +23,17 @@ import re
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
-from pathlib import Path
 
-import numpy as np
-
-from distill.cli import ROOT, Parser, check_model, check_writable, one_line
+from distill.cli import ROOT, Parser, one_line
 from distill.labels.forced import Forced
-from distill.labels.inputs import Inputs, InputsChanged, scan_inputs
-from distill.labels.journal import Journal
-from distill.labels.labelling import Labelling, Settings, record_rows
-from distill.labels.replicas import ReplicasFailed, connect, label_on_replicas
-from distill.locks import OutputLock
-from distill.outputs import check_apart
+from distill.labels.inputs import InputsChanged
+from distill.labels.replicas import ReplicasFailed
+from distill.labels.run import Run, begin, label, start_teacher
 from distill.stopping import UnwindAtSignals
 from distill.streams import lasting_streams
-from distill.system import versions
-from distill.task import Task, load_task
 from distill.teacher.base import TeacherEnded
-from distill.teacher.check import check_guard, check_teacher
 from distill.teacher.child import begin_child
-from distill.teacher.engine import start_engine, stop_engine
-from distill.teacher.vllm_engine import VLLMTeacher
+from distill.teacher.engine import stop_engine
 
 log = logging.getLogger("create_data")
 
@@ -197,118 +184,8 @@ def parse_args(argv=None):
     return args, engine_flags
 
 
-def settings_of(args) -> Settings:
-    """How rows are asked under the flags."""
-    return Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
-
-
-def header_of(args, task: Task, inputs: Inputs) -> dict:
-    """What decides the labels, as the journal's header has it."""
-    return {
-        "model": args.model_name,
-        "revision": args.revision,
-        "task": task.hash,
-        "inputs": inputs.sha256,
-        **asdict(settings_of(args)),
-    }
-
-
 if __name__ == "__mp_main__":  # an engine's process that was spawned, where vLLM does not fork
     begin_child()
-
-
-@dataclass
-class Run:
-    """One call of this script, as far as it was checked without a model."""
-
-    args: argparse.Namespace
-    engine_flags: list[str]
-    settings: Settings
-    task: Task
-    inputs: Inputs
-    journal: Journal
-    missing: np.ndarray  # which inputs are to be asked
-
-    @property
-    def asked(self) -> int:
-        """How many inputs are to be asked."""
-        return int(self.missing.sum())
-
-    def details(self) -> dict:
-        """What the journal and the manifest say of this call, and what does not decide whether it
-        continues.
-        """
-        # what was begun goes on with its commit; without a question nothing was loaded
-        commit = self.args.revision if self.asked else self.journal.commit
-        return {"versions": versions(), "engine_flags": self.engine_flags, "commit": commit}
-
-
-def begin(args, engine_flags: list[str], at_end: contextlib.ExitStack) -> Run:
-    """Check everything that needs no model.
-
-    Take the output's lock until `at_end`, and find what is to be asked. Raises ValueError or
-    OSError, and then nothing was changed.
-    """
-    output = Path(args.output_file)
-    task = load_task(args.task)
-    check_model(args.model_name)
-    check_writable(output)
-    check_apart(output, args.input_file, args.task)
-    if args.overwrite and args.num_shards > 1:
-        raise ValueError(
-            "--overwrite does not go with --shard; remove the output and its journals instead"
-        )
-    at_end.enter_context(OutputLock(output, args.shard_index, args.num_shards))
-    if output.exists() and not args.overwrite:
-        raise ValueError(f"{output}: exists and is finished; --overwrite replaces it")
-    inputs = scan_inputs(args.input_file, args.limit)
-    journal = Journal(
-        output, header_of(args, task, inputs), inputs, args.shard_index, args.num_shards
-    )
-    journal.open(args.overwrite)
-    return Run(args, engine_flags, settings_of(args), task, inputs, journal, journal.missing())
-
-
-def start_teacher(run: Run, stop: UnwindAtSignals):
-    """Check the teacher and start its engine; None where replicas on a cluster start theirs.
-
-    Raises ValueError or OSError.
-    """
-    args = run.args
-    check_guard(args, run.task)
-    if run.asked < len(run.inputs):
-        already = "%d inputs, %d to ask; the others are finished, repeated or not ours"
-        log.info(already, len(run.inputs), run.asked)
-    # what was begun goes on with its commit, should the branch have moved since;
-    # replicas load it too
-    args.revision = run.journal.commit or args.revision
-    engine_args = check_teacher(args, run.engine_flags, run.task, run.inputs.roles)
-    args.revision = engine_args.revision
-    if not args.num_replicas:
-        return start_engine(engine_args)
-    if engine_args.pipeline_parallel_size > 1:
-        raise ValueError(
-            "--pipeline_parallel_size spans nodes, a replica does not; drop --num_replicas"
-        )
-    connect(args)
-    stop.listen()  # Ray has put its own handler of SIGTERM in the place
-    return None
-
-
-def label(run: Run, engine) -> None:
-    """Ask for what is missing, and journal it. Raises TeacherEnded or ReplicasFailed."""
-    if run.args.overwrite:
-        run.journal.clear()
-    run.journal.start(**run.details(), started=datetime.now(UTC).isoformat(timespec="seconds"))
-    if engine is None:
-        decided = label_on_replicas(
-            run.args, run.settings, run.engine_flags, run.task, run.inputs, run.missing
-        )
-    else:
-        teacher = VLLMTeacher(engine, run.settings.thinks)
-        decided = Labelling(teacher, run.task, run.settings).label(run.inputs.read(run.missing))
-    done = run.inputs.unique() - run.asked if run.args.num_shards == 1 else 0
-    record_rows(decided, run.journal, run.asked, done)
 
 
 def main() -> int:

@@ -32,6 +32,7 @@ from distill.labels import replicas
 from distill.labels.inputs import scan_inputs
 from distill.labels.journal import Journal
 from distill.labels.labelling import record_rows
+from distill.labels.run import settings_of
 from distill.task import load_task
 
 ATTEMPT = {
@@ -147,7 +148,7 @@ def driver_alone(rows: int, folder: Path) -> Driver:
     cpu = time.process_time()
     journal.start()
     missing = journal.missing()
-    settings = create_data.settings_of(args)
+    settings = settings_of(args)
     decided = replicas.label_on_replicas(args, settings, [], task, inputs, missing)
     record_rows(decided, journal, int(missing.sum()), 0)
     laps.end(HANDING_OUT)

@@ -25,6 +25,7 @@ import create_data
 from distill.labels.inputs import scan_inputs
 from distill.labels.journal import Journal
 from distill.labels.labelling import Labelling, record_rows
+from distill.labels.run import settings_of
 from distill.task import load_task
 from distill.teacher.check import check_teacher
 from distill.teacher.engine import start_engine, stop_engine
@@ -92,7 +93,7 @@ def ours(args, engine, task, inputs, folder: Path, teacher=VLLMTeacher, **change
 
     `teacher` makes one of an engine, `changes` replace values of flags.
     """
-    settings = replace(create_data.settings_of(args), **changes)
+    settings = replace(settings_of(args), **changes)
     engine.reset_prefix_cache()
     path = Path(tempfile.mkdtemp(dir=folder)) / "out.jsonl"
     start = time.perf_counter()

@@ -441,7 +441,7 @@ def test_a_node_is_killed_and_the_job_resumed(nodes, trained, train_file, tmp_pa
 
 @pytest.fixture
 def slurm(tmp_path):
-    """An environment in which scontrol names two nodes, and srun prints what it would run on one."""
+    """An environment in which scontrol names two nodes and srun prints what it would run on one."""
     folder = tmp_path / "bin"
     folder.mkdir()
     scripts = {

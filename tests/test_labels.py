@@ -10,10 +10,11 @@ import time
 
 import pytest
 
-from create_data import header_of, parse_args
+from create_data import parse_args
 from distill.guard import LABEL, written_shapes
 from distill.labels.inputs import scan_inputs
 from distill.labels.journal import Journal
+from distill.labels.run import header_of
 from distill.locks import own_journal
 from distill.same_text import comparable, folded
 from distill.task import NoAnswer, guard_problem, load_task

@@ -14,6 +14,7 @@ import pytest
 import create_data
 from distill.labels.inputs import scan_inputs
 from distill.labels.journal import Journal
+from distill.labels.run import header_of
 from distill.task import load_task
 from helpers import ROOT, last_json, program, run
 
@@ -60,7 +61,7 @@ def decide_all(flags):
     """Journal all inputs under the header that create_data.py itself would write."""
     args, _ = create_data.parse_args(flags)
     inputs = scan_inputs(args.input_file)
-    header = create_data.header_of(args, load_task(args.task), inputs)
+    header = header_of(args, load_task(args.task), inputs)
     journal = Journal(Path(args.output_file), header, inputs)
     journal.open()
     journal.start()
