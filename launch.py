@@ -23,10 +23,11 @@ from distill.stopping import LAUNCHER_SAYS, end_children, say_stopped
 
 
 def end_at_signals() -> None:
-    """End this process and all below it at Ctrl-C, at SIGTERM and where the terminal is closed.
+    """End this process and all below it at Ctrl-C, at SIGTERM and where the terminal is closed,
+    from now on.
 
-    From now on, a thread does it: the main one may be inside PyTorch for minutes, where it waits
-    for the other machines.
+    A thread does it: the main one may be inside PyTorch for minutes, where it waits for the other
+    machines.
     """
     ends = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it

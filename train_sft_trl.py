@@ -59,9 +59,8 @@ def main() -> int:
 
 
 def begin_process() -> None:
-    """Set what belongs to the process.
-
-    How it ends, where it writes, and what is not worth a word.
+    """Set what belongs to the process: how it ends, where it writes, and what is not worth a
+    word.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         # the launcher puts its processes into sessions of their own, where its death leaves them

@@ -1,6 +1,5 @@
-"""The student's adapter.
-
-How vLLM is given it, whether vLLM's tokens are PEFT's, and a copy with it merged in.
+"""The student's adapter: how vLLM is given it, whether vLLM's tokens are PEFT's, and a copy with it
+merged in.
 """
 
 import json
@@ -43,12 +42,12 @@ def plan_serving(
     tensor_parallel_size: int,
     commit: str | None = None,
 ) -> list[Serving]:
-    """The ways to serve the adapter under --serve_adapter `choice`.
+    """The ways to serve the adapter under --serve_adapter `choice`, in the order in which they are
+    tried.
 
-    In the order in which they are tried: `auto` is LoRA in vLLM and, should that fail, a merged
-    copy. Where vLLM cannot serve it (experts on a CPU, a rank beyond its largest) the copy is the
-    only way. Raises ValueError for a student without a config and for an explicit `lora` with such
-    a rank.
+    `auto` is LoRA in vLLM and, should that fail, a merged copy. Where vLLM cannot serve it (experts
+    on a CPU, a rank beyond its largest) the copy is the only way. Raises ValueError for a student
+    without a config and for an explicit `lora` with such a rank.
     """
     from transformers import AutoConfig
     from vllm.platforms import current_platform

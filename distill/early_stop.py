@@ -1,8 +1,8 @@
-"""A script imports this first.
+"""A script imports this first: Ctrl-C while it imports the rest ends it at once, with exit code 130
+and no traceback.
 
-Ctrl-C while it imports the rest ends it at once, with exit code 130 and no traceback. Its main()
-then puts handlers of its own in the place. Modules that are imported by another program never
-import this.
+Its main() then puts handlers of its own in the place. Modules that are imported by another program
+never import this.
 """
 
 import os

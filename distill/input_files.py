@@ -1,8 +1,9 @@
-"""What a file must be to be read as inputs.
+"""What a file must be to be read as inputs: one that can be read again, text in UTF-8, and lines of
+their own.
 
-One that can be read again, text in UTF-8, and lines of their own. A table or a JSON document that
-is taken for plain lines would be labelled line by line, header and brackets included. Such files
-are refused by their ending, and by what they hold where that is sure. No torch, no vLLM.
+A table or a JSON document that is taken for plain lines would be labelled line by line, header and
+brackets included. Such files are refused by their ending, and by what they hold where that is sure.
+No torch, no vLLM.
 """
 
 import csv
@@ -134,9 +135,8 @@ def has_line_feed(file: io.BufferedReader) -> bool:
 
 
 def refuse_other_lines(path: str | Path, head: bytes, file: io.BufferedReader) -> None:
-    """Raise ValueError for a file whose lines are not inputs of their own.
-
-    A table or JSON, by what it holds.
+    """Raise ValueError for a file whose lines are not inputs of their own: a table or JSON, by what
+    it holds.
     """
     is_whole = len(head) < HEAD
     text = head.decode("utf-8-sig", errors="replace")
@@ -193,9 +193,8 @@ def is_json_document(head: bytes, file: io.BufferedReader) -> bool:
 
 
 def is_table(text: str, is_whole: bool = True) -> bool:
-    """Whether the first lines are a table.
-
-    A header of known names, and as many cells in each row as there.
+    """Whether the first lines are a table: a header of known names, and as many cells in each row
+    as there.
     """
     for delimiter in DELIMITERS:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)

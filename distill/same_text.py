@@ -1,6 +1,5 @@
-"""When two texts are the same answer, whoever typed them.
-
-In one form of Unicode, without what stands around them.
+"""When two texts are the same answer, whoever typed them: in one form of Unicode, without what
+stands around them.
 """
 
 import unicodedata
@@ -38,9 +37,8 @@ OUTER = MARKUP + TYPOGRAPHIC
 
 
 def comparable(text: str) -> str:
-    """The form in which free texts are compared.
-
-    NFC, without white space and typographic characters around it.
+    """The form in which free texts are compared: NFC, without white space and typographic
+    characters around it.
     """
     composed = unicodedata.normalize("NFC", text)
     return composed.strip(TYPOGRAPHIC) or composed.strip()

@@ -1,6 +1,5 @@
-"""What a script prints must not end it.
-
-A reader that has gone away, or a terminal that cannot show a letter.
+"""What a script prints must not end it: a reader that has gone away, or a terminal that cannot show
+a letter.
 
 `python create_data.py 2>&1 | head` must label all rows, although nobody reads the progress bar any
 more.

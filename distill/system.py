@@ -1,6 +1,5 @@
-"""The machine and its processes.
-
-The NVIDIA driver, versions, names, and children that end with their parent.
+"""The machine and its processes: the NVIDIA driver, versions, names, and children that end with
+their parent.
 """
 
 import ctypes

@@ -1,6 +1,5 @@
-"""What a chat template does with the messages it is given.
-
-It may drop, move, repeat or refuse them. No torch.
+"""What a chat template does with the messages it is given: it may drop, move, repeat or refuse
+them. No torch.
 """
 
 from datetime import datetime
@@ -59,9 +58,8 @@ def check_shown(tokenizer, messages: list[dict], text: str) -> None:
 
 
 def plain(text: str) -> str:
-    """A text without what templates may change.
-
-    The case of letters, and switches for thinking that they take out.
+    """A text without what templates may change: the case of letters, and switches for thinking that
+    they take out.
     """
     text = text.casefold()
     for switch in SWITCHES:

@@ -34,10 +34,10 @@ def roles_of(messages: list[dict]) -> tuple[str, ...]:
 
 
 def find_unfit_rows(tokenizer, roles: Counter, prompted: bool) -> UnfitRows:
-    """Count the rows that the tokenizer's template does not show.
+    """Count the rows that the tokenizer's template does not show, where `roles` counts the rows by
+    roles_of().
 
-    Where `roles` counts the rows by roles_of(), `prompted` says that they follow the task's prompt,
-    a system message.
+    `prompted` says that they follow the task's prompt, a system message.
     """
     template = str(tokenizer.chat_template)
     count = 0

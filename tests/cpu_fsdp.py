@@ -1,6 +1,5 @@
-"""train_sft_trl.py with FSDP2 on CPU processes, for tests.
-
-    TRAIN_SCRIPT=tests/cpu_fsdp.py bash train_trl_fsdp.sh ...
+"""train_sft_trl.py with FSDP2 on CPU processes, for tests: TRAIN_SCRIPT=tests/cpu_fsdp.py bash
+train_trl_fsdp.sh ...
 
 accelerate 1.15 ignores an FSDP plugin where there is no accelerator, so its state is told that this
 is FSDP after all.

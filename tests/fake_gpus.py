@@ -1,6 +1,5 @@
-"""train_sft_trl.py on GPUs on paper, for tests.
-
-    TRAIN_SCRIPT=tests/fake_gpus.py FAKE_GPUS=8 bash train_trl.sh ...
+"""train_sft_trl.py on GPUs on paper, for tests: TRAIN_SCRIPT=tests/fake_gpus.py FAKE_GPUS=8 bash
+train_trl.sh ...
 
 PyTorch's own reading of CUDA_VISIBLE_DEVICES decides how many of them a process sees. Nothing can
 run on them.

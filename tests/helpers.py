@@ -1,6 +1,5 @@
-"""What several test files share.
-
-Running a script as a user does, reading what it wrote, training runs.
+"""What several test files share: running a script as a user does, reading what it wrote, training
+runs.
 """
 
 import atexit

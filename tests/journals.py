@@ -1,6 +1,5 @@
-"""A journal as a run of step 1 keeps it, for tests and their programs.
-
-Opened, filled and closed without an engine.
+"""A journal as a run of step 1 keeps it, for tests and their programs: opened, filled and closed
+without an engine.
 """
 
 from distill.labels.journal import Journal

@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face hub on loopback, as much of its HTTP interface as a push of a
+"""A stand-in for the Hugging Face hub on loopback: as much of its HTTP interface as a push of a
 model needs.
 
     with LoopbackHub() as hub:

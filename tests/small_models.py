@@ -1,6 +1,5 @@
-"""Small dense models with random weights, made in a moment.
-
-No test that uses one needs the tiny pair.
+"""Small dense models with random weights, made in a moment: no test that uses one needs the tiny
+pair.
 """
 
 import torch
@@ -49,9 +48,8 @@ QWEN3_30B = dict(
 
 
 def adapted(model, **kwargs):
-    """The model with LoRA on it, without weights.
-
-    (trainable parameters by name, all parameters)
+    """The model with LoRA on it, without weights: (trainable parameters by name, all
+    parameters).
     """
     before = sum(p.numel() for p in model.parameters())
     with torch.device("meta"):

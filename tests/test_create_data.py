@@ -1,6 +1,5 @@
-"""Step 1 under real conditions.
-
-Killed and resumed, bad input, retries, votes, several instances. Real vLLM.
+"""Step 1 under real conditions: killed and resumed, bad input, retries, votes, several instances.
+Real vLLM.
 """
 
 import contextlib
@@ -336,9 +335,8 @@ ODD_INPUTS = [
 
 @pytest.fixture(scope="module")
 def voted(pair, tmp_path_factory):
-    """A run in which every first attempt is cut, so that only a guarded retry can answer.
-
-    (output, process)
+    """A run in which every first attempt is cut, so that only a guarded retry can answer: (output,
+    process).
     """
     folder = tmp_path_factory.mktemp("voted")
     source = folder / "in.jsonl"
@@ -711,9 +709,8 @@ def test_wrapper_refuses_more_gpus_than_there_are(variables, gpus, named, tmp_pa
 
 
 def test_wrapper_shares_the_gpus_out(tmp_path):
-    """Stand-ins for nvidia-smi and python show what would be started.
-
-    Half of the GPUs for each instance.
+    """Stand-ins for nvidia-smi and python show what would be started: half of the GPUs for each
+    instance.
     """
     environment = {**gpu_machine(tmp_path, 8), "LOG_DIR": str(tmp_path / "logs")}
     (tmp_path / "python").write_text(

@@ -1,6 +1,5 @@
-"""What the documents say of files that are here.
-
-Links lead somewhere, tables of flags are those of the scripts.
+"""What the documents say of files that are here: links lead somewhere, tables of flags are those of
+the scripts.
 """
 
 import re
@@ -31,9 +30,8 @@ def without_code(page):
 
 
 def anchors(page):
-    """What a link to a heading may name.
-
-    Its words in lower case, joined by hyphens, without punctuation.
+    """What a link to a heading may name: its words in lower case, joined by hyphens, without
+    punctuation.
     """
     found = []
     for heading in re.findall(r"^#+ (.+)$", without_code(page), re.MULTILINE):

@@ -1,6 +1,5 @@
-"""vLLM's engine as the scripts start and end it.
-
-Its settings, why it cannot start, and what is left of it.
+"""vLLM's engine as the scripts start and end it: its settings, why it cannot start, and what is
+left of it.
 """
 
 import contextlib

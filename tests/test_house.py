@@ -1,6 +1,5 @@
-"""The rooms of distill/ and the arrows between them.
-
-Scripts -> steps -> what is shared, and no circle.
+"""The rooms of distill/ and the arrows between them: scripts -> steps -> what is shared, and no
+circle.
 """
 
 import ast

@@ -125,9 +125,8 @@ def test_a_full_disk_loses_no_finished_row(tmp_path, inputs):
 
 @pytest.mark.slow
 def test_a_million_inputs_in_constant_memory(tmp_path):
-    """Planned, journalled, read back and written.
-
-    Without the engine, whose memory does not depend on the rows.
+    """Planned, journalled, read back and written, without the engine, whose memory does not depend
+    on the rows.
     """
     with open(tmp_path / "many.txt", "w") as file:
         file.writelines(

@@ -1,6 +1,5 @@
-"""Attempts, retries, guards, votes and the journal, with a teacher that answers from a list.
-
-Milliseconds, no model.
+"""Attempts, retries, guards, votes and the journal, with a teacher that answers from a list:
+milliseconds, no model.
 """
 
 import json

@@ -1,6 +1,5 @@
-"""Labels as they are written.
-
-What the guard may write is what the reader finds, in every form of Unicode. No model.
+"""Labels as they are written: what the guard may write is what the reader finds, in every form of
+Unicode. No model.
 """
 
 import json

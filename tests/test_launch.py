@@ -1,6 +1,5 @@
-"""How processes end that launch.py starts.
-
-Real ones of accelerate, which run a script of a few lines.
+"""How processes end that launch.py starts: real ones of accelerate, which run a script of a few
+lines.
 """
 
 import os

@@ -1,6 +1,5 @@
-"""Two runs and one output.
-
-The second one is refused before anything loads, and takes nothing from the first.
+"""Two runs and one output: the second one is refused before anything loads, and takes nothing from
+the first.
 """
 
 import errno

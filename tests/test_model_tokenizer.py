@@ -93,7 +93,7 @@ BAD_TEACHERS = {
 
 @pytest.mark.parametrize(("model", "flags", "named"), BAD_TEACHERS.values(), ids=BAD_TEACHERS)
 def test_a_teacher_that_cannot_be_asked_is_refused(model, flags, named, tmp_path):
-    """In one line, before a model is loaded, and a thought never becomes an answer by following the
+    """In one line, before a model is loaded; and a thought never becomes an answer by following the
     line's advice.
     """
     folder = save_model(tmp_path / "model", **model)
@@ -342,9 +342,8 @@ def test_step_1_tries_the_template_of_the_revision(cached, tmp_path):
 
 @pytest.mark.slow
 def test_step_1_asks_the_revision_and_rejects_rows_that_do_not_fit(pair, tmp_path):
-    """The revision v2 of a cached model.
-
-    Its template wants turns, and its tokenizer calls </think> special.
+    """The revision v2 of a cached model: its template wants turns, and its tokenizer calls </think>
+    special.
     """
     shutil.copytree(TEACHER, tmp_path / "v2")
     chat_template = tmp_path / "v2" / "chat_template.jinja"

@@ -46,9 +46,8 @@ def labelling(output, *flags):
 
 @pytest.fixture
 def without_weights(tmp_path):
-    """A working directory in which the models have names and no weights.
-
-    Whatever would load one fails.
+    """A working directory in which the models have names and no weights: whatever would load one
+    fails.
     """
     folder = tmp_path / "work"
     for name in (TEACHER, STUDENT):
@@ -243,9 +242,8 @@ def test_states_of_a_checkpoint_are_data_alone():
 
 @pytest.fixture(scope="module")
 def evaluation(pair, tmp_path_factory):
-    """evaluate.py of the old adapter, beside the others.
-
-    (process, stderr, adapter, teacher's answers)
+    """evaluate.py of the old adapter, beside the others: (process, stderr, adapter, teacher's
+    answers).
     """
     folder = tmp_path_factory.mktemp("evaluation")
     adapter = copy_of("adapter", folder)

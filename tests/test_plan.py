@@ -1,6 +1,5 @@
-"""The plan on paper against what can be counted and measured.
-
-The model without weights, and the tiny pair on a CPU.
+"""The plan on paper against what can be counted and measured: the model without weights, and the
+tiny pair on a CPU.
 """
 
 import sys

@@ -299,9 +299,8 @@ class Script:
 
 @pytest.fixture
 def student(tmp_path):
-    """Score the student by a script.
-
-    score(steps..., ways=, known=) gives what score_student() does.
+    """Score the student by a script: score(steps..., ways=, known=) gives what score_student()
+    does.
     """
     scored = Scored(tmp_path, {"student": {"adapter": adapter_identity(tmp_path / "adapter")}})
     asking = Asking(None, [], [], 1, str(tmp_path / "adapter"), str(tmp_path / "merged"), scored)

@@ -1,6 +1,5 @@
-"""A trained adapter gives the same tokens wherever it is loaded.
-
-PEFT, merged, vLLM, evaluate.py, an OpenAI server.
+"""A trained adapter gives the same tokens wherever it is loaded: PEFT, merged, vLLM, evaluate.py,
+an OpenAI server.
 """
 
 import contextlib
@@ -213,9 +212,8 @@ def test_server_with_the_merged_student_answers_as_evaluated(distilled, evaluate
 
 @pytest.fixture(scope="module")
 def dense(labelled, tmp_path_factory):
-    """A dense student in the architecture of Qwen2.5, trained by --model_name alone.
-
-    (base, adapter)
+    """A dense student in the architecture of Qwen2.5, trained by --model_name alone: (base,
+    adapter).
     """
     folder = tmp_path_factory.mktemp("dense")
     tokenizer = AutoTokenizer.from_pretrained(STUDENT)

@@ -1,6 +1,5 @@
-"""The stream of requests through vLLM's own front end, without a model.
-
-Loops, gathered requests, and what it costs.
+"""The stream of requests through vLLM's own front end, without a model: loops, gathered requests,
+and what it costs.
 """
 
 import random
@@ -139,9 +138,8 @@ def test_gathered_requests_are_asked_together(front_end):
 
 @pytest.mark.parametrize("pause", [True, False])
 def test_gathered_requests_do_not_wait_for_others_where_there_are_none(front_end, pause):
-    """Where no request is there at the moment, or none any more.
-
-    What was gathered is asked at once.
+    """Where no request is there at the moment, or none any more, what was gathered is asked at
+    once.
     """
     engine = front_end.ScriptedEngine([[7] * 5] * 4, max_num_seqs=16)
     teacher = VLLMTeacher(engine)

@@ -1,6 +1,5 @@
-"""What is printed ends no run.
-
-Terminals that know ASCII alone, readers that go away, and python -O. No engine.
+"""What is printed ends no run: terminals that know ASCII alone, readers that go away, and python
+-O. No engine.
 """
 
 import json
@@ -34,7 +33,7 @@ ATTEMPT = {
 
 @pytest.fixture
 def decided(tmp_path):
-    """Step 1's flags where all inputs are decided, so that it only writes its results, without a
+    """Step 1's flags where all inputs are decided, so that it only writes its results: without a
     model.
     """
     folder = tmp_path / "größe"

@@ -1,6 +1,5 @@
-"""How the student gets onto its devices.
-
-The GPUs that a process sees, and who holds the weights under FSDP.
+"""How the student gets onto its devices: the GPUs that a process sees, and who holds the weights
+under FSDP.
 """
 
 import os
@@ -98,9 +97,8 @@ def test_more_processes_than_gpus_are_refused(box):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_other_ranks_hold_the_student_without_weights(tied, tmp_path):
-    """What accelerate needs of them.
-
-    Names, shapes and types of rank 0's, tied as there, and real buffers.
+    """What accelerate needs of them: names, shapes and types of rank 0's, tied as there, and real
+    buffers.
     """
     sizes = {
         "hidden_size": 32,
@@ -250,9 +248,8 @@ def test_trained_parameters_of_other_ranks_have_addresses_of_their_own():
 
 
 def test_rank_0_alone_holds_the_student_on_the_host():
-    """Anonymous memory until training begins.
-
-    In copies of the student, in fp32 on two gloo processes.
+    """Anonymous memory until training begins, in copies of the student, in fp32 on two gloo
+    processes.
     """
     found = last_json(python("benchmarks/host_memory.py", "--processes", 2, "--layers", 14))[
         "host_memory"

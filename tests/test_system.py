@@ -1,4 +1,4 @@
-"""What is said of the machine: stand-ins for the driver's file and for nvidia-smi, and the pins of
+"""What is said of the machine: stand-ins for the driver's file and for nvidia-smi; and the pins of
 all machines.
 """
 

@@ -293,9 +293,8 @@ def test_example_prompt_is_long():
 
 
 def prefixing():
-    """A tokenizer that, like Llama's first ones, puts a space before a text.
-
-    No text may be cut for it.
+    """A tokenizer that, like Llama's first ones, puts a space before a text: no text may be cut for
+    it.
     """
     letters = ["[UNK]", "▁", *map(chr, range(32, 127))]
     words = Tokenizer(

@@ -1,6 +1,5 @@
-"""Rows that rounding decides.
-
-LoRA and a merged copy answer them differently in bfloat16, and the report names them.
+"""Rows that rounding decides: LoRA and a merged copy answer them differently in bfloat16, and the
+report names them.
 
 The student's base stops at another token than the one with which its template ends answers.
 """
@@ -110,10 +109,11 @@ def chat(text, answer):
 
 @pytest.fixture(scope="module")
 def undecided(tmp_path_factory):
-    """A folder with base, out, an adapter, and rows.jsonl.
+    """A folder with base, out, an adapter, and rows.jsonl: CLOSE rows between two answers, then
+    CLEAR ones.
 
-    CLOSE rows between two answers, then CLEAR ones. The student has learned es for many letters a
-    and pt for many z. Its answers end with <|im_end|>, and the base stops at <|endoftext|>.
+    The student has learned es for many letters a and pt for many z. Its answers end with
+    <|im_end|>, and the base stops at <|endoftext|>.
     """
     folder = tmp_path_factory.mktemp("undecided")
     tokenizer = byte_tokenizer()

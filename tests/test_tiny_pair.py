@@ -56,9 +56,8 @@ def test_it_is_trained_again_where_asked(tmp_path, monkeypatch):
 
 
 def test_a_short_training_gives_two_models(tmp_path):
-    """Two steps each.
-
-    What comes out knows nothing, but it is a pair with its stamp and its two templates.
+    """Two steps each: what comes out knows nothing, but it is a pair with its stamp and its two
+    templates.
     """
     assert tiny_pair.provide(tmp_path, base_steps=2, teacher_steps=2) == "built"
     assert tiny_pair.provide(tmp_path, base_steps=2, teacher_steps=2) == "there"

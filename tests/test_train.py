@@ -433,9 +433,8 @@ def test_killed_and_resumed_gives_the_same_adapter(trained, train_file, tmp_path
 
 @pytest.mark.slow
 def test_exact_answers_are_what_greedy_decoding_writes(pair, train_file, tmp_path):
-    """Held-out loss and accuracy during training.
-
-    On gold rows of which one is trained on, to be warned of.
+    """Held-out loss and accuracy during training, on gold rows of which one is trained on, to be
+    warned of.
     """
     lines = (
         (ROOT / "example-data" / "multilingual_gold.jsonl")

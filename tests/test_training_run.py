@@ -80,9 +80,8 @@ def test_a_checkpoint_of_before_is_its_directorys(tmp_path, caplog):
 
 
 def test_another_runs_checkpoint_in_the_output_directory_is_refused(tmp_path):
-    """As --resume_from_checkpoint with other settings leaves it.
-
-    When it is killed before its first checkpoint.
+    """As --resume_from_checkpoint with other settings leaves it, when it is killed before its first
+    checkpoint.
     """
     out = tmp_path / "out"
     checkpoint = begin(out)

@@ -169,9 +169,8 @@ def chat(
 
 
 def weighted_loss(model, rows: list[tuple[list[int], list[float]]], cache=None) -> torch.Tensor:
-    """Mean next-token cross-entropy over rows of (ids, weights).
-
-    After the prefix in `cache` if there is one.
+    """Mean next-token cross-entropy over rows of (ids, weights), after the prefix in `cache` if
+    there is one.
     """
     longest = max(len(ids) for ids, _ in rows)
     ids = torch.tensor([r + [0] * (longest - len(r)) for r, _ in rows])
@@ -216,9 +215,8 @@ def optimise(model, steps: int, learning_rate: float, name: str, loss_of_step):
 def train_base(
     model, tokenizer, sampler: Sampler, labels: tuple[str, ...], rng: random.Random, steps: int
 ):
-    """The student before distillation.
-
-    Chats, and once in five answers a request for a random code with a label.
+    """The student before distillation: chats, and once in five answers a request for a random code
+    with a label.
     """
 
     def exchange():

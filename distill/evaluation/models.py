@@ -60,9 +60,8 @@ def check_adapter(adapter: str, student_model: str) -> None:
 
 
 def choose_revisions(args) -> None:
-    """Fill in the revisions of models on the hub.
-
-    --revision is both's, and an adapter knows its base's.
+    """Fill in the revisions of models on the hub: --revision is both's, and an adapter knows its
+    base's.
     """
     recorded = None
     if "student" in args.systems:

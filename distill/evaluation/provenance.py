@@ -1,6 +1,5 @@
-"""What step 3 says beside its scores.
-
-Where they come from, how the student was served, each row, and the last line.
+"""What step 3 says beside its scores: where they come from, how the student was served, each row,
+and the last line.
 """
 
 from datetime import UTC, datetime

@@ -116,9 +116,8 @@ class Unfinished(Staging):
         super().__init__(report_dir / "unfinished", "evaluate.py", "--report_dir", MARK_TEXT)
 
     def remove_scored(self) -> None:
-        """Remove the kept results, since the report is complete.
-
-        The same command then measures everything again.
+        """Remove the kept results, since the report is complete: the same command then measures
+        everything again.
         """
         for name in TITLES:
             # with what a killed run had half written
@@ -161,7 +160,7 @@ def differences(before: dict, now: dict) -> list[str]:
 
 
 def model_identity(model: str, revision: str | None = None) -> str:
-    """What notices changed weights: of a directory its files' names, sizes and times, of a hub name
+    """What notices changed weights: of a directory its files' names, sizes and times; of a hub name
     the commit.
     """
     folder = Path(model)

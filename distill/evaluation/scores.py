@@ -146,10 +146,11 @@ def mcnemar(one: list, other: list, gold: list[str]) -> dict:
 
 
 def most_confused(answers: list[list[str | None]], gold: list[str]) -> list[str]:
-    """The labels that confusion matrices show.
+    """The labels that confusion matrices show: all, or the SHOWN_LABELS that most wrong rows of all
+    systems concern.
 
-    All, or the SHOWN_LABELS that most wrong rows of all systems concern. A wrong row concerns its
-    gold label and the label that was answered. `answers` are those of each system.
+    A wrong row concerns its gold label and the label that was answered. `answers` are those of each
+    system.
     """
     rows = Counter(gold)
     concerned = Counter()

@@ -32,9 +32,8 @@ def tokenizer_of_system(system, adapter: str, engine_flags: list[str]):
 def try_templates(
     systems: list, task: Task, roles: Counter, adapter: str, engine_flags: list[str]
 ) -> tuple[dict[str, str], list[str]]:
-    """Try the chat templates of step 3's systems.
-
-    What keeps which of them from being asked, and who writes the date.
+    """Try the chat templates of step 3's systems: what keeps which of them from being asked, and
+    who writes the date.
 
     `roles` counts the rows by unfit_rows.roles_of(); those that a template does not show are warned
     of. Only the base student under the prompt may be left out: a student's template needs no system

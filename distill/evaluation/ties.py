@@ -1,6 +1,5 @@
-"""Answers that rounding decides.
-
-Where a model's two best tokens are nearly equal, another batch may take the other.
+"""Answers that rounding decides: where a model's two best tokens are nearly equal, another batch
+may take the other.
 """
 
 import math
@@ -82,10 +81,12 @@ def find_ties(
     dtype: str,
     roundings: int = ROUNDINGS,
 ) -> dict:
-    """Ask the rows of `requests`, whose jobs they are, once more, which of them hold a tie, as Ties
-    in a dict. The engine's logprobs_mode must be raw_logits, since rounding is the logits'.
-    `answers` are the tokens that they got the first time: a row that now gets others is one too.
-    With 0 `roundings` only equal logits are a tie.
+    """Ask the rows of `requests`, whose jobs they are, once more; which of them hold a tie, as Ties
+    in a dict.
+
+    The engine's logprobs_mode must be raw_logits, since rounding is the logits'. `answers` are the
+    tokens that they got the first time: a row that now gets others is one too. With 0 `roundings`
+    only equal logits are a tie.
     """
     again = []
     for request in requests:

@@ -1,6 +1,5 @@
-"""How many of the teacher's answers were forced.
-
-A success rate of 1.0 says little if the guard wrote the answers.
+"""How many of the teacher's answers were forced: a success rate of 1.0 says little if the guard
+wrote the answers.
 
 A guarded attempt can only end in a label, whatever the teacher thought, and a thought that was cut
 has not come to its end. Both are counted over all answers that were read, so that counts of shards

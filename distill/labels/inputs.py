@@ -1,6 +1,5 @@
-"""The inputs of step 1.
-
-A first pass finds out what each later one must be like, in 40 bytes an input.
+"""The inputs of step 1: a first pass finds out what each later one must be like, in 40 bytes an
+input.
 """
 
 import hashlib

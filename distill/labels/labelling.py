@@ -48,9 +48,8 @@ class Settings:
 
 @dataclass
 class Attempt:
-    """One completion for a row and what was read from it.
-
-    Without its token ids, which may be many.
+    """One completion for a row and what was read from it, without its token ids, which may be
+    many.
     """
 
     response: str
@@ -131,9 +130,8 @@ class Sample:
 
 
 class Labelling:
-    """Asks a teacher for a label for each row.
-
-    Again where an answer cannot be read, several times for a vote.
+    """Asks a teacher for a label for each row: again where an answer cannot be read, several times
+    for a vote.
     """
 
     def __init__(self, teacher: Teacher, task: Task, settings: Settings):
@@ -173,9 +171,8 @@ class Labelling:
                     yield self._request(row, failures=0)
 
     def _request(self, row: Row, failures: int) -> Request:
-        """The next attempt.
-
-        Warmer after a failure, and guarded so that a thought ends and a label follows.
+        """The next attempt: warmer after a failure, and guarded so that a thought ends and a label
+        follows.
         """
         settings = self.settings
         max_tokens = settings.max_tokens
@@ -200,9 +197,8 @@ class Labelling:
         return Request(Sample(row, failures, sampling), row.prompt, sampling)
 
     def _take(self, sample: Sample, completion: Completion) -> None:
-        """Read a completion: an answer is the sample's vote.
-
-        A failure is asked again as long as there are retries.
+        """Read a completion: an answer is the sample's vote, a failure is asked again as long as
+        there are retries.
         """
         row = sample.row
         answer = None
@@ -293,9 +289,8 @@ def vote(
 def record_rows(
     decided: Iterable[tuple[int, dict]], journal: Journal, left: int, done: int
 ) -> None:
-    """Journal each decided row as it comes, and show how far it is.
-
-    `left` rows to come beside `done` ones.
+    """Journal each decided row as it comes, and show how far it is: `left` rows to come beside
+    `done` ones.
     """
     start = perf_counter()
     rejected = 0

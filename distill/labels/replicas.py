@@ -1,9 +1,9 @@
-"""Step 1 past one machine.
+"""Step 1 past one machine: create_data.py --num_replicas N asks N engines, which are actors of Ray
+Data.
 
-`create_data.py --num_replicas N` asks N engines, which are actors of Ray Data. The driver reads the
-inputs and writes the journal; Ray Data hands out chunks of inputs, replaces a replica that is lost
-and holds back when replicas are slow. Every node needs this repository and its environment under
-the same path.
+The driver reads the inputs and writes the journal; Ray Data hands out chunks of inputs, replaces a
+replica that is lost and holds back when replicas are slow. Every node needs this repository and its
+environment under the same path.
 """
 
 import contextlib
@@ -101,9 +101,8 @@ def connect(args) -> None:
 
 
 def address_to_join() -> str | None:
-    """What Ray is to join.
-
-    None for the cluster that RAY_ADDRESS names or that runs here, "local" for one of our own.
+    """What Ray is to join: None for the cluster that RAY_ADDRESS names or that runs here, "local"
+    for one of our own.
 
     A cluster that was killed leaves its address behind, and Ray would try for many minutes to reach
     it.
@@ -123,9 +122,8 @@ def address_to_join() -> str | None:
 
 @contextlib.contextmanager
 def silent_stderr():
-    """Nothing reaches stderr, from compiled code either.
-
-    Ray tells there which log level it uses.
+    """Nothing reaches stderr, from compiled code either: Ray tells there which log level it
+    uses.
     """
     kept = os.dup(2)
     with open(os.devnull, "w") as nowhere:
@@ -217,9 +215,8 @@ def pass_over(args, settings, engine_flags, task, inputs, missing):
 
 
 def chunks_of(path: str, missing):
-    """A Ray datasource that reads the missing inputs on the driver's machine.
-
-    CHUNK of them in a row.
+    """A Ray datasource that reads the missing inputs on the driver's machine, CHUNK of them in a
+    row.
     """
     import pyarrow
     from ray.data import Datasource, ReadTask

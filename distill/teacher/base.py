@@ -17,9 +17,8 @@ class TeacherEnded(Exception):
 
 @dataclass(frozen=True)
 class Loop:
-    """What counts as a loop.
-
-    A pattern of so many tokens that came `min_count` times in a row, up to the last token.
+    """What counts as a loop: a pattern of so many tokens that came `min_count` times in a row, up
+    to the last token.
     """
 
     min_pattern_size: int

@@ -37,9 +37,8 @@ SILENT_END = (
 
 
 class EngineFailed(ValueError):
-    """The engine cannot start.
-
-    Why, in one line, and the file that holds all that it said, if it is more than that.
+    """The engine cannot start: why, in one line, and the file that holds all that it said, if it is
+    more than that.
     """
 
     def __init__(self, reason: str, log_file: str | None = None):

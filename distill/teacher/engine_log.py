@@ -1,6 +1,5 @@
-"""What an engine's processes print.
-
-Passed on to stderr, and searched for the reason when the engine fails.
+"""What an engine's processes print: passed on to stderr, and searched for the reason when the
+engine fails.
 
 On a GPU vLLM's engine runs in a process of its own, and with several GPUs in several. Why it cannot
 start is then said only in what they print, among tracebacks of everything that failed as a
@@ -143,9 +142,8 @@ def by_process(said: str) -> list[list[tuple[int, str]]]:
 
 
 def exceptions_of(lines: list[tuple[int, str]]) -> list[tuple[int, Raised]]:
-    """The exceptions of one process.
-
-    Each with the number of the line where the first that led to it begins.
+    """The exceptions of one process, each with the number of the line where the first that led to
+    it begins.
     """
     found = []
     begin = None  # of the traceback that we are in
@@ -198,9 +196,8 @@ class EngineLog:
 
     @contextlib.contextmanager
     def named_to_children(self):
-        """The processes that are started meanwhile print to this file.
-
-        See print_to_engine_log().
+        """The processes that are started meanwhile print to this file, see
+        print_to_engine_log().
         """
         os.environ[ADDRESS] = self.address
         try:
@@ -259,9 +256,8 @@ class EngineLog:
 
 
 def before_an_error(new: bytes) -> int:
-    """How many bytes of what was printed can be shown while an engine starts.
-
-    Whole lines before an error.
+    """How many bytes of what was printed can be shown while an engine starts: whole lines before an
+    error.
     """
     shown = 0
     for line in re.findall(rb"[^\r\n]*[\r\n]+", new):

@@ -32,7 +32,7 @@ def ends_in_loop(tokens: list[int], loop: Loop) -> bool:
 
 @dataclass
 class Running:
-    """A request that the engine has, whose it is, what it has written so far, and when that counts
+    """A request that the engine has: whose it is, what it has written so far, and when that counts
     as a loop.
     """
 
@@ -42,9 +42,8 @@ class Running:
 
 
 class VLLMTeacher(Teacher):
-    """One continuous batch.
-
-    Requests go in while others are still running, results come out as they finish.
+    """One continuous batch: requests go in while others are still running, results come out as they
+    finish.
 
     One request whose answer must follow a grammar, or that is sampled with top_p and top_k, slows
     each step of the whole batch. Such requests can be gathered and asked together: the others are

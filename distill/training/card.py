@@ -1,7 +1,8 @@
-"""The model card of an adapter.
+"""The model card of an adapter: README.md of the output directory, and of the repository on the
+hub.
 
-README.md of the output directory, and of the repository on the hub. Its text is card.md.j2. Its
-metadata holds the figures of the run's evaluation, which the hub shows beside the text.
+Its text is card.md.j2. Its metadata holds the figures of the run's evaluation, which the hub shows
+beside the text.
 """
 
 import json
@@ -100,9 +101,8 @@ def base_on_hub(model: str) -> str | None:
 
 
 def public_name(model: str) -> str:
-    """A model's name for others.
-
-    The hub's, or the last part of the directory that it was loaded from.
+    """A model's name for others: the hub's, or the last part of the directory that it was loaded
+    from.
     """
     path = Path(model).expanduser()
     if path.is_absolute() or path.is_dir():

@@ -1,11 +1,11 @@
-"""How the student gets onto its devices, which GPUs a process sees, and which process holds the
+"""How the student gets onto its devices: which GPUs a process sees, and which process holds the
 weights.
 
-one process      sees one GPU, as TRL wants it, and reads the weights straight to it
-DDP              so does each process with the GPU that its launcher gave it
-FSDP             rank 0 alone reads the weights, into host memory, and accelerate sends them to the
-                 others as it shards them; the others, on the same node and on further ones, hold a
-                 student without weights until then
+one process  sees one GPU, as TRL wants it, and reads the weights straight to it
+DDP          so does each process with the GPU that its launcher gave it
+FSDP         rank 0 alone reads the weights, into host memory, and accelerate sends them to the
+             others as it shards them; the others, on the same node and on further ones, hold a
+             student without weights until then
 """
 
 import ctypes

@@ -1,6 +1,5 @@
-"""What the processes of step 2 agree on.
-
-One run for an output directory, and the same train file for all.
+"""What the processes of step 2 agree on: one run for an output directory, and the same train file
+for all.
 """
 
 import atexit

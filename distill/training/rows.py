@@ -42,9 +42,8 @@ def load_rows(path: str, tokenizer, max_length: int | None) -> list[dict]:
 
 
 def warn_about_rows(rows: list[dict], eval_rows: list[dict] | None) -> None:
-    """Count what is allowed but rarely meant.
-
-    One question with two answers, and evaluation rows in the train file.
+    """Count what is allowed but rarely meant: one question with two answers, and evaluation rows in
+    the train file.
     """
     answers = {}  # those of each question
     for row in rows:

@@ -49,9 +49,8 @@ class Dispatch(torch.autograd.Function):
 
 
 class Combine(torch.autograd.Function):
-    """The sum over each token's k copies.
-
-    (tokens * k) x hidden, in the order of experts -> tokens x hidden.
+    """The sum over each token's k copies: (tokens * k) x hidden, in the order of experts -> tokens
+    x hidden.
     """
 
     @staticmethod
@@ -107,9 +106,8 @@ def experts_forward(experts, hidden_states, top_k_index, top_k_weights):
 
 @contextmanager
 def hand_over(wrapper: ParamWrapper, adapters: list[str]):
-    """In place of PEFT's own, which lets the weight be the sum with LoRA.
-
-    Gives LoRA's factors to the experts.
+    """In place of PEFT's own, which lets the weight be the sum with LoRA: gives LoRA's factors to
+    the experts.
     """
     experts = wrapper.get_base_layer()
     if experts.config._experts_implementation != EXPERTS_IMPLEMENTATION:

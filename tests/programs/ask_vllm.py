@@ -1,6 +1,5 @@
-"""Token ids that vLLM's greedy decoding adds to each prompt.
-
-ask_vllm.py MODEL < JSON list of prompts' token ids
+"""Token ids that vLLM's greedy decoding adds to each prompt: ask_vllm.py MODEL < JSON list of
+prompts' token ids
 
 A process for each engine. The last line of stdout is the JSON list of answers.
 """

@@ -1,6 +1,5 @@
-"""Runs a script whose inputs change when it is about to write its outputs.
-
-change_inputs_late.py SCRIPT FLAGS...
+"""Runs a script whose inputs change when it is about to write its outputs: change_inputs_late.py
+SCRIPT FLAGS...
 """
 
 import runpy

@@ -1,5 +1,4 @@
-"""Ends with exit code 0 if a Ray cluster has a core for each of N replicas.
-
+"""Ends with exit code 0 if a Ray cluster has a core for each of N replicas:
 connect_to_cluster.py N
 """
 

@@ -1,6 +1,5 @@
-"""Decides an input and then another one, for which there is no room on the disk.
-
-fill_disk.py FOLDER
+"""Decides an input and then another one, for which there is no room on the disk: fill_disk.py
+FOLDER
 
 The limit on a file's size fails a write in the middle of a line, as a full disk does.
 """

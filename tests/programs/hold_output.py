@@ -1,6 +1,5 @@
-"""Holds an output as a run or a shard does, until its stdin ends.
-
-hold_output.py OUTPUT_FILE SHARD NUM_SHARDS
+"""Holds an output as a run or a shard does, until its stdin ends: hold_output.py OUTPUT_FILE SHARD
+NUM_SHARDS
 """
 
 import sys

@@ -1,6 +1,5 @@
-"""Prints a line to each stream, as a process of an engine does.
-
-To the engine's log, if the caller has named one.
+"""Prints a line to each stream, as a process of an engine does: to the engine's log, if the caller
+has named one.
 """
 
 import sys
