@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from distill.adapter import merge
-from distill.cli import Parser
+from distill.cli import Parser, check_model, on_one_line
 from distill.staging import Staging
 from distill.stopping import end_at_signals
 
@@ -35,8 +35,6 @@ def recorded_base(adapter: str) -> str:
 
 def check_base(base: str) -> None:
     """Raise ValueError, with the remedy, if the adapter's base is not there."""
-    from distill.cli import check_model
-
     try:
         check_model(base)
     except ValueError as error:
@@ -78,7 +76,7 @@ def main() -> int:
             merge(args.adapter, staging.merged, args.dtype, args.base_model)
             staging.move_merged(output_dir)
     except (ValueError, OSError, SafetensorError) as error:
-        print(f"merge_adapter.py: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"merge_adapter.py: {on_one_line(error)}", file=sys.stderr)
         return 2
     print(json.dumps({"output_dir": args.output_dir}))
     return 0

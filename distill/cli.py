@@ -36,6 +36,11 @@ def one_line(error: Exception) -> str:
     return next(iter(message.removeprefix("Value error, ").splitlines()), "")
 
 
+def on_one_line(error: Exception) -> str:
+    """An error's whole message, with spaces in the place of the ends of its lines."""
+    return " ".join(str(error).split())
+
+
 def check_model(name: str) -> str:
     """Refuse a model path that does not exist.
 

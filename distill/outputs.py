@@ -7,6 +7,9 @@ from pathlib import Path
 from distill.chats import input_hash, read_chat, read_lines
 from distill.locks import journals_of, own_journal
 
+# what an attempt in a journal, a manifest and a result of step 3 count
+TOKEN_COUNTS = ("prompt_tokens", "cached_tokens", "output_tokens")
+
 
 @dataclass(frozen=True)
 class Finished:

@@ -6,6 +6,8 @@ It is asked for once, and then every load takes that one.
 import contextlib
 from pathlib import Path
 
+from distill.cli import on_one_line
+
 
 def resolve(model: str, revision: str | None = None, flag: str = "--revision") -> str | None:
     """The commit that `revision` (a branch, tag or commit; None: main) of a model on the hub is.
@@ -32,7 +34,7 @@ def resolve(model: str, revision: str | None = None, flag: str = "--revision") -
             # a token that has expired, or too many requests: the cache may do
             with contextlib.suppress(Exception):
                 return commit_in_cache(model, revision)
-        reason = " ".join(str(error).split())
+        reason = on_one_line(error)
         asked = f"{flag} {revision}" if revision else "main"
         raise ValueError(
             f"{model}: {asked} is neither on the hub nor in its cache ({reason})"

@@ -5,6 +5,8 @@ them. No torch.
 from datetime import datetime
 from functools import lru_cache
 
+from distill.cli import on_one_line
+
 SWITCHES = ["/no_think", "/think"]
 REFUSED = "refused_by_template"
 GARBLED = "garbled_by_template"
@@ -38,7 +40,7 @@ def render(tokenizer, messages: list[dict], add_generation_prompt: bool = True, 
         )
     except Exception as error:
         # jinja's errors, and Python's where a template adds a text to nothing
-        said = " ".join(str(error).split())
+        said = on_one_line(error)
         raise TemplateProblem(REFUSED, f"refuses the chat ({said})") from error
 
 

@@ -10,6 +10,7 @@ from helpers import (
     STEPS,
     STUDENT,
     TEACHER,
+    labelling_flags,
     last_json,
     python,
     run,
@@ -36,16 +37,7 @@ def pair():
 def labelled(pair, tmp_path_factory):
     """Step 1 over all sentences: (output file, JSON line)."""
     output = tmp_path_factory.mktemp("data") / "labels.jsonl"
-    flags = [
-        "--model_name",
-        TEACHER,
-        "--input_file",
-        SENTENCES,
-        "--output_file",
-        output,
-        "--max_tokens",
-        256,
-    ]
+    flags = labelling_flags(output)
     return output, last_json(python("create_data.py", *flags))
 
 

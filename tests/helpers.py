@@ -50,6 +50,12 @@ def python(script, *flags, **kwargs):
     return run(sys.executable, ROOT / script, *flags, **kwargs)
 
 
+def labelling_flags(output) -> list:
+    """Step 1's flags for all sentences, labelled by the tiny teacher."""
+    common = ["--model_name", TEACHER, "--input_file", SENTENCES]
+    return [*common, "--output_file", output, "--max_tokens", 256]
+
+
 # Scripts that must refuse run in forks of a process that has imported the libraries, which takes
 # longest.
 WARM = multiprocessing.get_context("forkserver")

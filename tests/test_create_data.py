@@ -27,6 +27,7 @@ from helpers import (
     assert_gone,
     descendants,
     fails,
+    labelling_flags,
     last_json,
     python,
     qwen_tokenizer,
@@ -517,16 +518,7 @@ def test_free_answers_of_a_real_instruct_model(tmp_path):
 def test_finished_output_and_other_runs_are_kept(labelled):
     output, _ = labelled
     before = output.read_bytes()
-    flags = [
-        "--model_name",
-        TEACHER,
-        "--input_file",
-        SENTENCES,
-        "--output_file",
-        output,
-        "--max_tokens",
-        256,
-    ]
+    flags = labelling_flags(output)
     assert "--overwrite" in fails("create_data.py", *flags)
     output.rename(output.with_suffix(".kept"))
     try:

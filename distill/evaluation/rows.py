@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distill.chats import input_hash, read_chat, read_chat_rows, read_inputs
 from distill.evaluation.scores import in_one_form, quality
-from distill.outputs import read_finished
+from distill.outputs import TOKEN_COUNTS, read_finished
 from distill.task import Task
 
 
@@ -101,7 +101,7 @@ def read_teacher(path: Path, chats: list[list[dict]], task: Task) -> dict:
     if all(finished.attempts.get(key) for key in hashes):
         attempts = [finished.attempts[key] for key in hashes]
         results["responses"] = [of_row[-1]["response"] for of_row in attempts]
-        for name in ("prompt_tokens", "cached_tokens", "output_tokens"):
+        for name in TOKEN_COUNTS:
             results[name] = [sum(attempt[name] for attempt in of_row) for of_row in attempts]
         results["rows_per_second"] = manifest.get("rows_per_second")
     return results

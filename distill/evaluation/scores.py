@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from distill.outputs import TOKEN_COUNTS
 from distill.same_text import comparable
 
 SHOWN_LABELS = 40  # in a confusion matrix, whose cost grows with their square
@@ -104,7 +105,7 @@ def cost(result: dict, rows: int, prices: Prices) -> dict:
     None where not measured.
     """
     found = {}
-    for key in ("prompt_tokens", "cached_tokens", "output_tokens"):
+    for key in TOKEN_COUNTS:
         found[key] = statistics.mean(result[key][:rows]) if result.get(key) else None
     found["tokens"] = None
     if found["prompt_tokens"] is not None:

@@ -19,7 +19,7 @@ from distill.labels.forced import Forced
 from distill.labels.inputs import Inputs
 from distill.locks import journals_of, own_journal
 from distill.old_values import OLD_HEADER, first_difference
-from distill.outputs import beside, parse
+from distill.outputs import TOKEN_COUNTS, beside, parse
 
 # a place is the number of a journal file above this bit, and the offset of a line in it below
 FILE_BITS = 48
@@ -43,7 +43,7 @@ class Totals:
         self.forced.count(attempts, mode)
         self.attempts[len(attempts)] += 1
         for attempt in attempts:
-            for key in ("prompt_tokens", "cached_tokens", "output_tokens"):
+            for key in TOKEN_COUNTS:
                 self.tokens[key] += attempt[key]
 
     def count_answer(self, record: dict, is_label: bool) -> None:

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from distill.guard import is_guarded
 from distill.labels.journal import Journal
+from distill.outputs import TOKEN_COUNTS
 from distill.same_text import comparable
 from distill.task import NoAnswer, Task
 from distill.teacher.base import Completion, Loop, Prompt, Request, Sampling, Teacher
@@ -301,7 +302,7 @@ def record_rows(
         if record["answer"] is None:
             rejected += 1
         for attempt in record["attempts"]:
-            for key in ("prompt_tokens", "cached_tokens", "output_tokens"):
+            for key in TOKEN_COUNTS:
                 tokens[key] += attempt[key]
         bar.update()
         rate = tokens["output_tokens"] / max(bar.format_dict["elapsed"], 1e-9)

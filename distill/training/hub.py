@@ -13,6 +13,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from transformers.trainer_utils import HubStrategy
 
+from distill.cli import on_one_line
 from distill.training.card import model_card, public_name
 
 UNCHANGED = ("adapter_model.safetensors", "loss.png")
@@ -118,8 +119,3 @@ def without_paths(values: dict) -> dict:
         if clean.get(key):
             clean[key] = Path(os.path.abspath(clean[key])).name
     return clean
-
-
-def on_one_line(error: Exception) -> str:
-    """An error's whole message, with spaces in the place of the ends of its lines."""
-    return " ".join(str(error).split())
