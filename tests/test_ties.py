@@ -12,13 +12,14 @@ import sys
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from distill.adapter import LORA, MERGED, TIE
 from distill.evaluation.ties import LEAST, NAMED, closest_place, find_ties, ties_sentence, width
 from distill.teacher.base import Completion, Prompt, Request, Sampling
 from distill.tokens import prompt_ids
 from helpers import ROOT, python, read_jsonl
+from small_models import small_model
 from small_tokenizers import byte_tokenizer
 
 A, B, C = byte_tokenizer().convert_tokens_to_ids(["a", "b", "c"])
@@ -118,20 +119,7 @@ def undecided(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undecided")
     tokenizer = byte_tokenizer()
     tokenizer.eos_token = "<|endoftext|>"
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,  # of 32; vLLM on a CPU has no smaller head
-        num_key_value_heads=1,
-        max_position_embeddings=1024,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-        initializer_range=0.1,
-    )
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder / "base")
+    small_model("llama", tokenizer).save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
     letters = random.Random(0)
     words = sorted({"".join(letters.choices("az", k=12)) for _ in range(3000)})
