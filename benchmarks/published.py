@@ -33,13 +33,13 @@ from figures import (
     write_inputs,
 )
 from generation import Stumbling, ours, start_teacher
-from training import parsed, script
 
 from distill.chats import read_chat
 from distill.evaluation.apart import apart
 from distill.labels.inputs import scan_inputs
 from distill.teacher.engine import stop_engine
 from distill.tokens import encode
+from training import parsed, script
 
 ENDING = "Finish with exactly one line: Final Answer: xx, with one of the labels in place of xx."
 

@@ -1,5 +1,8 @@
 """What several test files share: the stages of the tiny pair, each made once."""
 
+import json
+import subprocess
+
 import pytest
 
 from helpers import (
@@ -17,6 +20,7 @@ from helpers import (
     train,
 )
 from loopback_hub import LoopbackHub
+from nodes import NODES
 
 
 def pytest_collection_modifyitems(items):
@@ -129,3 +133,64 @@ def trained(pair, train_file, hub, tmp_path_factory):
         summary = train(mode, folder / mode, train_file, *both, environment=hub.environment)
         runs[mode] = (folder / mode, summary)
     return runs
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A folder with a small random student, base, and rows for it, train.jsonl."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from small_tokenizers import byte_tokenizer
+
+    folder = tmp_path_factory.mktemp("small")
+    tokenizer = byte_tokenizer()
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    config = LlamaConfig(**sizes, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
+    LlamaForCausalLM(config).save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    chat = {
+        "messages": [{"role": "user", "content": "hola"}, {"role": "assistant", "content": "es"}]
+    }
+    (folder / "train.jsonl").write_text((json.dumps(chat) + "\n") * 4)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """Names of the namespaces; skipped where the kernel does not let us make them."""
+
+    def ip(*command, check=True):
+        return subprocess.run(["ip", *command], capture_output=True, text=True, check=check)
+
+    try:
+        for name in NODES:
+            ip("netns", "delete", name, check=False)
+            ip("netns", "add", name)
+        ip(
+            "link",
+            "add",
+            "pd0",
+            "netns",
+            "pd-node-0",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "pd1",
+            "netns",
+            "pd-node-1",
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no network namespaces here: {getattr(error, 'stderr', error)}")
+    for number, (name, address) in enumerate(NODES.items()):
+        ip("-n", name, "address", "add", f"{address}/24", "dev", f"pd{number}")
+        ip("-n", name, "link", "set", f"pd{number}", "up")
+        ip("-n", name, "link", "set", "lo", "up")
+    yield list(NODES)
+    for name in NODES:
+        ip("netns", "delete", name)

@@ -181,3 +181,10 @@ def vector(output_dir):
 
 def cosine(one, other):
     return torch.nn.functional.cosine_similarity(vector(one), vector(other), 0).item()
+
+
+def write_task(path, labels, answer=""):
+    path.write_text(
+        json.dumps({"prompt": "Choose.", "labels": labels, "answer": answer}), encoding="utf-8"
+    )
+    return path

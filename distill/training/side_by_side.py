@@ -12,7 +12,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from distill.training.student_ops import ATTENTION_IMPLEMENTATION
 
-# model_type of the student's config; each is tested in tests/test_side_by_side.py
+# model_type of the student's config; each is tested in tests/training/test_side_by_side.py
 PLAIN = [
     "gemma",
     "granite",

@@ -1,16 +1,12 @@
-"""Past one machine: replicas on Ray, training over two nodes with addresses of their own, and the
-Slurm files.
-"""
+"""Replicas of the teacher on a Ray cluster, on one machine and over two nodes."""
 
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -20,27 +16,22 @@ import pytest
 
 from create_data import parse_args
 from distill.labels import replicas
-from distill.task import load_task
-from distill.teacher.check import check_teacher
 from helpers import (
     ROOT,
     SENTENCES,
-    STEPS,
     STUDENT,
     TEACHER,
     assert_gone,
-    cosine,
     descendants,
     fails,
     last_json,
-    losses,
     program,
     read_jsonl,
     run,
     trace,
-    training_command,
 )
 from hub_cache import commit_of, make_hub_cache
+from nodes import NODES, kill_node, on_node
 
 ROWS = 400
 # few rows at once, so that what is killed is at work
@@ -225,84 +216,6 @@ def test_the_address_of_a_cluster_that_is_gone_is_not_tried(named, tmp_path, mon
     assert replicas.address_to_join() == (None if named else "local")
 
 
-@pytest.mark.slow
-def test_a_teacher_over_nodes_is_vllms_affair(pair):
-    flags = [
-        "--model_name",
-        str(TEACHER),
-        "--tensor_parallel_size",
-        "8",
-        "--pipeline_parallel_size",
-        "2",
-    ]
-    args, engine_flags = parse_args([*flags, "--distributed_executor_backend", "ray"])
-    asked = check_teacher(args, engine_flags, load_task(args.task))
-    assert (asked.tensor_parallel_size, asked.pipeline_parallel_size) == (8, 2)
-    assert asked.distributed_executor_backend == "ray"
-
-
-# Two nodes are two network namespaces, joined by a cable of their own
-
-NODES = {"pd-node-0": "10.77.0.1", "pd-node-1": "10.77.0.2"}
-
-
-@pytest.fixture(scope="module")
-def nodes():
-    """Names of the namespaces; skipped where the kernel does not let us make them."""
-
-    def ip(*command, check=True):
-        return subprocess.run(["ip", *command], capture_output=True, text=True, check=check)
-
-    try:
-        for name in NODES:
-            ip("netns", "delete", name, check=False)
-            ip("netns", "add", name)
-        ip(
-            "link",
-            "add",
-            "pd0",
-            "netns",
-            "pd-node-0",
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "pd1",
-            "netns",
-            "pd-node-1",
-        )
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no network namespaces here: {getattr(error, 'stderr', error)}")
-    for number, (name, address) in enumerate(NODES.items()):
-        ip("-n", name, "address", "add", f"{address}/24", "dev", f"pd{number}")
-        ip("-n", name, "link", "set", f"pd{number}", "up")
-        ip("-n", name, "link", "set", "lo", "up")
-    yield list(NODES)
-    for name in NODES:
-        ip("netns", "delete", name)
-
-
-def on_node(name, folder, *command):
-    """A command line that runs on a node, with Ray's files under `folder`, not where nodes would
-    share them.
-    """
-    files = Path(tempfile.gettempdir()) / "ray"
-    mount = f'mkdir -p {files} {folder}/{name} && mount --bind {folder}/{name} {files} && exec "$@"'
-    return [
-        "ip",
-        "netns",
-        "exec",
-        name,
-        "unshare",
-        "--mount",
-        "bash",
-        "-c",
-        mount,
-        "-",
-        *map(str, command),
-    ]
-
-
 @pytest.fixture
 def ray_nodes(nodes, tmp_path, request, monkeypatch):
     """A Ray cluster over both, a core on each: the processes, the driver's node first."""
@@ -345,13 +258,6 @@ def serving(node):
     return any(not starts(replica) for replica in replicas_of(node))
 
 
-def kill_node(process):
-    """All processes of a node at once."""
-    for victim in [*descendants(process), process]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            victim.kill()
-
-
 @pytest.mark.slow
 def test_a_node_of_the_cluster_is_killed_and_the_other_finishes(
     on_one_engine, nodes, ray_nodes, tmp_path
@@ -383,107 +289,3 @@ def test_a_node_of_the_cluster_is_killed_and_the_other_finishes(
     assert 40 <= before < ROWS and "a replica was lost;" in said
     assert Counter(record["index"] for record in trace(output)) == Counter(range(ROWS))
     assert read_jsonl(output) == read_jsonl(on_one_engine)
-
-
-def on_nodes(nodes, mode, output_dir, train_file, *flags):
-    """The wrapper on both nodes, one process on each; returns the processes."""
-    command, environment = training_command(mode, output_dir, train_file, *flags)
-    started = []
-    for rank, node in enumerate(nodes):
-        where = {"NUM_MACHINES": "2", "MACHINE_RANK": str(rank), "MAIN_PROCESS_IP": NODES[nodes[0]]}
-        where.update(MAIN_PROCESS_PORT="29511", GLOO_SOCKET_IFNAME=f"pd{rank}")
-        process = subprocess.Popen(
-            ["ip", "netns", "exec", node, *command],
-            env={**environment, **where},
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        started.append(process)
-    return started
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
-def test_two_nodes_train_what_one_does(mode, nodes, trained, train_file, tmp_path):
-    output_dir = tmp_path / "adapter"
-    started = on_nodes(nodes, mode, output_dir, train_file)
-    printed = [process.communicate(timeout=300)[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0], printed
-    summary = json.loads(printed[0].strip().splitlines()[-1])
-    assert (summary["steps"], summary["effective_batch_size"]) == (STEPS, 16)
-    one_node = trained[mode][0]
-    assert max(abs(a - b) for a, b in zip(losses(one_node), losses(output_dir), strict=True)) < 1e-3
-    assert cosine(one_node, output_dir) > 0.999
-
-
-@pytest.mark.slow
-def test_a_node_is_killed_and_the_job_resumed(nodes, trained, train_file, tmp_path):
-    output_dir = tmp_path / "adapter"
-    started = on_nodes(nodes, "ddp", output_dir, train_file)
-    while not (output_dir / "checkpoint-10" / "complete.json").exists():
-        assert all(process.poll() is None for process in started)
-        time.sleep(0.05)
-    kill_node(started[1])
-    printed = started[0].communicate(timeout=300)[0]
-    assert started[0].returncode != 0 and not (output_dir / "results.json").exists(), printed
-    started = on_nodes(nodes, "ddp", output_dir, train_file)
-    printed = [process.communicate(timeout=300)[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0], printed
-    assert cosine(trained["ddp"][0], output_dir) > 0.999
-
-
-# Slurm, of which only the commands are looked at
-
-
-@pytest.fixture
-def slurm(tmp_path):
-    """An environment in which scontrol names two nodes and srun prints what it would run on one."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    scripts = {
-        "ray": "true",
-        "scontrol": "printf 'node-a\\nnode-b\\n'",
-        "srun": 'printf "%s\\n" "$@"',
-    }
-    for name, text in scripts.items():
-        (folder / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
-        (folder / name).chmod(0o755)
-    variables = {
-        "SLURM_JOB_NUM_NODES": "2",
-        "SLURM_JOB_NODELIST": "node-[a-b]",
-        "SLURM_GPUS_ON_NODE": "8",
-    }
-    variables["SLURM_CPUS_ON_NODE"] = "96"
-    return {**os.environ, **variables, "PATH": f"{folder}:{os.environ['PATH']}"}
-
-
-def test_slurm_files(slurm):
-    flags = ["--input_file", "my inputs.txt"]
-    words = run(
-        "bash", ROOT / "slurm" / "create_data.sbatch", *flags, env=slurm
-    ).stdout.splitlines()
-    whole_nodes = ["--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=96", "--mem=0"]
-    assert words[:4] == whole_nodes and "node-a:6379" in words
-    asked = words[words.index("create_data.py") + 1 :]
-    args, engine_flags = parse_args(asked)
-    assert (args.num_replicas, args.tensor_parallel_size, args.input_file) == (
-        8,
-        2,
-        "my inputs.txt",
-    )
-    assert not engine_flags
-    words = run(
-        "bash", ROOT / "slurm" / "train_fsdp.sbatch", "a model", "out", env=slurm
-    ).stdout.splitlines()
-    assert (
-        words[-3:] == ["train_trl_fsdp.sh", "a model", "out"]
-        and "MACHINE_RANK=$SLURM_NODEID" in words[-4]
-    )
-    assert words[:4] == whole_nodes
-    for name in ("create_data", "train_fsdp"):  # sbatch reads the lines before the first command
-        asked = re.findall(
-            "^#SBATCH (.*)$", (ROOT / "slurm" / f"{name}.sbatch").read_text(), re.MULTILINE
-        )
-        assert {"--exclusive", "--mem=0", "--gpus-per-node=8"} <= set(" ".join(asked).split())

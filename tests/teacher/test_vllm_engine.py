@@ -4,13 +4,14 @@ and what it costs.
 
 import random
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 
 from distill.labels.labelling import LOOP_FROM, LOOP_TO
 from distill.teacher.base import Loop, Prompt, Request, Sampling
 from distill.teacher.vllm_engine import LOOKED_AT, VLLMTeacher, ends_in_loop
-from helpers import ROOT
+from helpers import ROOT, qwen_tokenizer
 
 PATTERNS = {"min_pattern_size": LOOP_FROM, "max_pattern_size": LOOP_TO}
 LOOP = Loop(LOOP_FROM, LOOP_TO, 4)
@@ -166,3 +167,30 @@ def test_the_window_bounds_what_the_engine_has(front_end):
     for _ in islice(teacher.ask(request(i) for i in range(50)), 50):
         most = max(most, len(engine.running))
     assert most <= 8 and len(engine.asked) == 50
+
+
+@pytest.mark.parametrize("reason", ["stop", "length"])
+@pytest.mark.parametrize(
+    "text",
+    ["Letters: Thai.\n</think>\n\nFinal Answer: ot", "ไม่ 👩‍👩‍👧 é", " a  b\n", "<|im_start|>x", ""],
+)
+def test_a_finished_responses_text_is_what_vllm_writes_token_by_token(text, reason):
+    from vllm import SamplingParams
+    from vllm.v1.engine.detokenizer import IncrementalDetokenizer
+
+    tokenizer = qwen_tokenizer()
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    ids = [*tokenizer(text)["input_ids"], end]
+    if reason == "length":
+        ids.pop()
+    settings = SimpleNamespace(scheduler_config=SimpleNamespace(max_num_seqs=1))
+    teacher = VLLMTeacher(SimpleNamespace(get_tokenizer=lambda: tokenizer, vllm_config=settings))
+    written = teacher.text_of(ids, reason)
+    request = SimpleNamespace(
+        sampling_params=SamplingParams(), request_id="1", prompt_token_ids=[end]
+    )
+    vllms = IncrementalDetokenizer.from_new_request(tokenizer, request)
+    for i, token in enumerate(ids, 1):
+        vllms.update([token], stop_terminated=reason == "stop" and i == len(ids))
+    assert written == vllms.get_next_output_text(finished=True, delta=False)
+    assert written == text.replace("<|im_start|>", "")

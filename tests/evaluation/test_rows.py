@@ -1,0 +1,97 @@
+"""The rows that are evaluated: gold, labels and answers that were made before."""
+
+import json
+
+import pytest
+
+from chat_rows import chat, write
+from distill.evaluation import rows as evaluation_rows
+from distill.evaluation.rows import label_quality, read_rows, read_teacher
+from distill.task import load_task
+from helpers import ROOT, fails, last_json, python
+
+TASK = ROOT / "example-data" / "language_classification.yaml"
+
+
+def test_labels_are_scored_against_gold(tmp_path):
+    gold = ROOT / "example-data" / "multilingual_gold.jsonl"
+    rows = [json.loads(line) for line in gold.read_text(encoding="utf-8").splitlines()]
+    labels = tmp_path / "labels.jsonl"
+    rows[0]["messages"][1]["content"] = "zh"  # one wrong, one rejected, in another order
+    labels.write_text(
+        "".join(json.dumps(row) + "\n" for row in reversed(rows[:-1])), encoding="utf-8"
+    )
+    found = last_json(python("evaluate.py", "--labels", labels, "--gold", gold))
+    assert (found["rows"], found["correct"], found["unreadable"]) == (2101, 2099, 1)
+    assert found["per_label"]["ar"]["recall"] == pytest.approx(
+        1 - 1 / found["per_label"]["ar"]["rows"]
+    )
+    found = last_json(python("evaluate.py", "--labels", labels, "--gold", gold, "--limit", 100))
+    assert (found["rows"], found["correct"]) == (100, 99)
+    heldout = ROOT / "example-data" / "heldout.jsonl"
+    assert "has no input of" in fails("evaluate.py", "--labels", labels, "--gold", heldout)
+
+
+def test_labels_are_scored_under_their_task(tmp_path):
+    """Its labels in any case and form of Unicode; texts, where it has none."""
+    labelled = tmp_path / "labelled.yaml"
+    free = tmp_path / "free.yaml"
+    labelled.write_text("prompt: p\nlabels: [café, thé]", encoding="utf-8")
+    free.write_text("prompt: p")
+    labels = write(tmp_path / "labels.jsonl", chat("a", "café"), chat("b", "thé"))
+    gold = write(tmp_path / "gold.jsonl", chat("a", "CAFE\u0301"), chat("b", "cafe\u0301"))
+    found = label_quality(labels, gold, 0, load_task(labelled))
+    assert (found["rows"], found["correct"], list(found["per_label"])) == (2, 1, ["café"])
+    found = label_quality(labels, gold, 0, load_task(free))
+    assert (found["correct"], found["exact_match"]) == (0, 0.5) and "per_label" not in found
+    line = fails("evaluate.py", "--labels", labels, "--gold", gold)
+    assert (
+        "labels.jsonl:1: answer 'café' is none of the task's labels; pass its own task with --task"
+        in line
+    )
+
+
+def test_gold_is_read_in_any_case_and_form(tmp_path):
+    (tmp_path / "task.yaml").write_text("prompt: p\nlabels: [café, Thé]", encoding="utf-8")
+    rows = [chat("a", "Cafe\u0301"), chat("cafe\u0301 \u200b", "THÉ.")]
+    path = write(tmp_path / "gold.jsonl", *rows)
+    found = read_rows(path, "", 0, load_task(tmp_path / "task.yaml"))
+    assert found.gold == ["café", "Thé"]
+    assert found.chats[1][0]["content"] == "cafe\u0301 \u200b"  # inputs stay as they are
+
+
+def test_a_row_keeps_its_kind_where_the_test_file_is_replaced_meanwhile(tmp_path, monkeypatch):
+    rows = [chat("hola", "es", kind="edge"), chat("hi", "en"), chat("ciao", "it", kind="parallel")]
+    path = write(tmp_path / "gold.jsonl", *rows)
+    write(tmp_path / "other.jsonl", *(chat("adieu", "fr", kind="other") for _ in rows))
+
+    def replace_file(task, text, where):
+        if (tmp_path / "other.jsonl").exists():
+            (tmp_path / "other.jsonl").rename(path)
+        return text
+
+    monkeypatch.setattr(evaluation_rows, "known_answer", replace_file)
+    found = read_rows(path, "", 0, load_task(TASK))
+    assert found.gold == ["es", "en", "it"]
+    assert found.kinds == ["edge", None, "parallel"]
+    assert "adieu" in path.read_text()
+
+
+def test_teacher_answers_are_read_from_a_file(tmp_path):
+    """Without its journal only the answers are known; what was rejected is unreadable."""
+    task = load_task(TASK)
+    labels = write(tmp_path / "out.jsonl", chat("hola", "es"), chat("hi", "en"))
+    rejected = {
+        "index": 1,
+        "messages": chat("?", "")["messages"][:1],
+        "reason": "no_answer",
+        "responses": [],
+    }
+    write(tmp_path / "out.jsonl.rejected.jsonl", rejected)
+    chats = [chat(text, "")["messages"][:1] for text in ("?", "hola")]
+    assert read_teacher(labels, chats, task) == {"answers": [None, "es"], "responses": ["", "es"]}
+    with pytest.raises(ValueError, match="out.jsonl: has no answer for 'ciao'"):
+        read_teacher(labels, [chat("ciao", "")["messages"][:1]], task)
+    write(tmp_path / "out.jsonl.manifest.json", {"task": "another", "task_file": "other.yaml"})
+    with pytest.raises(ValueError, match=r"another task \(other.yaml\)"):
+        read_teacher(labels, chats, task)

@@ -1,0 +1,116 @@
+"""The figures of an evaluation on answers whose scores are known by hand."""
+
+import pytest
+
+from distill.evaluation.report import tables
+from distill.evaluation.scores import Prices, mcnemar, measure, quality
+
+PRICES = Prices(input=1.0, cached=0.1, output=4.0)
+
+
+def result(answers, **further):
+    tokens = {"prompt_tokens": [10] * 4, "cached_tokens": [4] * 4, "output_tokens": [1, 2, 2, 3]}
+    return {
+        "answers": answers,
+        **tokens,
+        "latencies": [0.1, 0.2, 0.3],
+        "rows_per_second": 5.0,
+        **further,
+    }
+
+
+@pytest.fixture
+def measured():
+    """The figures of a teacher and a student on four rows of two kinds."""
+    gold = ["en", "de", "fr", "de"]
+    teacher = result(["en", None, "fr", "fr"], latencies=[1.0])
+    student = result(["en", "de", None, "fr"])
+    kinds = ["a", "a", "b", None]
+    return measure({"teacher": teacher, "student": student}, gold, kinds, True, PRICES)
+
+
+def test_figures_of_quality(measured):
+    found = measured["systems"]["student"]
+    assert (found["rows"], found["correct"], found["accuracy"], found["unreadable"]) == (
+        4,
+        2,
+        0.5,
+        1,
+    )
+    # Wilson's interval for 2 of 4 at z = 1.96: (0.5 + 1.92 / 4 -+ 1.96 * sqrt(0.0625 + 0.96 / 16))
+    # / (1 + 3.84 / 4)
+    assert found["accuracy_interval"] == pytest.approx([0.150, 0.850], abs=1e-3)
+    assert found["agreement"] == pytest.approx(2 / 3)  # of the rows that the teacher answered
+    assert found["per_label"]["de"] == {
+        "precision": 1.0,
+        "recall": 0.5,
+        "f1": pytest.approx(2 / 3),
+        "rows": 2.0,
+    }
+    assert found["macro_f1"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert {kind: of["student"]["correct"] for kind, of in measured["kinds"].items()} == {
+        "a": 2,
+        "b": 0,
+    }
+    # gold de, en, fr by answer de, en, fr, other
+    assert measured["confusion"]["student"]["matrix"] == [[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
+
+
+def test_figures_of_speed_and_cost(measured):
+    found = measured["systems"]["student"]
+    assert (found["tokens"], found["latency_s"]) == (12, pytest.approx(0.2))
+    assert found["latency_p95_s"] == pytest.approx(0.29)
+    assert found["cost_per_million"] == pytest.approx(6 * 1.0 + 4 * 0.1 + 2 * 4.0)
+    assert (found["speedup"], found["token_ratio"]) == (pytest.approx(5), 1)
+
+
+def test_figures_in_the_table(measured):
+    table = tables(measured)[0]
+    assert "50.0% (2 of 4; 15.0% to 85.0%)" in table.rows[1]
+    assert "5.0" in table.rows[1]
+    assert len(table.rows[1]) == len(table.header)
+
+
+def test_inputs_without_gold_count_for_agreement_alone():
+    answers = ["en", "de", "fr", "es"]
+    results = {
+        "teacher": result(answers),
+        "student": result(["en", "fr", "fr", None], prompt_tokens=[1, 3, 9, 9]),
+    }
+    metrics = measure(results, ["en", "de"], [None, None], True, PRICES)
+    assert metrics["without_gold"]["student"] == {"rows": 2, "unreadable": 1, "agreement": 0.5}
+    student = metrics["systems"]["student"]
+    assert (student["rows"], student["agreement"], student["prompt_tokens"]) == (2, 0.5, 2)
+    assert metrics["kinds"] == {}
+
+
+def test_one_system_alone_and_unmeasured_figures_are_shown_as_missing():
+    metrics = measure(
+        {"student": {"answers": ["en", "de"]}}, ["en", "en"], [None, None], True, PRICES
+    )
+    assert metrics["mcnemar"] is None and "agreement" not in metrics["systems"]["student"]
+    assert metrics["systems"]["student"]["tokens"] is None
+    assert tables(metrics)[0].rows[0][3:] == ["–", "0", "– (– + –)", "–", "–", "–, –", "–", "–"]
+
+
+def test_free_answers_have_exact_match_and_token_f1():
+    found = quality(["the cat sat.", "no", None], ["Cat sat", "yes it is", "a"], labelled=False)
+    # SQuAD's measures leave out case, punctuation and articles; F1 is that of the words
+    assert (found["correct"], found["exact_match"], found["token_f1"]) == (
+        0,
+        pytest.approx(1 / 3),
+        pytest.approx(1 / 3),
+    )
+    assert quality(["it was"], ["it is"], labelled=False)["token_f1"] == pytest.approx(0.5)
+    metrics = measure({"student": {"answers": ["a b"]}}, ["b a"], [None], False, PRICES)
+    table = tables(metrics)[0]
+    assert dict(zip(table.header, table.rows[0], strict=True))["token-F1"] == "1.000"
+    assert "macro_f1" not in metrics["systems"]["student"] and metrics["confusion"] == {}
+
+
+def test_mcnemar_counts_the_rows_that_only_one_gets_right():
+    gold = list("abcdefgh")
+    found = mcnemar(gold[:6] + ["x", "x"], ["a", *"xxxxx", "g", "x"], gold)
+    # 5 against 1 of 6 discordant rows: two-sided binomial, 2 * (1 + 6) / 64
+    assert found == {"only_student": 5, "only_teacher": 1, "p_value": pytest.approx(14 / 64)}
+    assert mcnemar(gold, gold, gold)["p_value"] == 1.0

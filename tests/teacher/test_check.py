@@ -1,0 +1,61 @@
+"""Whether a teacher can be asked, before one is loaded."""
+
+import pytest
+
+from create_data import parse_args
+from distill.task import load_task
+from distill.teacher.check import check_reasoning_parser, check_teacher
+from helpers import ROOT, TEACHER
+
+TASK = load_task(ROOT / "example-data" / "language_classification.yaml")
+
+
+@pytest.mark.slow
+def test_vllms_parser_agrees_on_well_formed_responses(pair):
+    """It guards the engine.
+
+    The answer is read by the stricter rule, for it would stop at the first </think>.
+    """
+    from transformers import AutoTokenizer
+    from vllm.reasoning import ReasoningParserManager
+
+    parser = ReasoningParserManager.get_reasoning_parser("qwen3")(
+        AutoTokenizer.from_pretrained(TEACHER)
+    )
+    for response in (
+        "The words are English.\n</think>\n\nFinal Answer: en",
+        "</think>Final Answer: ot",
+    ):
+        _, content = parser.extract_reasoning(response, request=None)
+        assert TASK.read_content(content) == TASK.read_answer(response)
+    twice = "a</think>Final Answer: fr</think>Final Answer: en"
+    assert (
+        "fr" in parser.extract_reasoning(twice, request=None)[1] and TASK.read_answer(twice) == "en"
+    )
+
+
+@pytest.mark.slow
+def test_a_teacher_over_nodes_is_vllms_affair(pair):
+    flags = [
+        "--model_name",
+        str(TEACHER),
+        "--tensor_parallel_size",
+        "8",
+        "--pipeline_parallel_size",
+        "2",
+    ]
+    args, engine_flags = parse_args([*flags, "--distributed_executor_backend", "ray"])
+    asked = check_teacher(args, engine_flags, load_task(args.task))
+    assert (asked.tensor_parallel_size, asked.pipeline_parallel_size) == (8, 2)
+    assert asked.distributed_executor_backend == "ray"
+
+
+def test_an_unknown_reasoning_parser_is_refused_with_the_known_ones():
+    check_reasoning_parser("none")
+    check_reasoning_parser("qwen3")
+    message = (
+        "^--reasoning_parser qwen9: vLLM has none of this name; "
+        "it knows .*deepseek_r1, .*qwen3, .*, and none is"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_reasoning_parser("qwen9")

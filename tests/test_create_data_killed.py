@@ -1,0 +1,257 @@
+"""Step 1 killed at any moment and resumed, on one engine and on several. Real vLLM."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+
+import psutil
+import pytest
+
+from helpers import (
+    ROOT,
+    SENTENCES,
+    TEACHER,
+    assert_gone,
+    descendants,
+    fails,
+    last_json,
+    read_jsonl,
+    run,
+    trace,
+)
+
+# of the engine, so that a kill finds it at work even on a machine that is busy
+SLOWLY = ["--max_num_seqs", 16]
+# On a CPU the engine runs in the script's own process unless this says otherwise; on a GPU it has
+# one of its own.
+ENGINE_APART = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+
+
+def assert_complete(output, inputs):
+    """Each input once, in order; nothing that was finished before was asked again."""
+    answered = [row["messages"][0]["content"] for row in read_jsonl(output)]
+    rejected = [
+        row["messages"][0]["content"]
+        for row in read_jsonl(output.with_name(output.name + ".rejected.jsonl"))
+    ]
+    assert Counter(answered + rejected) == Counter(inputs)
+    assert [t for t in inputs if t in set(answered)] == answered
+    records = trace(output)
+    assert len(records) == len(inputs) == len({r["index"] for r in records})
+
+
+def start(*command, **kwargs):
+    """A command in the background; what it prints is shown by pytest if the test fails."""
+    log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+    env = {**os.environ, **kwargs}
+    command = [str(c) for c in command]
+    process = subprocess.Popen(
+        command, stdout=log, stderr=log, cwd="/", env=env, start_new_session=True
+    )
+    process.log = log
+    return process
+
+
+def wait_for_rows(output, count, process, seconds=180):
+    """Wait until the journals hold `count` finished inputs, or the process has ended."""
+    begin = polled = time.monotonic()
+    # the longest time without a look at the journal; a busy machine can keep this process waiting
+    pause = 0.0
+    while len(trace(output)) < count and process.poll() is None:
+        assert time.monotonic() < begin + seconds
+        time.sleep(0.05)
+        pause = max(pause, time.monotonic() - polled)
+        polled = time.monotonic()
+    found = trace(output)
+    print(
+        f"waited {polled - begin:.1f} s for {count} rows, {len(found)} there, "
+        f"exit code {process.poll()};"
+    )
+    print(
+        f"longest pause {pause:.1f} s, the last rows were recorded at "
+        f"{[r['seconds'] for r in found[-200::40]]} s"
+    )
+    if process.poll() is not None:
+        process.log.seek(0)
+        print(process.log.read()[-3000:])
+
+
+@contextlib.contextmanager
+def at_rest(processes):
+    """The processes hold what they hold, locks too, and do nothing meanwhile."""
+    for process in processes:
+        process.suspend()
+    yield
+    for process in processes:
+        process.resume()
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Inputs in a directory with a space in its name: (file, texts)."""
+    texts = SENTENCES.read_text(encoding="utf-8").splitlines()
+    path = tmp_path_factory.mktemp("some inputs") / "in put.txt"
+    path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    return path, texts
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_resumed(pair, source, tmp_path):
+    path, texts = source
+    output = tmp_path / "out.jsonl"
+    command = [
+        sys.executable,
+        ROOT / "create_data.py",
+        "--model_name",
+        TEACHER,
+        "--max_tokens",
+        256,
+    ]
+    command += ["--input_file", path, "--output_file", output]
+    rng = random.Random(0)
+    kept = []
+    for part in range(5):
+        apart = part % 2 == 0
+        process = start(*command, *SLOWLY, **(ENGINE_APART if apart else {}))
+        wait_for_rows(output, len(kept) + rng.randrange(1, 200), process)
+        children = descendants(process)
+        assert len(children) >= 2 * apart and process.poll() is None and not output.exists()
+        if part == 0:  # the same command at the same time takes nothing from it
+            # a busy machine takes long for these two
+            with at_rest([psutil.Process(process.pid), *children]):
+                for more in ([], ["--overwrite"]):
+                    assert "another run is writing it" in fails(
+                        "create_data.py", *command[2:], *more
+                    )
+            assert process.poll() is None
+        process.kill()
+        process.wait()
+        assert_gone(children)
+        records = trace(output)
+        assert records[: len(kept)] == kept and len(records) > len(kept), part
+        kept = records
+        # the machine was so busy that this process saw the rows only when all were there
+        if len(kept) == len(texts):
+            break
+    assert part >= 2
+    journal = output.with_name("out.jsonl.trace.jsonl")
+    with open(journal, "ab") as file:
+        file.write(b'{"index": 7, "hash": "torn in the mid')
+    summary = last_json(run(*command))
+    assert summary["rows"] == len(texts) and summary["asked"] == len(texts) - len(kept)
+    assert trace(output)[: len(kept)] == kept
+    assert_complete(output, texts)
+
+
+@pytest.mark.slow
+def test_instances_killed_and_resumed(pair, source, tmp_path):
+    path, texts = source
+    output = tmp_path / "two instances" / "out.jsonl"
+    flags = [
+        "--model_name",
+        TEACHER,
+        "--max_tokens",
+        256,
+        "--input_file",
+        path,
+        "--output_file",
+        output,
+    ]
+    command = ["bash", ROOT / "create_data_h100x8.sh", *flags]
+    rng = random.Random(1)
+    environment = {
+        "LOG_DIR": str(tmp_path / "logs of instances"),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    }
+    kept = []
+    # five instances are killed; in the last round the other one finishes its share
+    for victims in (2, 2, 1):
+        process = start(*command, *SLOWLY, **environment)
+        for killed in range(victims):
+            wait_for_rows(output, len(trace(output)) + rng.randrange(1, 100), process)
+            drivers = [
+                p
+                for p in psutil.Process(process.pid).children()
+                if "create_data.py" in " ".join(p.cmdline())
+            ]
+            assert len(drivers) == 2 - killed
+            victim = rng.choice(drivers)
+            children = victim.children(recursive=True)
+            victim.kill()
+            assert_gone(children)
+        assert process.wait(120) not in (0, None) and not output.exists()
+        records = {r["index"]: r for r in trace(output)}
+        assert all(records[r["index"]] == r for r in kept) and len(records) > len(kept)
+        kept = list(records.values())
+    failed = run(
+        *command[:2],
+        "--limit",
+        5,
+        *flags[:-1],
+        tmp_path / "x.jsonl",
+        "--task",
+        "/nowhere.yaml",
+        code=2,
+    )
+    assert (
+        "instance 0 failed with exit code 2" in failed.stderr
+        and "/nowhere.yaml: No such file" in failed.stderr
+    )
+    # TERM ends both and their engines
+    process = start(*command, *SLOWLY, **environment, **ENGINE_APART)
+    wait_for_rows(output, len(kept) + 1, process)
+    children = descendants(process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(15) == 130
+    assert_gone(children)
+    kept = trace(output)
+    result = run(*command, env={**os.environ, **environment})
+    assert last_json(result)["rows"] == len(texts)
+    assert_complete(output, texts)
+    records = {r["index"]: r for r in trace(output)}
+    assert all(records[r["index"]] == r for r in kept)
+    assert json.loads(output.with_name("out.jsonl.manifest.json").read_text())[
+        "accepted"
+    ] >= 0.995 * len(texts)
+
+
+@pytest.mark.slow
+def test_the_engine_dies_and_ctrl_c(pair, source, tmp_path):
+    output = tmp_path / "out.jsonl"
+    command = [
+        sys.executable,
+        ROOT / "create_data.py",
+        "--model_name",
+        TEACHER,
+        "--input_file",
+        source[0],
+    ]
+    process = start(*command, "--output_file", output, **ENGINE_APART)
+    wait_for_rows(output, 1, process)
+    children = descendants(process)
+    for child in children:
+        if child.status() == psutil.STATUS_ZOMBIE:  # what a library asked when it was imported
+            continue
+        # it tidies up /dev/shm behind the others
+        if "resource_tracker" not in " ".join(child.cmdline()):
+            child.kill()
+    assert process.wait(30) == 1
+    process.log.seek(0)
+    assert (
+        "the engine has ended: one of its processes ended without saying why" in process.log.read()
+    )
+    kept = trace(output)
+    process = start(*command, "--output_file", output, **ENGINE_APART)
+    wait_for_rows(output, len(kept) + 1, process)
+    children = descendants(process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(30) == 130
+    assert_gone(children)
+    assert trace(output)[: len(kept)] == kept and not output.exists()
