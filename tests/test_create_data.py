@@ -8,9 +8,11 @@ import pytest
 from helpers import ROOT, fails, last_json, python, read_jsonl
 
 
-@pytest.mark.slow
-def test_free_answers_of_a_real_instruct_model(tmp_path):
-    """A task without labels, a teacher that does not think: everything it writes is the answer."""
+@pytest.fixture(scope="module")
+def notices(tmp_path_factory):
+    """Step 1 of a task without labels, with a teacher that does not think, a real instruct model:
+    (flags, output file, JSON line).
+    """
     python("tests/smollm2.py")
     flags = [
         "--model_name",
@@ -19,7 +21,7 @@ def test_free_answers_of_a_real_instruct_model(tmp_path):
         ROOT / "example-data" / "plain_words.yaml",
     ]
     source = ROOT / "example-data" / "notices.txt"
-    output = tmp_path / "out.jsonl"
+    output = tmp_path_factory.mktemp("notices") / "out.jsonl"
     flags += [
         "--input_file",
         source,
@@ -30,8 +32,19 @@ def test_free_answers_of_a_real_instruct_model(tmp_path):
         "--max_model_len",
         2048,
     ]
+    return flags, output, last_json(python("create_data.py", *flags, "--reasoning_parser", "none"))
+
+
+@pytest.mark.slow
+def test_a_teacher_that_does_not_think_is_refused_until_it_is_said(notices, tmp_path):
+    flags = [*notices[0], "--output_file", tmp_path / "other.jsonl"]
     assert "--reasoning_parser none" in fails("create_data.py", *flags)  # it has no </think>
-    summary = last_json(python("create_data.py", *flags, "--reasoning_parser", "none"))
+
+
+@pytest.mark.slow
+def test_free_answers_of_a_real_instruct_model(notices):
+    """Everything it writes is the answer."""
+    _, output, summary = notices
     assert summary["rows"] == summary["accepted"] == 8
     answers = [row["messages"][1]["content"] for row in read_jsonl(output)]
     assert len(set(answers)) == 8 and all(answer and answer.strip() == answer for answer in answers)
@@ -47,9 +60,14 @@ def test_free_answers_of_a_real_instruct_model(tmp_path):
         any(word in answer for word in words) for answer, words in zip(answers, facts, strict=False)
     )
     assert hits >= 3, answers  # it is a small model, but it answers what it was asked
-    manifest = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())
+    manifest = json.loads(output.with_name("out.jsonl.manifest.json").read_text())
     assert manifest["label_counts"] == {} and manifest["reasoning_parser"] == "none"
-    # and evaluated as text; the student's base is the same model here, which decodes greedily
+
+
+@pytest.mark.slow
+def test_free_answers_are_evaluated_as_text(notices, tmp_path):
+    """The student's base is the same model here, which decodes greedily."""
+    output = notices[1]
     flags = [
         "--task",
         ROOT / "example-data" / "plain_words.yaml",

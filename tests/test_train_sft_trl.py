@@ -180,18 +180,19 @@ def test_killed_and_resumed_gives_the_same_adapter(trained, train_file, tmp_path
     assert cosine(output_dir, trained[mode][0]) > 0.9999
 
 
-@pytest.mark.slow
-def test_exact_answers_are_what_greedy_decoding_writes(pair, train_file, tmp_path):
-    """Held-out loss and accuracy during training, on gold rows of which one is trained on, to be
-    warned of.
+@pytest.fixture(scope="module")
+def watched(pair, train_file, tmp_path_factory):
+    """A run with held-out loss and accuracy, on gold rows of which one is trained on: (output
+    directory, process, held-out lines).
     """
+    folder = tmp_path_factory.mktemp("watched")
     lines = (
         (ROOT / "example-data" / "multilingual_gold.jsonl")
         .read_text(encoding="utf-8")
         .splitlines(keepends=True)
     )
-    eval_file = tmp_path / "eval.jsonl"
-    noisy = tmp_path / "train.jsonl"
+    eval_file = folder / "eval.jsonl"
+    noisy = folder / "train.jsonl"
     eval_file.write_text("".join(lines[199:240]), encoding="utf-8")
     question = json.loads(lines[0])["messages"][0]
     contradiction = {"messages": [question, {"role": "assistant", "content": "zh"}]}
@@ -199,9 +200,15 @@ def test_exact_answers_are_what_greedy_decoding_writes(pair, train_file, tmp_pat
         train_file.read_text(encoding="utf-8") + json.dumps(contradiction) + "\n" + lines[199]
     )
     line, environment = command(
-        "single", tmp_path / "out", noisy, "--eval_file", eval_file, "--eval_steps", 20
+        "single", folder / "out", noisy, "--eval_file", eval_file, "--eval_steps", 20
     )
     result = run(*line, "--eval_strategy", "steps", "--max_steps", 100, env=environment, cwd=ROOT)
+    return folder / "out", result, lines[199:240]
+
+
+@pytest.mark.slow
+def test_what_is_odd_in_the_rows_is_said_at_the_start(watched):
+    _, result, _ = watched
     assert "1 inputs of the train file have more than one answer" in result.stderr
     assert "1 of 41 rows of --eval_file are in the train file too" in result.stderr
     assert (
@@ -209,17 +216,22 @@ def test_exact_answers_are_what_greedy_decoding_writes(pair, train_file, tmp_pat
         and "only" not in result.stderr.split("%|")[0]
     )
     assert "the first row's loss is on 'ar<|im_end|>'" in result.stderr
+
+
+@pytest.mark.slow
+def test_exact_answers_are_what_greedy_decoding_writes(watched):
+    output_dir, result, held_out = watched
     summary = last_json(result)
     assert (
         0 < summary["eval_loss"] < 3
         and summary["tokens_per_second"] > 0
         and summary["peak_memory_gib"] > 0
     )
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(output_dir)
     base = AutoModelForCausalLM.from_pretrained(STUDENT, dtype=torch.float32)
-    model = PeftModel.from_pretrained(base, tmp_path / "out")
+    model = PeftModel.from_pretrained(base, output_dir)
     right = 0
-    for row in lines[199:240]:
+    for row in held_out:
         *prompt, answer = json.loads(row)["messages"]
         ids = prompt_ids(tokenizer, prompt)
         output = model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[
@@ -227,13 +239,19 @@ def test_exact_answers_are_what_greedy_decoding_writes(pair, train_file, tmp_pat
         ]
         right += tokenizer.decode(output) == answer["content"] + "<|im_end|>"
     assert summary["eval_exact_answers"] == round(right / 41, 4) > 0.3
-    card = (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_card_and_loss_curve_are_written(watched):
+    output_dir, result, _ = watched
+    summary = last_json(result)
+    card = (output_dir / "README.md").read_text()
     assert (
         card.startswith("---\nbase_model: ")
         and summary["output_dir"] in card
         and '"lora_rank": 64' in card
     )
-    assert (tmp_path / "out" / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert (output_dir / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

@@ -165,8 +165,9 @@ def closest_first(folder, words):
     return [words[i] for i in (logits[:, es] - logits[:, pt]).abs().argsort()]
 
 
-@pytest.mark.slow
-def test_lora_and_a_merged_copy_differ_where_ties_are_named(undecided):
+@pytest.fixture(scope="module")
+def evaluated_both_ways(undecided):
+    """metrics.json, with the student's responses, by how the adapter was served: lora, merged."""
     runs = {}
     for way in ("lora", "merged"):
         flags = [
@@ -197,21 +198,29 @@ def test_lora_and_a_merged_copy_differ_where_ties_are_named(undecided):
         found[way] = json.loads((undecided / way / "metrics.json").read_text())
         responses = read_jsonl(undecided / way / "predictions.jsonl")
         found[way]["responses"] = [row["student"]["response"] for row in responses]
-    lora = found["lora"]
-    merged = found["merged"]
-    assert (lora["served_as"], merged["served_as"]) == (LORA, MERGED)
+    return found
 
-    # both stop at the adapter's eos, which the base does not know: two letters and <|im_end|>
-    for way in found.values():
+
+@pytest.mark.slow
+def test_both_ways_stop_at_the_adapters_eos(evaluated_both_ways):
+    """Which the base does not know: two letters and <|im_end|>."""
+    served = [way["served_as"] for way in evaluated_both_ways.values()]
+    assert served == [LORA, MERGED]
+    for way in evaluated_both_ways.values():
         assert way["systems"]["student"]["output_tokens"] == 3
         assert {"es", "pt"} <= set(way["responses"]) and {
             len(response) for response in way["responses"]
         } == {2}
 
+
+@pytest.mark.slow
+def test_lora_and_a_merged_copy_differ_where_ties_are_named(undecided, evaluated_both_ways):
+    lora = evaluated_both_ways["lora"]
+    merged = evaluated_both_ways["merged"]
     pairs = list(zip(lora["responses"], merged["responses"], strict=True))
     differ = [i for i, (one, other) in enumerate(pairs) if one != other]
     assert differ
-    for way in found.values():
+    for way in evaluated_both_ways.values():
         assert set(differ) <= set(way["ties"]["rows"]) <= set(range(CLOSE))
         answers = dict(zip(way["ties"]["rows"], way["ties"]["answers"], strict=True))
         for i in differ:
