@@ -83,7 +83,7 @@ def test_what_tests_share_is_in_no_test_file():
     A test that did would depend on the other's.
     """
     tests = ROOT / "tests"
-    for path in [*tests.glob("*.py"), *(tests / "programs").glob("*.py")]:
+    for path in tests.rglob("*.py"):
         names = set()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):

@@ -10,7 +10,7 @@ import shutil
 import pytest
 from peft import PeftConfig
 
-from distill.training.card import model_card
+from distill.card import model_card
 from distill.training.run_directory import refuse_another_run
 from helpers import ROOT, STUDENT, TEACHER, last_json, losses, python, run
 from hub_cache import commit_of, make_hub_cache

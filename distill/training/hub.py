@@ -13,8 +13,8 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from transformers.trainer_utils import HubStrategy
 
+from distill.card import model_card, public_name
 from distill.cli import on_one_line
-from distill.training.card import model_card, public_name
 
 UNCHANGED = ("adapter_model.safetensors", "loss.png")
 CLEANED = ("run.json", "results.json", "adapter_config.json")

@@ -9,8 +9,8 @@ from resource import RUSAGE_SELF, getrusage
 
 import torch
 
+from distill.card import model_card
 from distill.files import Replacing
-from distill.training.card import model_card
 from distill.training.lora import describe
 
 log = logging.getLogger("train_sft_trl")

@@ -2,7 +2,7 @@
 
 run.json        what decides the result, written at the start; a rerun that differs in it is refused
 checkpoint-N/   see checkpoints.py
-README.md       model card (card.py), and loss.png
+README.md       model card (distill/card.py), and loss.png
 results.json    written last: from then on the adapter counts as finished
 """
 
