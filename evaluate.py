@@ -30,6 +30,7 @@ from distill.adapter import LORA, Serving, check_plan, plan_serving
 from distill.cli import ROOT, Parser, one_line
 from distill.evaluation.apart import Apart
 from distill.evaluation.ask import Asking, SystemFailed, score_systems
+from distill.evaluation.card import add_to_card
 from distill.evaluation.models import check_models
 from distill.evaluation.provenance import how_measured, origin, predictions, shown_summary, thinking
 from distill.evaluation.report import markdown, not_thinking, sentences, tables, write_report
@@ -308,6 +309,7 @@ def score(plan: Plan) -> dict:
     if not_thinking(metrics):
         log.warning("evaluate.py: %s", not_thinking(metrics))
     write_report(args.report_dir, metrics, predictions(chats, gold, results))
+    add_to_card(args.adapter, metrics)
     plan.unfinished.remove_scored()
     return metrics
 

@@ -15,7 +15,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
-TAGS = ("lora", "prompt-distillation", "trl")
+OURS = "prompt-distillation"  # by which a card of step 2 is known
+TAGS = ("lora", OURS, "trl")
 TASK = "text-generation"
 # The keys of results.json that the hub shows, with its own names for such metrics.
 METRICS = {

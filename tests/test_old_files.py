@@ -11,9 +11,12 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
+from distill.adapter_files import adapter_identity
+from distill.evaluation.card import add_to_card
 from distill.evaluation.report import write_report
 from distill.labels.inputs import scan_inputs
 from distill.labels.journal import Journal
@@ -228,6 +231,30 @@ def test_a_finished_adapter_can_be_pushed(without_weights, monkeypatch):
     } < operations.keys()
     card = operations["README.md"].path_or_fileobj.decode()
     assert "base_model: tiny-instruct" in card and 'from_pretrained("ana/adapter")' in card
+
+
+def test_its_card_gets_the_figures_of_an_evaluation_and_keeps_them_when_pushed(tmp_path, caplog):
+    folder = copy_of("adapter", tmp_path)
+    metrics = json.loads((folder / "report" / "metrics.json").read_text())
+    accuracy = metrics["systems"]["student"]["accuracy"]
+    identity = adapter_identity(folder)
+    add_to_card(str(folder), metrics)
+    assert adapter_identity(folder) == identity
+    repository = Repository(None, "ana/adapter", "https://example.org/ana/adapter", None)
+    tokenizer = AutoTokenizer.from_pretrained(OLD / "adapter")
+    [pushed, *_] = commit_files(repository, folder, tokenizer)
+    for text in ((folder / "README.md").read_text(), pushed.path_or_fileobj.decode()):
+        shown = {one.metric_name: one.metric_value for one in ModelCard(text).data.eval_results}
+        assert shown["accuracy on gold"] == round(accuracy, 4)
+        assert f"| heldout.jsonl | {accuracy:.1%} (" in text
+    assert caplog.messages == []
+
+    # a card that the user has broken costs the figures and no push
+    (folder / "README.md").write_text("---\ntags: [prompt-distillation\n---\n")
+    [pushed, *_] = commit_files(repository, folder, tokenizer)
+    assert "accuracy on gold" not in pushed.path_or_fileobj.decode()
+    [warning] = caplog.messages
+    assert "README.md: pushed without an evaluation's figures: its metadata" in warning
 
 
 def test_states_of_a_checkpoint_are_data_alone():

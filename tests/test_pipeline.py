@@ -5,6 +5,7 @@ import re
 import sys
 
 import pytest
+from huggingface_hub import ModelCard
 
 from helpers import ROOT, STUDENT, fails, last_json, read_jsonl, run
 
@@ -52,6 +53,21 @@ def test_report_has_all_its_files_and_parts(evaluated):
     ):
         assert named in text
     assert "McNemar" in process.stdout and "| distilled student |" in process.stdout
+
+
+@pytest.mark.slow
+def test_the_adapters_card_has_the_figures(distilled, evaluated):
+    metrics = json.loads((evaluated[0] / "metrics.json").read_text())
+    student = metrics["systems"]["student"]
+    card = ModelCard.load(distilled[0] / "README.md")
+    shown = {one.metric_name: one for one in card.data.eval_results}
+    assert shown["accuracy on gold"].metric_value == round(student["accuracy"], 4)
+    assert shown["accuracy on gold"].dataset_name == "heldout.jsonl"
+    assert shown["accuracy on gold"].metric_args["rows"] == 420
+    assert shown["agreement with the teacher"].metric_value == round(student["agreement"], 4)
+    assert shown["speed-up"].metric_value > 2
+    assert f"| heldout.jsonl | {student['accuracy']:.1%} (420; " in card.text
+    assert '"lora_rank": 64' in card.text  # step 2's text stays
 
 
 @pytest.mark.slow

@@ -6,16 +6,19 @@ would are pushed as cleaned copies, and the files in the output directory stay a
 """
 
 import json
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, get_token
+from huggingface_hub import CommitOperationAdd, HfApi, RepoCard, get_token
 from transformers.trainer_utils import HubStrategy
 
 from distill.card import model_card, public_name
+from distill.card_figures import CARD, our_entries, read_card, with_entries
 from distill.cli import on_one_line
 
+log = logging.getLogger("train_sft_trl")
 UNCHANGED = ("adapter_model.safetensors", "loss.png")
 CLEANED = ("run.json", "results.json", "adapter_config.json")
 # The tokenizer's class names its vocabulary files.
@@ -95,8 +98,9 @@ def commit_files(repository: Repository, output_dir: Path, tokenizer) -> list[Co
     card = model_card(
         texts["run.json"], texts["results.json"], repository.name, repository.revision
     )
+    card = with_evaluation(card, output_dir, repository.name)
 
-    files = [CommitOperationAdd("README.md", card.encode())]
+    files = [CommitOperationAdd(CARD, card.encode())]
     for name, values in texts.items():
         files.append(CommitOperationAdd(name, json.dumps(values, indent=2).encode()))
     for name in UNCHANGED:
@@ -105,6 +109,18 @@ def commit_files(repository: Repository, output_dir: Path, tokenizer) -> list[Co
         if (output_dir / name).is_file():
             files.append(CommitOperationAdd(name, output_dir / name))
     return files
+
+
+def with_evaluation(card: str, output_dir: Path, name: str) -> str:
+    """The card with the figures of step 3 that the one in the output directory holds, if any."""
+    try:
+        evaluated = read_card(output_dir)
+        entries = our_entries(evaluated) if evaluated else []
+        return with_entries(RepoCard(card), entries, name) if entries else card
+    except (OSError, ValueError) as error:
+        problem = on_one_line(error)
+        log.warning("%s: pushed without an evaluation's figures: %s", output_dir / CARD, problem)
+        return card
 
 
 def without_paths(values: dict) -> dict:
