@@ -138,6 +138,7 @@ def outcome(gpu, tmp_path):
 def test_outcomes_of_paths(outcome, tmp_path):
     assert outcome("python --version", says="Python 3") == "as it must"
     assert outcome("python -c exit(3)", exit_code=3) == "as it must"
+    assert outcome("timeout --preserve-status 0.1 sleep 9", exit_code=143) == "as it must"
     assert outcome("python -c exit(3)") == "exit code 3 instead of 0"
     assert outcome("python --version", says="Python 2") == "does not say 'Python 2'"
     assert outcome("env", says="FAKE_GPUS=8", environment={"FAKE_GPUS": "8"}) == "as it must"
@@ -153,6 +154,8 @@ def test_paths_for_which_something_is_missing(outcome):
     )
     assert outcome("python --version", gpus_here=1) == "as it must"
     assert outcome("python --version", seconds=9, gpus=2) == "not there: 2 GPUs"
+    assert outcome("python --version", files=("README.md", "nowhere")) == "not there: nowhere"
+    assert outcome("python --version", models=("no/such",)) == "not there: no/such"
 
 
 def test_one_failed_path_is_a_failure(gpu):
