@@ -83,8 +83,6 @@ def is_first() -> bool:
 
 def train(script, args, checked: Checked) -> int:
     """Train, and write and push what came of it; returns the exit code."""
-    args.push_to_hub = False  # Trainer would push the whole folder, with TRL's card; finish does
-    args.hub_token = None  # Trainer would write it into training_args.bin
     trainer = make_trainer(
         script, args, checked.tokenizer, checked.lora, checked.rows, checked.eval_rows
     )

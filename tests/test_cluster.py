@@ -20,6 +20,7 @@ import pytest
 
 from create_data import parse_args
 from distill.labels import replicas
+from distill.labels.choices import Cluster
 from distill.task import load_task
 from distill.teacher.check import check_teacher
 from helpers import (
@@ -209,7 +210,7 @@ def test_what_is_missing_is_said_in_one_line(pair, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(replicas, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install -r requirements/ray.txt"):
-        replicas.connect(parse_args([str(flag) for flag in flags])[0])
+        replicas.connect(parse_args([str(flag) for flag in flags]).cluster)
 
 
 @pytest.mark.parametrize("named", ["", "10.0.0.1:6379"])
@@ -235,8 +236,9 @@ def test_a_teacher_over_nodes_is_vllms_affair(pair):
         "--pipeline_parallel_size",
         "2",
     ]
-    args, engine_flags = parse_args([*flags, "--distributed_executor_backend", "ray"])
-    asked = check_teacher(args, engine_flags, load_task(args.task))
+    choices = parse_args([*flags, "--distributed_executor_backend", "ray"])
+    task = load_task(choices.task_file)
+    asked = check_teacher(choices.teacher, choices.task_file, task, choices.settings.guards)
     assert (asked.tensor_parallel_size, asked.pipeline_parallel_size) == (8, 2)
     assert asked.distributed_executor_backend == "ray"
 
@@ -467,13 +469,10 @@ def test_slurm_files(slurm):
     whole_nodes = ["--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=96", "--mem=0"]
     assert words[:4] == whole_nodes and "node-a:6379" in words
     asked = words[words.index("create_data.py") + 1 :]
-    args, engine_flags = parse_args(asked)
-    assert (args.num_replicas, args.tensor_parallel_size, args.input_file) == (
-        8,
-        2,
-        "my inputs.txt",
-    )
-    assert not engine_flags
+    choices = parse_args(asked)
+    assert choices.cluster == Cluster(8, tensor_parallel_size=2, cpus_per_replica=0)
+    assert choices.input_file == "my inputs.txt"
+    assert not choices.teacher.engine_flags
     words = run(
         "bash", ROOT / "slurm" / "train_fsdp.sbatch", "a model", "out", env=slurm
     ).stdout.splitlines()

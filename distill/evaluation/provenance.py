@@ -4,37 +4,32 @@ and the last line.
 
 from datetime import UTC, datetime
 
+from distill.evaluation.choices import Choices
+from distill.evaluation.models import Revisions
 from distill.system import commit, cpu_name, versions
 from distill.task import Task
 from distill.tokens import THINK_END
 
-# of evaluate.py's flags, those that metrics.json holds
-RECORDED = (
-    "teacher_model",
-    "teacher_revision",
-    "student_model",
-    "student_revision",
-    "adapter",
-    "test_file",
-    "temperature",
-    "max_tokens",
-)
 
-
-def origin(flags: dict, task: Task, results: dict[str, dict]) -> dict:
-    """Where and with what the figures were measured; `flags` are evaluate.py's."""
+def origin(choices: Choices, revisions: Revisions, task: Task, results: dict[str, dict]) -> dict:
+    """Where and with what the figures were measured."""
     machines = [result["machine"] for result in results.values() if "machine" in result]
-    found = {
+    return {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
         # the last one is the least likely to be taken over
         "machine": machines[-1] if machines else cpu_name(),
         "versions": versions(),
         "task_hash": task.hash,
+        "teacher_model": choices.teacher_model,
+        "teacher_revision": revisions.teacher,
+        "student_model": choices.student_model,
+        "student_revision": revisions.student,
+        "adapter": choices.adapter,
+        "test_file": choices.test_file,
+        "temperature": choices.temperature,
+        "max_tokens": choices.max_tokens,
     }
-    for name in RECORDED:
-        found[name] = flags[name]
-    return found
 
 
 def how_measured(results: dict[str, dict], check: dict | None, taken_over: dict[str, dict]) -> dict:

@@ -6,9 +6,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 
 from distill.adapter import TIE
-from distill.teacher.base import Request
-from distill.teacher.vllm_engine import VLLMTeacher
-from distill.tokens import decode
+from distill.teacher.base import Request, Teacher
 
 # Two ways of adding up (LoRA or a merged copy, another batch) move two logits apart by so many
 # roundings, as seen in small students;
@@ -75,7 +73,7 @@ def closest_place(
 
 
 def find_ties(
-    teacher: VLLMTeacher,
+    teacher: Teacher,
     requests: list[Request],
     answers: dict[int, list[int]],
     dtype: str,
@@ -97,11 +95,11 @@ def find_ties(
     for row, completion in teacher.ask(again):
         place = closest_place(completion.token_ids, completion.logprobs, dtype, roundings)
         widest = max(widest, place.within)
-        answer = decode(teacher.tokenizer, answers[row])
+        answer = teacher.spell(answers[row])
         if completion.token_ids != answers[row]:
-            tied[row] = (place.apart, [answer, decode(teacher.tokenizer, completion.token_ids)])
+            tied[row] = (place.apart, [answer, teacher.spell(completion.token_ids)])
         elif place.apart <= place.within:
-            begins = decode(teacher.tokenizer, [*place.before, place.second])
+            begins = teacher.spell([*place.before, place.second])
             tied[row] = (place.apart, [answer, f"{begins}..."])
     rows = sorted(tied)
     apart = [tied[row][0] for row in rows]

@@ -46,6 +46,14 @@ class Settings:
         """Whether the teacher thinks before it answers."""
         return self.reasoning_parser != "none"
 
+    @property
+    def guards(self) -> str:
+        """Which attempts are guarded; never where there is none that would be."""
+        # the last attempt is, if any is
+        if is_guarded(self.structured_outputs, self.max_retries):
+            return self.structured_outputs
+        return "never"
+
 
 @dataclass
 class Attempt:

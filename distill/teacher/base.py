@@ -103,3 +103,7 @@ class Teacher(ABC):
         """Drop what is cached of earlier prompts, where the teacher can,
         so that a measurement starts afresh.
         """
+
+    def spell(self, token_ids: list[int]) -> str:
+        """The text of tokens; asked only of a teacher that gives log-probabilities of them."""
+        raise NotImplementedError

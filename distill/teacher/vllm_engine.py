@@ -106,6 +106,10 @@ class VLLMTeacher(Teacher):
         with self._told_why():
             self.engine.reset_prefix_cache()
 
+    def spell(self, token_ids: list[int]) -> str:
+        """The text of tokens."""
+        return decode(self.tokenizer, token_ids)
+
     @contextlib.contextmanager
     def _told_why(self):
         """Raise TeacherEnded with the reason where the engine has ended."""
