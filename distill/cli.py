@@ -1,6 +1,4 @@
-"""What all scripts share: flags in two spellings, errors of one line, checks of paths and
-models.
-"""
+"""What all scripts share: flags, errors of one line, checks of paths and models."""
 
 import argparse
 import os

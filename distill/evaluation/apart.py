@@ -1,7 +1,7 @@
-"""Functions that run in a process of their own,
-so that what they hold, GPU memory too, is given back when they end.
+"""Functions that run in a process of their own.
 
-Where a script is the main program, its `__mp_main__` runs first in such a process.
+What they hold, GPU memory too, is given back when they end. Where a script is the main program, its
+`__mp_main__` runs first in such a process.
 """
 
 import logging
@@ -36,8 +36,9 @@ def stop(number, _):
 
 
 class Apart:
-    """A process of its own, as a context manager,
-    so that what a function holds is given back when it ends.
+    """A process of its own, as a context manager.
+
+    What a function holds is given back when it ends.
     """
 
     pool = None

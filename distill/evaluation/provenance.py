@@ -1,5 +1,6 @@
-"""What step 3 says beside its scores: where they come from, how the student was served, each row,
-and the last line.
+"""What step 3 says beside its scores.
+
+Where they come from, how the student was served, each row, and the last line.
 """
 
 from datetime import UTC, datetime
@@ -33,8 +34,9 @@ def origin(choices: Choices, revisions: Revisions, task: Task, results: dict[str
 
 
 def how_measured(results: dict[str, dict], check: dict | None, taken_over: dict[str, dict]) -> dict:
-    """How the student was served for its figures, instead of what, and which figures an earlier run
-    has measured.
+    """How the student was served for its figures, and instead of what.
+
+    With the figures that an earlier run has measured.
     """
     student = results.get("student", {})
     earlier = {}
@@ -52,8 +54,9 @@ def how_measured(results: dict[str, dict], check: dict | None, taken_over: dict[
 
 
 def thinking(teacher: dict, thinks: bool, from_file: bool, rows: int) -> dict:
-    """Whether the teacher thinks, and how many of its responses to the gold rows lack the end of a
-    thought. `thinks` says what the flags say, which answers from a file may know better.
+    """Whether the teacher thinks, and how many thoughts on the gold rows have no end.
+
+    `thinks` says what the flags say, which answers from a file may know better.
     """
     thinks = teacher.get("thinks", thinks)
     unfinished = None

@@ -1,5 +1,6 @@
-"""Answers that rounding decides: where a model's two best tokens are nearly equal, another batch
-may take the other.
+"""Answers that rounding decides.
+
+Where a model's two best tokens are nearly equal, another batch may take the other.
 """
 
 import math
@@ -79,12 +80,11 @@ def find_ties(
     dtype: str,
     roundings: int = ROUNDINGS,
 ) -> dict:
-    """Ask the rows of `requests`, whose jobs they are, once more; which of them hold a tie, as Ties
-    in a dict.
+    """Ask the rows of `requests` once more: which of them hold a tie, as Ties in a dict.
 
-    The engine's logprobs_mode must be raw_logits, since rounding is the logits'. `answers` are the
-    tokens that they got the first time: a row that now gets others is one too. With 0 `roundings`
-    only equal logits are a tie.
+    The requests' jobs are their rows. The engine's logprobs_mode must be raw_logits, since
+    rounding is the logits'. `answers` are the tokens that they got the first time: a row that
+    now gets others is one too. With 0 `roundings` only equal logits are a tie.
     """
     again = []
     for request in requests:
@@ -108,8 +108,9 @@ def find_ties(
 
 
 def named(ties: dict) -> str:
-    """The rows, those first that are decided most narrowly, and their two answers where these are
-    known.
+    """The rows, those first that are decided most narrowly.
+
+    With their two answers where these are known.
     """
     rows = ties["rows"]
     parts = [str(row + 1) for row in rows]

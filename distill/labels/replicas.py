@@ -1,9 +1,8 @@
-"""Step 1 past one machine: create_data.py --num_replicas N asks N engines, which are actors of Ray
-Data.
+"""Step 1 past one machine: create_data.py --num_replicas N asks N engines.
 
-The driver reads the inputs and writes the journal; Ray Data hands out chunks of inputs, replaces a
-replica that is lost and holds back when replicas are slow. Every node needs this repository and its
-environment under the same path.
+They are actors of Ray Data. The driver reads the inputs and writes the journal; Ray Data hands out
+chunks of inputs, replaces a replica that is lost and holds back when replicas are slow. Every node
+needs this repository and its environment under the same path.
 """
 
 import contextlib
@@ -114,11 +113,11 @@ def connect(cluster: Cluster) -> None:
 
 
 def address_to_join() -> str | None:
-    """What Ray is to join: None for the cluster that RAY_ADDRESS names or that runs here, "local"
-    for one of our own.
+    """What Ray is to join.
 
-    A cluster that was killed leaves its address behind, and Ray would try for many minutes to reach
-    it.
+    None is the cluster that RAY_ADDRESS names or that runs here, "local" one of our own. A
+    cluster that was killed leaves its address behind, and Ray would try for many minutes to
+    reach it.
     """
     from ray._private.utils import read_ray_address
 
@@ -135,8 +134,9 @@ def address_to_join() -> str | None:
 
 @contextlib.contextmanager
 def silent_stderr():
-    """Nothing reaches stderr, from compiled code either: Ray tells there which log level it
-    uses.
+    """Nothing reaches stderr, from compiled code either.
+
+    Ray tells there which log level it uses.
     """
     kept = os.dup(2)
     with open(os.devnull, "w") as nowhere:
@@ -228,8 +228,9 @@ def pass_over(cluster: Cluster, assignment: Assignment, inputs: Inputs, missing)
 
 
 def chunks_of(path: str, missing):
-    """A Ray datasource that reads the missing inputs on the driver's machine, CHUNK of them in a
-    row.
+    """A Ray datasource that reads the missing inputs on the driver's machine.
+
+    CHUNK of them are a row.
     """
     import pyarrow
     from ray.data import Datasource, ReadTask
@@ -294,8 +295,9 @@ class Replica:
                 yield {"records": [json.dumps(records, ensure_ascii=False)]}
 
     def take(self, at_once: bool) -> list:
-        """All (index, hash, record) that nobody has taken yet;
-        none if some were taken just now, unless `at_once`.
+        """All (index, hash, record) that nobody has taken yet.
+
+        None are given if some were taken just now, unless `at_once`.
         """
         with self.lock:
             if not at_once and time.monotonic() < self.taken + EVERY:

@@ -47,10 +47,10 @@ def check_reasoning_parser(name: str, plugin: str | None = None) -> None:
 def check_teacher_model(
     model: str, commit: str | None, reasoning_parser: str, engine_flags: list[str]
 ) -> None:
-    """Refuse a teacher that cannot be asked,
-    or that cannot close a thought which its reader would wait for.
+    """Refuse a teacher that cannot be asked.
 
-    `commit` is the one of a model on the hub. Raises ValueError.
+    Or that cannot close a thought which its reader would wait for. `commit` is the one of a
+    model on the hub. Raises ValueError.
     """
     engine_args = engine_arguments(model, engine_flags, revision=commit)
     check_reasoning_parser(reasoning_parser, engine_args.reasoning_parser_plugin)

@@ -1,5 +1,6 @@
-"""The trainer of step 2: the student with LoRA on it, its rows, and the arguments that depend on
-others.
+"""The trainer of step 2.
+
+The student with LoRA on it, its rows, and the arguments that depend on others.
 """
 
 import logging
