@@ -23,11 +23,10 @@ from distill.stopping import LAUNCHER_SAYS, end_children, say_stopped
 
 
 def end_at_signals() -> None:
-    """End this process and all below it at Ctrl-C, at SIGTERM and where the terminal is closed,
-    from now on.
+    """End this process and all below it at Ctrl-C and at SIGTERM, from now on.
 
-    A thread does it: the main one may be inside PyTorch for minutes, where it waits for the other
-    machines.
+    And where the terminal is closed. A thread does it: the main one may be inside PyTorch for
+    minutes, where it waits for the other machines.
     """
     ends = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
@@ -41,15 +40,17 @@ def end_at_signals() -> None:
 
 
 def stand_still(*_) -> None:
-    """Let the main thread do nothing any more, or it would report the processes that the other one
-    ends.
+    """Let the main thread do nothing any more.
+
+    It would report the processes that the other one ends.
     """
     threading.Event().wait()
 
 
 def end_at_number(reader: int, ends: list[int]) -> None:
-    """Wait for the number of a signal on the pipe `reader`, and end everything if it is one of
-    `ends`.
+    """Wait for the number of a signal on the pipe `reader`, and end everything.
+
+    It does so if the number is one of `ends`.
     """
     number = 0
     while number not in ends:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from distill.adapter import merge
-from distill.cli import Parser, check_model, on_one_line
+from distill.cli import ADAPTER, Parser, check_model, on_one_line
 from distill.staging import Staging
 from distill.stopping import end_at_signals
 
@@ -49,16 +49,10 @@ def refuse_existing(output_dir: Path) -> None:
 
 def main() -> int:
     parser = Parser(__doc__)
-    parser.add(
-        "adapter", default="./models/prompt_distillation_trl", help="what train_sft_trl.py wrote"
-    )
-    parser.add("output_dir", required=True, help="where the merged model goes; must not exist yet")
-    parser.add(
-        "dtype", default="bfloat16", choices=["bfloat16", "float32"], help="of the merged weights"
-    )
-    parser.add(
-        "base_model", default="", help="the student, where it is not found any more as recorded"
-    )
+    parser.add("adapter", ADAPTER, "what train_sft_trl.py wrote")
+    parser.add("output_dir", None, "where the model goes; must not exist yet", required=True)
+    parser.add("dtype", "bfloat16", "of the merged weights", choices=["bfloat16", "float32"])
+    parser.add("base_model", "", "the student, where it is not found any more as recorded")
     args = parser.parse_args()
     output_dir = Path(args.output_dir)
     staging = Staging(

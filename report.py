@@ -16,6 +16,7 @@ from distill.evaluation.report import markdown, sentences, tables
 from distill.files import write_between
 
 MARKS = "<!-- quickstart results -->", "<!-- end of quickstart results -->"
+METRICS = "models/tiny-distilled/report/metrics.json"
 COLUMNS = [  # what a newcomer needs of the first table
     "system",
     "accuracy on gold (rows; 95 % interval)",
@@ -37,12 +38,8 @@ def narrowed(header: list[str], rows: list[list[str]]) -> list[list[str]]:
 
 def main() -> int:
     parser = Parser(__doc__)
-    parser.add(
-        "metrics",
-        default="models/tiny-distilled/report/metrics.json",
-        help="what evaluate.py wrote",
-    )
-    parser.add("readme", default="README.md", help=f"holds {MARKS[0]} and its end")
+    parser.add("metrics", METRICS, "what evaluate.py wrote")
+    parser.add("readme", "README.md", f"holds {MARKS[0]} and its end")
     args = parser.parse_args()
     try:
         metrics = json.loads(Path(args.metrics).read_text("utf-8"))

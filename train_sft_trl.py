@@ -1,5 +1,6 @@
-r"""Step 2: the student learns the teacher's answers without the prompt,
-through LoRA with TRL's SFTTrainer.
+r"""Step 2: the student learns the teacher's answers without the prompt.
+
+Through LoRA, with TRL's SFTTrainer.
 
     bash train_trl.sh Qwen/Qwen3-30B-A3B-Instruct-2507 models/my_adapter \
         data/prompt_distillation_lang.jsonl
@@ -59,8 +60,9 @@ def main() -> int:
 
 
 def begin_process() -> None:
-    """Set what belongs to the process: how it ends, where it writes, and what is not worth a
-    word.
+    """Set what belongs to the process.
+
+    How it ends, where it writes, and what is not worth a word.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         # the launcher puts its processes into sessions of their own, where its death leaves them
@@ -83,8 +85,6 @@ def is_first() -> bool:
 
 def train(script, args, checked: Checked) -> int:
     """Train, and write and push what came of it; returns the exit code."""
-    args.push_to_hub = False  # Trainer would push the whole folder, with TRL's card; finish does
-    args.hub_token = None  # Trainer would write it into training_args.bin
     trainer = make_trainer(
         script, args, checked.tokenizer, checked.lora, checked.rows, checked.eval_rows
     )

@@ -32,7 +32,7 @@ from distill.labels import replicas
 from distill.labels.inputs import scan_inputs
 from distill.labels.journal import Journal
 from distill.labels.labelling import record_rows
-from distill.labels.run import settings_of
+from distill.labels.replicas import Assignment
 from distill.task import load_task
 
 ATTEMPT = {
@@ -133,8 +133,8 @@ def driver_alone(rows: int, folder: Path) -> Driver:
     output = folder / "many.jsonl"
     flags = ["--num_replicas", "1", "--cpus_per_replica", "1"]
     flags += ["--input_file", str(path), "--output_file", str(output)]
-    args, _ = create_data.parse_args(flags)
-    task = load_task(args.task)
+    choices = create_data.parse_args(flags)
+    task = load_task(choices.task_file)
     laps = Laps()
     inputs = scan_inputs(str(path))
     journal = Journal(output, {"run": 1}, inputs)
@@ -143,13 +143,13 @@ def driver_alone(rows: int, folder: Path) -> Driver:
     # Ray's workers look beside the script that was called, which is not ours here
     os.environ["PYTHONPATH"] = str(ROOT)
     replicas.Replica = Echo
-    replicas.connect(args)
+    replicas.connect(choices.cluster)
     laps.end(STARTING)
     cpu = time.process_time()
     journal.start()
     missing = journal.missing()
-    settings = settings_of(args)
-    decided = replicas.label_on_replicas(args, settings, [], task, inputs, missing)
+    assignment = Assignment(choices.teacher, choices.settings, choices.task_file, task)
+    decided = replicas.label_on_replicas(choices.cluster, assignment, inputs, missing)
     record_rows(decided, journal, int(missing.sum()), 0)
     laps.end(HANDING_OUT)
     cpu = time.process_time() - cpu

@@ -24,8 +24,7 @@ from figures import ROOT, finish, in_turn, parser_of, ratios, show, spread, writ
 import create_data
 from distill.labels.inputs import scan_inputs
 from distill.labels.journal import Journal
-from distill.labels.labelling import Labelling, record_rows
-from distill.labels.run import settings_of
+from distill.labels.labelling import Labelling, Settings, record_rows
 from distill.task import load_task
 from distill.teacher.check import check_teacher
 from distill.teacher.engine import start_engine, stop_engine
@@ -88,12 +87,14 @@ class SecondPass(VLLMTeacher):
         return super()._fill(requests) and not self.running
 
 
-def ours(args, engine, task, inputs, folder: Path, teacher=VLLMTeacher, **changes) -> dict:
+def ours(
+    settings: Settings, engine, task, inputs, folder: Path, teacher=VLLMTeacher, **changes
+) -> dict:
     """Step 1 from opening the journal to the written outputs: its manifest, seconds and journal.
 
     `teacher` makes one of an engine, `changes` replace values of flags.
     """
-    settings = replace(settings_of(args), **changes)
+    settings = replace(settings, **changes)
     engine.reset_prefix_cache()
     path = Path(tempfile.mkdtemp(dir=folder)) / "out.jsonl"
     start = time.perf_counter()
@@ -110,7 +111,7 @@ def ours(args, engine, task, inputs, folder: Path, teacher=VLLMTeacher, **change
     return {**manifest, "seconds": time.perf_counter() - start, "journal": journal.own}
 
 
-def bare(args, engine, prompts: list[list[int]], text: bool = True) -> dict:
+def bare(settings: Settings, engine, prompts: list[list[int]], text: bool = True) -> dict:
     """The engine's own loop over the same requests, with or without the `text` it generates."""
     from vllm import SamplingParams
     from vllm.inputs.engine import tokens_input
@@ -118,8 +119,8 @@ def bare(args, engine, prompts: list[list[int]], text: bool = True) -> dict:
 
     engine.reset_prefix_cache()
     params = SamplingParams(
-        temperature=args.temperature,
-        max_tokens=args.max_tokens,
+        temperature=settings.temperature,
+        max_tokens=settings.max_tokens,
         detokenize=text,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
@@ -134,19 +135,20 @@ def bare(args, engine, prompts: list[list[int]], text: bool = True) -> dict:
 
 
 def start_teacher(model_name: str, max_tokens: int, engine_flags: list[str]):
-    """(step 1's arguments, decoding greedily; task; engine)"""
+    """Step 1's settings, decoding greedily, its task and an engine."""
     flags = ["--model_name", model_name, "--max_tokens", str(max_tokens), "--temperature", "0"]
-    args, engine_flags = create_data.parse_args([*flags, *engine_flags])
-    task = load_task(args.task)
-    engine = start_engine(check_teacher(args, engine_flags, task))
-    return args, task, engine
+    choices = create_data.parse_args([*flags, *engine_flags])
+    settings = choices.settings
+    task = load_task(choices.task_file)
+    asked = check_teacher(choices.teacher, choices.task_file, task, settings.guards)
+    return settings, task, start_engine(asked)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What all ways share: step 1's arguments, task, engine, inputs, and where outputs go."""
+    """What all ways share: step 1's settings, task, engine, inputs, and where outputs go."""
 
-    args: object
+    settings: Settings
     task: object
     engine: object
     inputs: object
@@ -154,14 +156,15 @@ class Asked:
 
     def ours(self, engine=None) -> Callable:
         """create_data.py's way, with this engine or with one that fails."""
-        return partial(ours, self.args, engine or self.engine, self.task, self.inputs, self.folder)
+        asked = (engine or self.engine, self.task, self.inputs, self.folder)
+        return partial(ours, self.settings, *asked)
 
     def bare(self, text: bool = True) -> Callable:
         """The bare engine's way, with its prompts ready."""
         tokenizer = self.engine.get_tokenizer()
         chats = [self.task.messages(messages) for _, messages in self.inputs.read()]
         prompts = [prompt_ids(tokenizer, chat) for chat in chats]
-        return partial(bare, self.args, self.engine, prompts, text=text)
+        return partial(bare, self.settings, self.engine, prompts, text=text)
 
 
 def plain_ways(asked: Asked) -> dict[str, Callable]:
@@ -237,13 +240,13 @@ def table_row(figures: dict) -> list[str]:
 
 def measured(mine, engine_flags: list[str]) -> list[dict]:
     """The figures of all ways with all numbers of rows, asked of one engine."""
-    args, task, engine = start_teacher(mine.model_name, mine.max_tokens, engine_flags)
+    settings, task, engine = start_teacher(mine.model_name, mine.max_tokens, engine_flags)
     results = []
     try:
         with tempfile.TemporaryDirectory() as folder:
             for rows in mine.rows:
                 inputs = scan_inputs(write_inputs(Path(folder) / "inputs.txt", rows))
-                asked = Asked(args, task, engine, inputs, Path(folder))
+                asked = Asked(settings, task, engine, inputs, Path(folder))
                 ways = plain_ways(asked)
                 if rows == mine.rows[0] and not mine.plain:
                     ways.update(further_ways(asked, mine.windows))

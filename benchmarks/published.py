@@ -108,7 +108,7 @@ def beside(rates: dict[str, list[float]]) -> dict:
 
 def generation(mine, engine_flags: list[str]) -> dict:
     """Rows/s of both ways, without failures and with 5 % of the rows failing once."""
-    args, task, engine = start_teacher(mine.teacher, mine.max_tokens, engine_flags)
+    settings, task, engine = start_teacher(mine.teacher, mine.max_tokens, engine_flags)
     found = {}
     try:
         engines = {
@@ -120,7 +120,7 @@ def generation(mine, engine_flags: list[str]) -> dict:
             folder = Path(scratch)
             inputs = scan_inputs(write_inputs(folder / "inputs.txt", mine.rows))
             for name, asked_engine in engines.items():
-                step = partial(ours, args, asked_engine, task, inputs, folder)
+                step = partial(ours, settings, asked_engine, task, inputs, folder)
                 lengths = lengths_of(step())  # and warms up
                 for attempts in lengths.values():
                     # the published way notices no loop
@@ -241,19 +241,22 @@ def evaluated(mine, adapter: str) -> dict:
     import evaluate
     from distill.adapter import plan_serving
     from distill.evaluation.ask import Asking
+    from distill.evaluation.models import Models, Revisions
     from distill.evaluation.rows import read_rows
+    from distill.evaluation.run import describe
+    from distill.task import load_task
 
     flags = ["--student_model", mine.student, "--adapter", adapter, "--test_file", mine.test_file]
     flags += ["--check_rows", "0", "--systems", "student"]
-    args, engine_flags = evaluate.parse_args(flags)
-    task = evaluate.load_task(args.task)
-    chats = read_rows(args.test_file, "", args.limit, task).chats
-    student = evaluate.describe("student", args, len(chats))
-    engine = (engine_flags, args.tensor_parallel_size)
-    serving = (args.serve_adapter, args.adapter, args.student_model, *engine)
+    choices = evaluate.parse_args(flags)
+    task = load_task(choices.task_file)
+    chats = read_rows(choices.test_file, "", choices.limit, task).chats
+    student = describe("student", choices, Models(Revisions(None, None), None, None), len(chats))
+    engine = (choices.engine_flags, choices.tensor_parallel_size)
+    serving = (choices.serve_adapter, choices.adapter, choices.student_model, *engine)
     ways = apart(plan_serving, *serving)
     with tempfile.TemporaryDirectory() as folder:
-        asking = Asking(task, chats, *engine, args.adapter, f"{folder}/merged", None)
+        asking = Asking(task, chats, *engine, choices.adapter, f"{folder}/merged", None)
         start = time.perf_counter()
         found = apart(asked, mine.repeats, [student], ways[0], asking)
         whole = time.perf_counter() - start
@@ -265,7 +268,7 @@ def evaluated(mine, adapter: str) -> dict:
     return {
         "rates": [len(chats) / one for one in seconds],
         "batch": statistics.median(figures_of(found, "rows_per_second")),
-        "alone": args.latency_rows,
+        "alone": choices.latency_rows,
         "start_up": whole - sum(seconds),
     }
 

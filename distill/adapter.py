@@ -1,5 +1,6 @@
-"""The student's adapter: how vLLM is given it, whether vLLM's tokens are PEFT's, and a copy with it
-merged in.
+"""The student's adapter in vLLM.
+
+How vLLM is given it, whether vLLM's tokens are PEFT's, and a copy with it merged in.
 """
 
 import json
@@ -42,12 +43,11 @@ def plan_serving(
     tensor_parallel_size: int,
     commit: str | None = None,
 ) -> list[Serving]:
-    """The ways to serve the adapter under --serve_adapter `choice`, in the order in which they are
-    tried.
+    """The ways to serve the adapter under --serve_adapter `choice`, in their order.
 
-    `auto` is LoRA in vLLM and, should that fail, a merged copy. Where vLLM cannot serve it (experts
-    on a CPU, a rank beyond its largest) the copy is the only way. Raises ValueError for a student
-    without a config and for an explicit `lora` with such a rank.
+    `auto` is LoRA in vLLM and, should that fail, a merged copy. Where vLLM cannot serve it
+    (experts on a CPU, a rank beyond its largest) the copy is the only way. Raises ValueError
+    for a student without a config and for an explicit `lora` with such a rank.
     """
     from transformers import AutoConfig
     from vllm.platforms import current_platform
@@ -105,8 +105,9 @@ def weight_bytes(config, dtype: str) -> int:
 
 
 def check_room(folder: Path, needed: int) -> None:
-    """Raise ValueError, in one line,
-    if a merged copy of `needed` bytes does not fit on the disk of `folder`.
+    """Refuse a merged copy for which the disk of `folder` has too little room.
+
+    It takes `needed` bytes. Raises ValueError, in one line.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -142,10 +143,12 @@ def compare_with_peft(
     dtype: str,
     revision: str | None = None,
 ) -> dict:
-    """How far the served tokens of (prompt, tokens) rows are from PEFT's greedy ones, in
-    log-probability (nats). Each token is judged by PEFT's own distribution after the tokens before
-    it: 0 where it is PEFT's choice, or exactly as good. `differ` are the rows that are further away
-    than a tie, `ties` those where PEFT chooses another token in a tie.
+    """How far the served tokens of (prompt, tokens) rows are from PEFT's greedy ones.
+
+    The distance is in log-probability (nats). Each token is judged by PEFT's own distribution
+    after the tokens before it: 0 where it is PEFT's choice, or exactly as good. `differ` are
+    the rows that are further away than a tie, `ties` those where PEFT chooses another token in
+    a tie.
     """
     import torch
     from peft import PeftModel

@@ -18,8 +18,9 @@ def eos_in_generation_config(
 
 
 def stop_tokens(eos: int | list[int] | None, tokenizer) -> set[int]:
-    """Ids of the tokens at which vLLM, and servers like it, stop:
-    generation_config's and the tokenizer's own eos.
+    """Ids of the tokens at which vLLM, and servers like it, stop.
+
+    They are generation_config's and the tokenizer's own eos.
     """
     stops = set(eos) if isinstance(eos, list) else {eos}
     stops.add(tokenizer.eos_token_id)
@@ -27,8 +28,9 @@ def stop_tokens(eos: int | list[int] | None, tokenizer) -> set[int]:
 
 
 def stop_at_eos(generation: GenerationConfig, tokenizer) -> None:
-    """Let generation_config name the tokenizer's eos too,
-    at which transformers' generate() does not look.
+    """Let generation_config name the tokenizer's eos too.
+
+    transformers' generate() looks at no other.
     """
     named = stop_tokens(generation.eos_token_id, tokenizer)
     before = (
@@ -52,8 +54,9 @@ def set_eos_token(tokenizer, token: str) -> None:
 
 
 def check_answer_end(model_name: str, tokenizer, stops: set[int], learned: int) -> None:
-    """Raise ValueError if generation does not stop at the token
-    with which the student learns to end an answer.
+    """Raise ValueError if generation does not stop where the student ends its answers.
+
+    `learned` is the token with which it learns to.
     """
     if learned in stops:
         return

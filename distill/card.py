@@ -1,8 +1,7 @@
-"""The model card of an adapter: README.md of the output directory, and of the repository on the
-hub.
+"""The model card of an adapter.
 
-Its text is card.md.j2. Its metadata holds the figures of the run's evaluation, which the hub shows
-beside the text.
+It is README.md of the output directory, and of the repository on the hub. Its text is card.md.j2.
+Its metadata holds the figures of the run's evaluation, which the hub shows beside the text.
 """
 
 import json
@@ -26,11 +25,10 @@ METRICS = {
 
 
 def model_card(run: dict, results: dict, adapter: str, revision: str | None = None) -> str:
-    """The text of the card of an adapter that is loaded from `adapter`,
-    a directory or a repository on the hub.
+    """The text of the card of an adapter.
 
-    `run` is what run.json holds, `results` what results.json holds, and `revision` the branch on
-    the hub.
+    It is loaded from `adapter`, a directory or a repository on the hub. `run` is what run.json
+    holds, `results` what results.json holds, and `revision` the branch on the hub.
     """
     card = ModelCard.from_template(
         card_metadata(run, results, adapter),
@@ -102,8 +100,9 @@ def base_on_hub(model: str) -> str | None:
 
 
 def public_name(model: str) -> str:
-    """A model's name for others: the hub's, or the last part of the directory that it was loaded
-    from.
+    """A model's name for others.
+
+    It is the hub's, or the last part of the directory that it was loaded from.
     """
     path = Path(model).expanduser()
     if path.is_absolute() or path.is_dir():

@@ -1,14 +1,19 @@
-"""What all scripts share: flags in two spellings, errors of one line, checks of paths and
-models.
-"""
+"""What all scripts share: flags, errors of one line, checks of paths and models."""
 
 import argparse
 import os
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from distill.input_files import check_regular
 
 ROOT = Path(__file__).resolve().parent.parent  # of the repository
+# defaults that several scripts share
+TASK = str(ROOT / "example-data/language_classification.yaml")
+TEACHER = "Qwen/Qwen3-30B-A3B-Thinking-2507"
+STUDENT = "Qwen/Qwen3-30B-A3B-Instruct-2507"
+LABELS = "./data/prompt_distillation_lang.jsonl"  # what step 1 writes, and step 2 reads
+ADAPTER = "./models/prompt_distillation_trl"  # what step 2 writes, and step 3 reads
 
 
 class Parser(argparse.ArgumentParser):
@@ -17,14 +22,69 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description: str):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
+        self.titled = self  # the group that flags are added to
+        self.ranges: dict[str, Range] = {}  # by flag
 
-    def add(self, name: str, **kwargs):
-        self.add_argument(
-            f"--{name}", *([f"--{name.replace('_', '-')}"] if "_" in name else []), **kwargs
-        )
+    def group(self, title: str) -> None:
+        """Put the flags that are added from now on under a title."""
+        self.titled = self.add_argument_group(title)
+
+    def add(self, name: str, default, help: str, at_least=None, at_most=None, **kwargs) -> None:
+        """Add a flag, whose type is that of its default; None is a text's.
+
+        A value below `at_least` or above `at_most` is refused; both are inclusive.
+        """
+        if at_least is not None:
+            self.ranges[name] = Range(at_least, at_most)
+        kind = type(default) if isinstance(default, int | float) else str
+        self.titled.add_argument(*spellings(name), type=kind, default=default, help=help, **kwargs)
+
+    def switch(self, name: str, help: str) -> None:
+        """Add a flag without a value, which is off by default."""
+        self.titled.add_argument(*spellings(name), action="store_true", help=help)
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse does it, and then refuse what is out of its range."""
+        found, others = super().parse_known_args(args, namespace)
+        for name, allowed in self.ranges.items():
+            value = getattr(found, name)
+            problem = allowed.problem(value)
+            if problem:
+                self.error(f"--{name} {value}: {problem}")
+        return found, others
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that a flag may have, both ends included."""
+
+    at_least: float
+    at_most: float | None  # None: without an end
+
+    def problem(self, value: float) -> str:
+        """What is wrong with a value; empty if nothing is. NaN is in no range."""
+        if self.at_most is None:
+            return "" if value >= self.at_least else f"must be at least {self.at_least}"
+        if self.at_least <= value <= self.at_most:
+            return ""
+        return f"must be between {self.at_least} and {self.at_most}"
+
+
+def spellings(name: str) -> list[str]:
+    """A flag with underscores, and with hyphens where that differs."""
+    return list(dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]))
+
+
+def from_flags(kind: type, args: argparse.Namespace, **others):
+    """The dataclass `kind`: each field is the flag of its name, or is given in `others`."""
+    values = dict(others)
+    for field in fields(kind):
+        if field.name not in others:
+            values[field.name] = getattr(args, field.name)
+    return kind(**values)
 
 
 def one_line(error: Exception) -> str:

@@ -1,8 +1,7 @@
-"""A script imports this first: Ctrl-C while it imports the rest ends it at once, with exit code 130
-and no traceback.
+"""Ctrl-C while a script imports its modules ends it at once, without a traceback.
 
-Its main() then puts handlers of its own in the place. Modules that are imported by another program
-never import this.
+A script imports this first, and the exit code is 130. Its main() then puts handlers of its own in
+the place. Modules that are imported by another program never import this.
 """
 
 import os

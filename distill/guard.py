@@ -1,9 +1,8 @@
-"""The guard of an answer: the expression that a guarded attempt has to follow, and examples of what
-it lets through.
+"""The guard of an answer: the expression that a guarded attempt has to follow.
 
-xgrammar, which guides vLLM, reads a regular expression otherwise than Python, which finds the
-answer. So an expression that finds every label in what people write may find none in what the guard
-writes.
+And examples of what it lets through. xgrammar, which guides vLLM, reads a regular expression
+otherwise than Python, which finds the answer. So an expression that finds every label in what
+people write may find none in what the guard writes.
 """
 
 import re
@@ -20,8 +19,9 @@ TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?(?!P<).|.", re.DOTALL)
 
 
 def guard(answer: str, labels: tuple[str, ...]) -> str:
-    """The expression of what may follow the thinking: the text around the group of `answer`, with
-    one of the labels.
+    """The expression of what may follow the thinking.
+
+    It is the text around the group of `answer`, with one of the labels.
     """
     label = (
         "(" + "|".join(re.sub(r"([\\.^$*+?{}\[\]()|])", r"\\\1", label) for label in labels) + ")"
@@ -71,11 +71,11 @@ def group_span(pattern: str) -> tuple[int, int]:
 
 
 def written_shapes(answer: str) -> list[str]:
-    """Examples of what the guard lets through, each with LABEL where a label stands; the shortest
-    first.
+    """Examples of what the guard lets through, the shortest first.
 
-    Each repetition, alternative and kind of character is shown at least once, one at a time. Empty
-    where that cannot be told, as of a look-ahead, which the guard refuses anyway.
+    Each has LABEL where a label stands. Each repetition, alternative and kind of character is
+    shown at least once, one at a time. Empty where that cannot be told, as of a look-ahead,
+    which the guard refuses anyway.
     """
     try:
         texts = texts_of(_parser.parse(around_group(answer, f"({LABEL})")))
@@ -91,8 +91,9 @@ class CannotTell(Exception):
 
 
 def texts_of(parts) -> list[str]:
-    """Examples of a sequence of parts: the first example of each, and then one part at a time in
-    its other ones.
+    """Examples of a sequence of parts.
+
+    The first example of each, and then one part at a time in its other ones.
     """
     options = [texts_of_part(operation, argument) for operation, argument in parts]
     first = [texts[0] for texts in options]
@@ -141,8 +142,9 @@ def texts_of_repeat(least: int, most: int, repeated) -> list[str]:
 
 
 def texts_of_class(items) -> list[str]:
-    """Examples of a character class: what it names, or else one character of each kind that it
-    takes.
+    """Examples of a character class.
+
+    What it names, or else one character of each kind that it takes.
     """
     named = [chr(value) for operation, value in items if operation is part.LITERAL]
     named += [chr(value[0]) for operation, value in items if operation is part.RANGE]

@@ -1,9 +1,8 @@
-"""What a file must be to be read as inputs: one that can be read again, text in UTF-8, and lines of
-their own.
+"""What a file must be to be read as inputs. No torch, no vLLM.
 
-A table or a JSON document that is taken for plain lines would be labelled line by line, header and
-brackets included. Such files are refused by their ending, and by what they hold where that is sure.
-No torch, no vLLM.
+It can be read again, is text in UTF-8, and its lines are inputs of their own. A table or a JSON
+document that is taken for plain lines would be labelled line by line, header and brackets included.
+Such files are refused by their ending, and by what they hold where that is sure. No torch, no vLLM.
 """
 
 import csv
@@ -117,8 +116,9 @@ def refuse_other_kinds(path: str | Path, head: bytes) -> None:
 
 
 def refuse_other_encodings(path: str | Path, head: bytes, file: io.BufferedReader) -> None:
-    """Raise ValueError for a byte order mark that is not UTF-8's,
-    and for lines that end with CR alone.
+    """Raise ValueError for a byte order mark that is not UTF-8's.
+
+    And for lines that end with CR alone.
     """
     for mark, encoding in BYTE_ORDER_MARKS.items():
         if head.startswith(mark):
@@ -135,8 +135,9 @@ def has_line_feed(file: io.BufferedReader) -> bool:
 
 
 def refuse_other_lines(path: str | Path, head: bytes, file: io.BufferedReader) -> None:
-    """Raise ValueError for a file whose lines are not inputs of their own: a table or JSON, by what
-    it holds.
+    """Raise ValueError for a file whose lines are not inputs of their own.
+
+    That is a table or JSON, by what it holds.
     """
     is_whole = len(head) < HEAD
     text = head.decode("utf-8-sig", errors="replace")
@@ -171,8 +172,9 @@ def is_json_rows(text: str) -> bool:
 
 
 def is_json_document(head: bytes, file: io.BufferedReader) -> bool:
-    """Whether a whole file, which begins with `head`, is one JSON array,
-    or one JSON object over several lines.
+    """Whether a whole file is one JSON array, or one JSON object over several lines.
+
+    It begins with `head`.
     """
     if not head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"[", b"{")):
         return False
@@ -193,8 +195,9 @@ def is_json_document(head: bytes, file: io.BufferedReader) -> bool:
 
 
 def is_table(text: str, is_whole: bool = True) -> bool:
-    """Whether the first lines are a table: a header of known names, and as many cells in each row
-    as there.
+    """Whether the first lines are a table.
+
+    That is a header of known names, and as many cells in each row as there.
     """
     for delimiter in DELIMITERS:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -233,8 +236,9 @@ def sha256_of(path: str | Path) -> str:
 
 @cache
 def first_sha256(path: str | Path) -> str:
-    """sha256 of a file as it was when this process first asked,
-    which is before it reads what is in it.
+    """sha256 of a file as it was when this process first asked.
+
+    That is before it reads what is in it.
     """
     return sha256_of(path)
 

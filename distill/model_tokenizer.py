@@ -49,8 +49,9 @@ def check_prompt(model: str, tokenizer, task: Task) -> None:
 
 
 def check_student_tokens(adapter: str, student_model: str, commit: str | None) -> None:
-    """Raise ValueError if the student's own tokenizer gives other tokens
-    than the adapter was trained on.
+    """Refuse a student whose own tokenizer gives other tokens than the adapter knows.
+
+    Those of the adapter are what it was trained on. Raises ValueError.
     """
     tokenizer = load_tokenizer(student_model, commit)
     if (Path(adapter) / "tokenizer_config.json").is_file():

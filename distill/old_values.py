@@ -1,11 +1,10 @@
-"""What older files leave unsaid: a key that a file lacks has the value that the code of its time
-used.
+"""What older files leave unsaid. No torch, no vLLM.
 
-A journal's header and run.json hold what decides a result, and a run with other values does not
-continue them. Whoever adds a key to one of them adds here, in the same commit, the value that was
-used before there was such a key: then files that lack it go on under that value, and are refused
-under any other. A key that is no longer written gets here the value that is used from then on. No
-torch, no vLLM.
+A key that a file lacks has the value that the code of its time used. A journal's header and
+run.json hold what decides a result, and a run with other values does not continue them. Whoever
+adds a key to one of them adds here, in the same commit, the value that was used before there was
+such a key: then files that lack it go on under that value, and are refused under any other. A key
+that is no longer written gets here the value that is used from then on. No torch, no vLLM.
 """
 
 from dataclasses import dataclass

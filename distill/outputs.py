@@ -61,7 +61,7 @@ def parse(line: bytes) -> dict | None:
 
 
 def beside(output: Path, ending: str) -> Path:
-    """OUTPUT.ending"""
+    """OUTPUT.ending, the path of a file beside an output."""
     return output.with_name(f"{output.name}.{ending}")
 
 

@@ -1,9 +1,8 @@
-"""Whether step 3 gives a student exactly the tokens that it was trained on, tried on texts that are
-nobody's data.
+"""Whether step 3 gives a student exactly the tokens that it was trained on.
 
-Step 2 records the token ids of a few fixed chats in run.json, and step 3 compares them with those
-of the tokenizer that serves the adapter. Another chat template, other added tokens and other rules
-for white space all show.
+It is tried on texts that are nobody's data. Step 2 records the token ids of a few fixed chats in
+run.json, and step 3 compares them with those of the tokenizer that serves the adapter. Another chat
+template, other added tokens and other rules for white space all show.
 """
 
 import json

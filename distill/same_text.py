@@ -1,5 +1,6 @@
-"""When two texts are the same answer, whoever typed them: in one form of Unicode, without what
-stands around them.
+"""When two texts are the same answer, whoever typed them.
+
+They are compared in one form of Unicode, without what stands around them.
 """
 
 import unicodedata
@@ -14,8 +15,9 @@ ASCII = set(map(chr, range(128)))
 
 
 def is_typographic(character: str) -> bool:
-    """Whether a character is invisible, a quote, a bracket or a stop of typography,
-    or the wide form of markup.
+    """Whether a character is invisible, or a quote, a bracket or a stop of typography.
+
+    The wide form of markup counts too.
     """
     if character in STOPS or unicodedata.category(character) in AROUND:
         return True
@@ -24,8 +26,9 @@ def is_typographic(character: str) -> bool:
 
 
 def typographic() -> str:
-    """All such characters of Unicode's first plane, where the scripts are,
-    but ASCII's, which code may begin with.
+    """All such characters of Unicode's first plane, where the scripts are.
+
+    ASCII's are left out, which code may begin with.
     """
     plane = map(chr, range(128, 0x10000))
     return "".join(character for character in plane if is_typographic(character))
@@ -37,8 +40,9 @@ OUTER = MARKUP + TYPOGRAPHIC
 
 
 def comparable(text: str) -> str:
-    """The form in which free texts are compared: NFC, without white space and typographic
-    characters around it.
+    """The form in which free texts are compared.
+
+    That is NFC, without white space and typographic characters around it.
     """
     composed = unicodedata.normalize("NFC", text)
     return composed.strip(TYPOGRAPHIC) or composed.strip()

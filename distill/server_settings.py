@@ -1,5 +1,6 @@
-"""What a model's generation_config.json makes a server do that step 3 does not: penalties and
-sampling by default.
+"""What a model's generation_config.json makes a server do that step 3 does not.
+
+That is penalties and sampling by default.
 """
 
 # settings of generation_config.json that vLLM's server applies where a request does not set them
@@ -19,9 +20,10 @@ GREEDY = {"do_sample": True, "top_k": 1, "temperature": 1.0, "top_p": 1.0}
 
 
 def greedy_settings(generation):
-    """transformers' GenerationConfig under which a server answers as step 3 does, with the model's
-    own token ids. Nothing else is kept: a penalty changes answers, and what is invalid, such as a
-    temperature without sampling, could not be saved.
+    """The GenerationConfig under which a server answers as step 3 does.
+
+    It is transformers', with the model's own token ids. Nothing else is kept: a penalty changes
+    answers, and what is invalid, such as a temperature without sampling, could not be saved.
     """
     from transformers import GenerationConfig
 
@@ -30,8 +32,9 @@ def greedy_settings(generation):
 
 
 def applied_by_server(model_config) -> dict:
-    """What a server of the model that `model_config`, vLLM's, describes
-    applies and step 3 does not.
+    """What a server of a model applies and step 3 does not.
+
+    `model_config`, vLLM's, describes the model.
     """
     if model_config.generation_config == "vllm":
         return {}

@@ -71,8 +71,9 @@ def end_with_children(code: int) -> None:
 
 
 def end_children() -> None:
-    """Kill all processes below this one and wait until they are gone,
-    so that the next run finds all they held free.
+    """Kill all processes below this one and wait until they are gone.
+
+    The next run then finds all they held free.
     """
     children = psutil.Process().children(recursive=True)
     for child in children:
@@ -82,11 +83,10 @@ def end_children() -> None:
 
 
 class UnwindAtSignals:
-    """The handler of a run that says so at SIGINT and SIGTERM and unwinds,
-    so that its engine ends too.
+    """The handler of a run that says so at SIGINT and SIGTERM and unwinds.
 
-    Whoever sends a signal twice does not want to wait for that. `code` is the exit code of the
-    first signal, 0 so far.
+    Its engine ends too. Whoever sends a signal twice does not want to wait for that. `code` is
+    the exit code of the first signal, 0 so far.
     """
 
     def __init__(self, message: str):

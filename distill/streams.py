@@ -1,8 +1,7 @@
-"""What a script prints must not end it: a reader that has gone away, or a terminal that cannot show
-a letter.
+"""What a script prints must not end it.
 
-`python create_data.py 2>&1 | head` must label all rows, although nobody reads the progress bar any
-more.
+A reader may have gone away, or a terminal cannot show a letter. `python create_data.py 2>&1 | head`
+must label all rows, although nobody reads the progress bar any more.
 """
 
 import os
@@ -35,8 +34,9 @@ class Lasting:
             self._drop()
 
     def _drop(self) -> None:
-        """Point the file descriptor to nowhere,
-        so that what is still in the buffer finds an end there.
+        """Point the file descriptor to nowhere.
+
+        What is still in the buffer finds an end there.
         """
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.stream.fileno())

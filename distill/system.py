@@ -1,5 +1,6 @@
-"""The machine and its processes: the NVIDIA driver, versions, names, and children that end with
-their parent.
+"""The machine and its processes.
+
+The NVIDIA driver, versions, names, and children that end with their parent.
 """
 
 import ctypes
@@ -44,9 +45,10 @@ def cuda_starts() -> bool:
 
 
 def driver_problem(cuda: str | None, driver: str) -> str:
-    """One line if this driver cannot run a PyTorch built for this version of CUDA, such as 13.0;
-    else empty. An older driver is no problem where CUDA starts all the same, as it does with
-    NVIDIA's compatibility package.
+    """What is wrong with a driver that cannot run this PyTorch, in one line; else empty.
+
+    `cuda` is the version that PyTorch is built for, such as 13.0. An older driver is no problem
+    where CUDA starts all the same, as it does with NVIDIA's compatibility package.
     """
     if not cuda or not driver:
         return ""
@@ -71,8 +73,9 @@ def versions() -> dict[str, str]:
 
 
 def end_with_parent() -> None:
-    """Let the kernel kill this process when its parent ends,
-    so that a killed run leaves nothing on the GPU.
+    """Let the kernel kill this process when its parent ends.
+
+    A killed run then leaves nothing on the GPU.
     """
     PR_SET_PDEATHSIG = 1
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -46,8 +46,9 @@ class Task:
     hash: str  # sha256 of the file, so that data made under another prompt is told apart
 
     def messages(self, input: str | list[dict]) -> list[dict]:
-        """The teacher's chat: the prompt as system message, then the input (a text, or chat
-        messages).
+        """The teacher's chat: the prompt as system message, then the input.
+
+        The input is a text, or chat messages.
         """
         turns = [{"role": "user", "content": input}] if isinstance(input, str) else list(input)
         return [{"role": "system", "content": self.prompt}, *turns]

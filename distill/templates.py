@@ -1,5 +1,6 @@
-"""What a chat template does with the messages it is given: it may drop, move, repeat or refuse
-them. No torch.
+"""What a chat template does with the messages it is given. No torch.
+
+It may drop, move, repeat or refuse them.
 """
 
 from datetime import datetime
@@ -60,8 +61,9 @@ def check_shown(tokenizer, messages: list[dict], text: str) -> None:
 
 
 def plain(text: str) -> str:
-    """A text without what templates may change: the case of letters, and switches for thinking that
-    they take out.
+    """A text without what templates may change.
+
+    That is the case of letters, and switches for thinking that they take out.
     """
     text = text.casefold()
     for switch in SWITCHES:
@@ -82,10 +84,10 @@ def in_order(contents: list[str], text: str) -> bool:
 
 @lru_cache(maxsize=256)
 def check_roles(tokenizer, template: str, roles: tuple[str, ...]) -> None:
-    """Raise TemplateProblem unless a chat of these roles
-    shows each message exactly once and in order.
+    """Refuse a template that does not show each message exactly once and in order.
 
-    It is tried on texts that occur nowhere else, once for each sequence of roles.
+    `roles` are those of a chat's messages. Raises TemplateProblem. It is tried on texts that
+    occur nowhere else, once for each sequence of roles.
     """
     messages = []
     for number, role in enumerate(roles, 1):

@@ -57,10 +57,10 @@ def encode(tokenizer, messages: list[dict]) -> dict[str, list[int]]:
 
 
 def end_of_turn(tokenizer, prompt: list[dict], mark: str) -> str:
-    """What the template writes after an answer to `prompt`,
-    without the newline that inference never generates.
+    """What the template writes after an answer to `prompt`.
 
-    `mark` is a character that the prompt does not hold. Raises TemplateProblem.
+    The newline that inference never generates is left out. `mark` is a character that the
+    prompt does not hold. Raises TemplateProblem.
     """
     rendered = render(
         tokenizer, [*prompt, {"role": "assistant", "content": mark}], add_generation_prompt=False
@@ -81,8 +81,9 @@ def think_end_id(tokenizer) -> int | None:
 
 
 def decode(tokenizer, ids: list[int]) -> str:
-    """The text of generated tokens without special ones,
-    but with <think> and </think>, which may be special too.
+    """The text of generated tokens without special ones.
+
+    <think> and </think> stay, which may be special too.
     """
     plainly = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     kept = special_thought_tokens(tokenizer)
@@ -105,8 +106,9 @@ def decode(tokenizer, ids: list[int]) -> str:
 
 @lru_cache(maxsize=8)
 def special_thought_tokens(tokenizer) -> dict[int, str]:
-    """Of <think> and </think> those that a tokenizer calls special,
-    and would leave out of a text.
+    """Of <think> and </think> those that a tokenizer calls special.
+
+    It would leave them out of a text.
     """
     found = {}
     for number, token in tokenizer.added_tokens_decoder.items():
@@ -175,8 +177,9 @@ def kept_as_text(tokenizer, template: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Renamed:
-    """A copy of a tokenizer,
-    in which the tokens that are kept as text have names that nobody can guess.
+    """A copy of a tokenizer in which the tokens that are kept as text are renamed.
+
+    Nobody can guess the new names.
     """
 
     names: dict[str, str]
@@ -249,8 +252,9 @@ def ids_of_chat(tokenizer, masked: Masked, text: str) -> list[int]:
 
 
 def ids_after(tokenizer, masked: Masked, before: str, text: str) -> list[int]:
-    """Token ids of `text` as it follows `before`, where some tokenizers give it no space; else
-    those of it alone.
+    """Token ids of `text` as it follows `before`, or else of it alone.
+
+    Some tokenizers give it no space where it follows.
     """
     tail = before[last_cut(tokenizer, before) :]
     tail_ids = ids_of(tokenizer, masked, tail)
@@ -274,8 +278,9 @@ def head_ids(tokenizer, text: str) -> tuple[int, ...]:
 
 @lru_cache(maxsize=8)
 def cut_points(tokenizer) -> tuple[str, ...]:
-    """Special tokens after which a text may be cut,
-    because what follows is tokenised as it would be alone.
+    """Special tokens after which a text may be cut.
+
+    What follows is tokenised as it would be alone.
     """
 
     def ids(text):

@@ -19,8 +19,9 @@ REMEDY = (
 
 @dataclass(frozen=True)
 class UnfitRows:
-    """How many of the rows a template does not show,
-    and what it does to the most frequent kind of them.
+    """How many of the rows a template does not show.
+
+    And what it does to the most frequent kind of them.
     """
 
     count: int
@@ -34,10 +35,10 @@ def roles_of(messages: list[dict]) -> tuple[str, ...]:
 
 
 def find_unfit_rows(tokenizer, roles: Counter, prompted: bool) -> UnfitRows:
-    """Count the rows that the tokenizer's template does not show, where `roles` counts the rows by
-    roles_of().
+    """Count the rows that the tokenizer's template does not show.
 
-    `prompted` says that they follow the task's prompt, a system message.
+    `roles` counts the rows by roles_of(). `prompted` says that they follow the task's prompt, a
+    system message.
     """
     template = str(tokenizer.chat_template)
     count = 0

@@ -68,10 +68,10 @@ def problem_of(error: yaml.YAMLError) -> str:
 
 
 def whole_characters(text: str) -> str:
-    r"""A text whose surrogate pairs, as JSON escapes emoji (\ud83d\ude00),
-    have become the characters they stand for.
+    r"""A text whose surrogate pairs have become the characters they stand for.
 
-    Raises ValueError where half of a pair is left, which is no character.
+    JSON escapes emoji as such pairs (\ud83d\ude00). Raises ValueError where half of a pair is
+    left, which is no character.
     """
     try:
         return text.encode("utf-16", "surrogatepass").decode("utf-16")

@@ -130,23 +130,23 @@ GUARDS = {
 def test_a_task_is_refused_only_where_an_attempt_may_be_guarded(flags, guards, tmp_path, caplog):
     """Elsewhere it is said once, and a run that was begun before tasks were checked goes on."""
     path = write_task(tmp_path / "task.yaml", ["very good", "very bad"], r"Final Answer: (\S+)")
-    args, _ = parse_args(["--task", str(path), *flags])
+    asked = parse_args(["--task", str(path), *flags]).settings.guards
     said = (
         f"{path}: key 'answer': in 'Final Answer: very good' it finds 'very' "
         "and not the label 'very good'"
     )
     if guards:
         with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
-            check_guard(args, load_task(path))
+            check_guard(str(path), load_task(path), asked)
         return
     with caplog.at_level(logging.INFO):
-        check_guard(args, load_task(path))
+        check_guard(str(path), load_task(path), asked)
     assert [
         record.getMessage().startswith(f"create_data.py: {said}") for record in caplog.records
     ] == [True]
     caplog.clear()
     fine = write_task(tmp_path / "fine.yaml", ["very good", "very bad"], r"Final Answer: (.+)")
-    check_guard(args, load_task(fine))
+    check_guard(str(fine), load_task(fine), asked)
     assert caplog.records == []
 
 
@@ -185,8 +185,8 @@ def test_a_half_finished_journal_of_such_a_task_goes_on_where_nothing_is_guarded
         path,
     ]
     flags = [str(flag) for flag in [*flags, "--structured_outputs", guard]]
-    args, _ = parse_args(flags)
-    begin(output, header_of(args, load_task(path), scan_inputs(args.input_file)))
+    choices = parse_args(flags)
+    begin(output, header_of(choices, load_task(path), scan_inputs(choices.input_file)))
     before = own_journal(output).read_bytes()
     said = (
         "key 'answer': in 'Final Answer: very good' it finds 'very' and not the label 'very good'"

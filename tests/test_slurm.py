@@ -6,6 +6,7 @@ import re
 import pytest
 
 from create_data import parse_args
+from distill.labels.choices import Cluster
 from helpers import ROOT, run
 
 
@@ -39,13 +40,10 @@ def test_slurm_files(slurm):
     whole_nodes = ["--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=96", "--mem=0"]
     assert words[:4] == whole_nodes and "node-a:6379" in words
     asked = words[words.index("create_data.py") + 1 :]
-    args, engine_flags = parse_args(asked)
-    assert (args.num_replicas, args.tensor_parallel_size, args.input_file) == (
-        8,
-        2,
-        "my inputs.txt",
-    )
-    assert not engine_flags
+    choices = parse_args(asked)
+    assert choices.cluster == Cluster(8, tensor_parallel_size=2, cpus_per_replica=0)
+    assert choices.input_file == "my inputs.txt"
+    assert not choices.teacher.engine_flags
     words = run(
         "bash", ROOT / "slurm" / "train_fsdp.sbatch", "a model", "out", env=slurm
     ).stdout.splitlines()

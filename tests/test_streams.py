@@ -58,10 +58,10 @@ def decided(tmp_path):
 
 def decide_all(flags):
     """Journal all inputs under the header that create_data.py itself would write."""
-    args, _ = create_data.parse_args(flags)
-    inputs = scan_inputs(args.input_file)
-    header = header_of(args, load_task(args.task), inputs)
-    journal = Journal(Path(args.output_file), header, inputs)
+    choices = create_data.parse_args(flags)
+    inputs = scan_inputs(choices.input_file)
+    header = header_of(choices, load_task(choices.task_file), inputs)
+    journal = Journal(Path(choices.output_file), header, inputs)
     journal.open()
     journal.start()
     for index, sampling in enumerate((PLAIN, GUARDED, PLAIN)):

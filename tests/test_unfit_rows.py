@@ -45,21 +45,20 @@ def write_rows(path, rows):
 def test_step_1_says_once_how_many_rows_it_will_reject(tmp_path, caplog):
     model = save_model(tmp_path / "model", LAST_TURN)
     flags = ["--model_name", str(model)]
-    args, engine_flags = parse_args(flags)
-    task = load_task(args.task)
+    choices = parse_args(flags)
+    task = load_task(choices.task_file)
+    asked = (choices.teacher, choices.task_file, task, choices.settings.guards)
     inputs = scan_inputs(
         write_rows(tmp_path / "in.jsonl", [SINGLE, SEVERAL, SINGLE, SEVERAL, SINGLE])
     )
     assert inputs.roles == ROLES
-    check_teacher(args, engine_flags, task, inputs.roles)
+    check_teacher(*asked, inputs.roles)
     [said] = [record.getMessage() for record in caplog.records if record.name == "create_data"]
     assert said.startswith(
         f"{model}: {DOES}; 2 of 5 rows cannot be asked and are rejected; drop them"
     )
     caplog.clear()
-    check_teacher(
-        args, engine_flags, task, scan_inputs(write_rows(tmp_path / "in.jsonl", [SINGLE])).roles
-    )
+    check_teacher(*asked, scan_inputs(write_rows(tmp_path / "in.jsonl", [SINGLE])).roles)
     assert not [record for record in caplog.records if record.name == "create_data"]
 
 

@@ -1,20 +1,44 @@
-"""Functions that run in a process of their own,
-so that what they hold, GPU memory too, is given back when they end.
+"""Functions that run in a process of their own.
 
-Where a script is the main program, its `__mp_main__` runs first in such a process.
+What they hold, GPU memory too, is given back when they end. Where a script is the main program, its
+`__mp_main__` runs first in such a process.
 """
 
+import logging
 import multiprocessing
+import signal
+import sys
 import traceback
 from concurrent.futures import ProcessPoolExecutor
 
 from distill.cli import one_line
 from distill.teacher.engine import EngineFailed, quiet_resource_tracker
 
+log = logging.getLogger("evaluate")
+ENDS = 10  # seconds in which a killed process is gone
+
+
+def end_at_signals() -> None:
+    """End at Ctrl-C and SIGTERM, and with us the processes of the systems, from now on."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+
+
+def stop(number, _):
+    """End all; what was scored is kept."""
+    processes = multiprocessing.active_children()
+    for process in processes:
+        process.kill()  # its engine ends with it
+    for process in processes:
+        process.join(ENDS)  # what it was writing is removed at our end
+    log.error("evaluate.py: stopped; what was scored is kept, the same command goes on from there")
+    sys.exit(128 + number)
+
 
 class Apart:
-    """A process of its own, as a context manager,
-    so that what a function holds is given back when it ends.
+    """A process of its own, as a context manager.
+
+    What a function holds is given back when it ends.
     """
 
     pool = None

@@ -1,5 +1,7 @@
-"""How step 3 asks its systems: an engine for each model, in a process of its own, and what follows
-if one fails. Each row is asked alone for the latency, and then all of them in a batch.
+"""How step 3 asks its systems, and what follows if one fails.
+
+Each model has an engine, in a process of its own. Each row is asked alone for the latency, and then
+all of them in a batch.
 """
 
 import contextlib
@@ -66,8 +68,9 @@ class SystemFailed(Exception):
 
 
 class AdapterFailed(SystemFailed):
-    """The adapter could not be served in the way that was tried, or vLLM's tokens are not
-    PEFT's.
+    """The adapter could not be served in the way that was tried.
+
+    Or vLLM's tokens are not PEFT's.
     """
 
 
@@ -92,8 +95,9 @@ def score_systems(
     asking: Asking,
     taken_over: dict[str, dict],
 ) -> tuple[dict[str, dict], dict | None]:
-    """Each system's result, asked for or taken over, and the comparison of the student with PEFT,
-    if any. Raises SystemFailed.
+    """Each system's result, asked for or taken over, and the student's comparison with PEFT.
+
+    It is None where there is none. Raises SystemFailed.
     """
     results = dict(taken_over)
     check = None
@@ -123,9 +127,10 @@ def announce(systems: list[System]) -> None:
 def score_student(
     process: Apart, student: System, ways: list[Serving], asking: Asking, result: dict | None
 ) -> tuple[dict, dict | None]:
-    """The student's result, which may be known, and its comparison with PEFT (None without check
-    rows). Where one way to serve the adapter fails or gives other tokens than PEFT, the next one
-    follows. Raises SystemFailed.
+    """The student's result, which may be known, and its comparison with PEFT.
+
+    Without check rows it is None. Where one way to serve the adapter fails or gives other
+    tokens than PEFT, the next one follows. Raises SystemFailed.
     """
     if result and result["served_as"] == MERGED:
         ways = ways[-1:]
@@ -150,10 +155,9 @@ def score_student(
 
 
 def refuse_changed_adapter(asking: Asking) -> None:
-    """Raise SystemFailed, and forget what it answered,
-    if step 2 has written another adapter in its place meanwhile.
+    """Raise SystemFailed if step 2 has written another adapter in its place meanwhile.
 
-    The answers may then be one's and the comparison with PEFT the other's.
+    The answers may then be one's and the comparison with PEFT the other's, so they are forgotten.
     """
     if adapter_identity(asking.adapter) == asking.scored.keys["student"]["adapter"]:
         return

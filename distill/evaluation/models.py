@@ -2,49 +2,64 @@
 
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 from distill.cli import check_model, check_writable
 from distill.evaluation.apart import Apart
+from distill.evaluation.choices import Choices
 from distill.revisions import resolve
 from distill.teacher.engine import check_engine_flags
 
 log = logging.getLogger("evaluate")
 
 
-def check_models(args, engine_flags: list[str], process: Apart) -> None:
+@dataclass(frozen=True)
+class Revisions:
+    """Which branch, tag or commit of each model on the hub is asked for; None: main."""
+
+    teacher: str | None
+    student: str | None
+
+
+@dataclass(frozen=True)
+class Models:
+    """What was asked for, and the commits that were found; None for a directory."""
+
+    revisions: Revisions
+    teacher_commit: str | None
+    student_commit: str | None
+
+
+def check_models(choices: Choices, process: Apart) -> Models:
     """Refuse models, an adapter or flags that cannot work, before anything is loaded.
 
-    `process` imports vLLM. Fills in the revisions and commits of `args`. Raises ValueError.
+    `process` imports vLLM. Raises ValueError.
     """
-    asks_teacher = "teacher" in args.systems and not args.teacher_answers
-    if asks_teacher:
-        check_model(args.teacher_model)
-    if args.systems != ["teacher"]:
-        check_model(args.student_model)
-    if "student" in args.systems:
-        check_adapter(args.adapter, args.student_model)
-    check_writable(args.report_dir / "report.md")
-    choose_revisions(args)
-    if engine_flags:  # a bad one is refused before the hub is asked
-        if args.systems == ["teacher"]:
-            process.call(
-                check_engine_flags, args.teacher_model, engine_flags, args.teacher_revision
-            )
-        else:
-            process.call(
-                check_engine_flags, args.student_model, engine_flags, args.student_revision
-            )
-    if asks_teacher:
-        args.teacher_commit = resolve(
-            args.teacher_model, args.teacher_revision, "--teacher_revision"
-        )
-    if args.systems != ["teacher"]:
-        args.student_commit = resolve(
-            args.student_model, args.student_revision, "--student_revision"
-        )
-    if "student" in args.systems:
-        warn_of_another_commit(args.adapter, args.student_model, args.student_commit)
+    if choices.asks_teacher:
+        check_model(choices.teacher_model)
+    if choices.asks_student:
+        check_model(choices.student_model)
+    if "student" in choices.systems:
+        check_adapter(choices.adapter, choices.student_model)
+    check_writable(choices.report_dir / "report.md")
+    revisions = revisions_of(choices)
+    if choices.engine_flags:  # a bad one is refused before the hub is asked
+        model = choices.teacher_model
+        revision = revisions.teacher
+        if choices.asks_student:
+            model = choices.student_model
+            revision = revisions.student
+        process.call(check_engine_flags, model, choices.engine_flags, revision)
+    teacher_commit = None
+    if choices.asks_teacher:
+        teacher_commit = resolve(choices.teacher_model, revisions.teacher, "--teacher_revision")
+    student_commit = None
+    if choices.asks_student:
+        student_commit = resolve(choices.student_model, revisions.student, "--student_revision")
+    if "student" in choices.systems:
+        warn_of_another_commit(choices.adapter, choices.student_model, student_commit)
+    return Models(revisions, teacher_commit, student_commit)
 
 
 def check_adapter(adapter: str, student_model: str) -> None:
@@ -59,25 +74,23 @@ def check_adapter(adapter: str, student_model: str) -> None:
         raise ValueError(f"{adapter}: adapter of {base}, not of --student_model {student_model}")
 
 
-def choose_revisions(args) -> None:
-    """Fill in the revisions of models on the hub: --revision is both's, and an adapter knows its
-    base's.
-    """
+def revisions_of(choices: Choices) -> Revisions:
+    """The revisions of models on the hub: --revision is both's, and an adapter knows its base's."""
     recorded = None
-    if "student" in args.systems:
-        recorded = json.loads((Path(args.adapter) / "adapter_config.json").read_text()).get(
-            "revision"
-        )
-    if not Path(args.teacher_model).expanduser().is_dir():
-        args.teacher_revision = args.teacher_revision or args.revision
-    if not Path(args.student_model).expanduser().is_dir():
-        args.student_revision = args.student_revision or args.revision or recorded
+    if "student" in choices.systems:
+        config = Path(choices.adapter) / "adapter_config.json"
+        recorded = json.loads(config.read_text()).get("revision")
+    teacher = choices.teacher_revision
+    if not Path(choices.teacher_model).expanduser().is_dir():
+        teacher = teacher or choices.revision
+    student = choices.student_revision
+    if not Path(choices.student_model).expanduser().is_dir():
+        student = student or choices.revision or recorded
+    return Revisions(teacher, student)
 
 
 def warn_of_another_commit(adapter: str, student_model: str, commit: str | None) -> None:
-    """Say so if the adapter was trained on another commit of the student
-    than the one that is asked.
-    """
+    """Say so if the adapter was trained on another commit of the student than is asked."""
     run = Path(adapter) / "run.json"
     if not commit or not run.is_file():
         return

@@ -65,8 +65,9 @@ def figures_of(metrics: dict, titles: dict[str, str]) -> list[tuple]:
 
 
 def shortened(labels: list[str]) -> list[str]:
-    """Labels that fit beside a plot: on one line, without the middle of a long one, and no two
-    alike.
+    """Labels that fit beside a plot, no two alike.
+
+    Each is on one line, a long one without its middle.
     """
     half = LONGEST // 2
     short = []
@@ -112,8 +113,9 @@ def confusion_matrices(matrices: dict[str, dict], titles: dict[str, str]):
 
 
 def accuracy_bars(per_label: dict[str, dict], labels: list[str], titles: dict[str, str]):
-    """The share of each label's rows that a system gets right, as bars from the left, so that long
-    labels have room.
+    """The share of each label's rows that a system gets right.
+
+    Bars begin at the left, so that long labels have room.
     """
     places = np.arange(len(labels))
     figure = new_figure(

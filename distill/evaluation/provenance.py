@@ -1,45 +1,42 @@
-"""What step 3 says beside its scores: where they come from, how the student was served, each row,
-and the last line.
+"""What step 3 says beside its scores.
+
+Where they come from, how the student was served, each row, and the last line.
 """
 
 from datetime import UTC, datetime
 
+from distill.evaluation.choices import Choices
+from distill.evaluation.models import Revisions
 from distill.system import commit, cpu_name, versions
 from distill.task import Task
 from distill.tokens import THINK_END
 
-# of evaluate.py's flags, those that metrics.json holds
-RECORDED = (
-    "teacher_model",
-    "teacher_revision",
-    "student_model",
-    "student_revision",
-    "adapter",
-    "test_file",
-    "temperature",
-    "max_tokens",
-)
 
-
-def origin(flags: dict, task: Task, results: dict[str, dict]) -> dict:
-    """Where and with what the figures were measured; `flags` are evaluate.py's."""
+def origin(choices: Choices, revisions: Revisions, task: Task, results: dict[str, dict]) -> dict:
+    """Where and with what the figures were measured."""
     machines = [result["machine"] for result in results.values() if "machine" in result]
-    found = {
+    return {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
         # the last one is the least likely to be taken over
         "machine": machines[-1] if machines else cpu_name(),
         "versions": versions(),
         "task_hash": task.hash,
+        "teacher_model": choices.teacher_model,
+        "teacher_revision": revisions.teacher,
+        "student_model": choices.student_model,
+        "student_revision": revisions.student,
+        "adapter": choices.adapter,
+        "test_file": choices.test_file,
+        "temperature": choices.temperature,
+        "max_tokens": choices.max_tokens,
     }
-    for name in RECORDED:
-        found[name] = flags[name]
-    return found
 
 
 def how_measured(results: dict[str, dict], check: dict | None, taken_over: dict[str, dict]) -> dict:
-    """How the student was served for its figures, instead of what, and which figures an earlier run
-    has measured.
+    """How the student was served for its figures, and instead of what.
+
+    With the figures that an earlier run has measured.
     """
     student = results.get("student", {})
     earlier = {}
@@ -57,8 +54,9 @@ def how_measured(results: dict[str, dict], check: dict | None, taken_over: dict[
 
 
 def thinking(teacher: dict, thinks: bool, from_file: bool, rows: int) -> dict:
-    """Whether the teacher thinks, and how many of its responses to the gold rows lack the end of a
-    thought. `thinks` says what the flags say, which answers from a file may know better.
+    """Whether the teacher thinks, and how many thoughts on the gold rows have no end.
+
+    `thinks` says what the flags say, which answers from a file may know better.
     """
     thinks = teacher.get("thinks", thinks)
     unfinished = None

@@ -260,8 +260,9 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 
 
 def write_report(folder: Path, metrics: dict, predictions: list[dict]) -> None:
-    """report/: metrics.json, predictions.jsonl, report.md, the PNGs,
-    and report.html, which needs no other file.
+    """Write report/: metrics.json, predictions.jsonl, report.md, the PNGs and report.html.
+
+    The last one needs no other file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with Replacing(folder / "metrics.json") as file:

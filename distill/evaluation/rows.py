@@ -1,5 +1,6 @@
-"""The rows of step 3: inputs with gold, a teacher's answers that are there already, and labels
-compared with gold.
+"""The rows of step 3.
+
+Inputs with gold, a teacher's answers that are there already, and labels compared with gold.
 """
 
 from dataclasses import dataclass

@@ -1,5 +1,6 @@
-"""What step 3 keeps until its report is complete,
-so that the same command goes on after a failure. No torch, no vLLM.
+"""What step 3 keeps until its report is complete. No torch, no vLLM.
+
+The same command goes on from it after a failure.
 
 It lies in REPORT_DIR/unfinished/, on the disk that the user chose for the report:
     made-by-evaluate.txt   marks the directory as ours; the run that is at work holds a lock on it
@@ -116,8 +117,9 @@ class Unfinished(Staging):
         super().__init__(report_dir / "unfinished", "evaluate.py", "--report_dir", MARK_TEXT)
 
     def remove_scored(self) -> None:
-        """Remove the kept results, since the report is complete: the same command then measures
-        everything again.
+        """Remove the kept results, since the report is complete.
+
+        The same command then measures everything again.
         """
         for name in TITLES:
             # with what a killed run had half written
@@ -140,10 +142,10 @@ def common_key(
 
 
 def key_of(system, common: dict, adapter: str, serve_adapter: str) -> dict:
-    """All that decides a system's result,
-    so that a kept one is taken over only where a new one would be equal.
+    """All that decides a system's result.
 
-    `system` is evaluate.py's System, `common` what is the same for all systems.
+    A kept one is taken over only where a new one would be equal. `system` is evaluate.py's
+    System, `common` what is the same for all systems.
     """
     key = {**common, **asdict(system), "weights": model_identity(system.model, system.revision)}
     if system.name == "student":
@@ -160,8 +162,9 @@ def differences(before: dict, now: dict) -> list[str]:
 
 
 def model_identity(model: str, revision: str | None = None) -> str:
-    """What notices changed weights: of a directory its files' names, sizes and times; of a hub name
-    the commit.
+    """What notices changed weights.
+
+    Of a directory its files' names, sizes and times; of a hub name the commit.
     """
     folder = Path(model)
     if folder.is_dir():

@@ -126,10 +126,10 @@ def cost(result: dict, rows: int, prices: Prices) -> dict:
 
 
 def mcnemar(one: list, other: list, gold: list[str]) -> dict:
-    """Exact test of whether two systems differ in accuracy, by the rows that only one of them
-    answers correctly.
+    """Exact test of whether two systems differ in accuracy.
 
-    Q. McNemar, Psychometrika 12 (1947), in its exact binomial form.
+    It counts the rows that only one of them answers correctly. Q. McNemar, Psychometrika 12
+    (1947), in its exact binomial form.
     """
     from scipy.stats import binomtest
 
@@ -147,11 +147,10 @@ def mcnemar(one: list, other: list, gold: list[str]) -> dict:
 
 
 def most_confused(answers: list[list[str | None]], gold: list[str]) -> list[str]:
-    """The labels that confusion matrices show: all, or the SHOWN_LABELS that most wrong rows of all
-    systems concern.
+    """The labels that confusion matrices show.
 
-    A wrong row concerns its gold label and the label that was answered. `answers` are those of each
-    system.
+    All, or the SHOWN_LABELS that most wrong rows of all systems concern. A wrong row concerns
+    its gold label and the label that was answered. `answers` are those of each system.
     """
     rows = Counter(gold)
     concerned = Counter()
@@ -166,9 +165,10 @@ def most_confused(answers: list[list[str | None]], gold: list[str]) -> list[str]
 
 
 def confusion(answers: list[str | None], gold: list[str], labels: list[str]) -> dict:
-    """Rows by gold label (matrix rows) and answer (columns), with a last column for other and
-    unreadable answers. Only `labels` are shown; how many others there are, and how many of their
-    rows are wrong, is "left_out".
+    """Rows by gold label (matrix rows) and answer (columns).
+
+    A last column holds other and unreadable answers. Only `labels` are shown; how many others
+    there are, and how many of their rows are wrong, is "left_out".
     """
     from sklearn.metrics import confusion_matrix
 
@@ -214,9 +214,9 @@ def measure(
     labelled: bool,
     prices: Prices,
 ) -> dict:
-    """Every system on the gold rows, by kind of row, and on the inputs without gold, which follow
-    the gold rows.
+    """The figures of every system, by kind of row and in all.
 
+    They are those of the gold rows and of the inputs without gold, which follow the gold rows.
     `results` holds for each system answers (None: unreadable) and, where measured, tokens per
     request, seconds per request (latencies) and rows_per_second.
     """

@@ -1,5 +1,6 @@
-"""The tokenizer that an engine will load for a model, and the chat templates of step 3's systems,
-tried beforehand.
+"""The chat templates of step 3's systems, tried before an engine starts.
+
+And the tokenizer that an engine will load for a model.
 """
 
 import logging
@@ -32,12 +33,12 @@ def tokenizer_of_system(system, adapter: str, engine_flags: list[str]):
 def try_templates(
     systems: list, task: Task, roles: Counter, adapter: str, engine_flags: list[str]
 ) -> tuple[dict[str, str], list[str]]:
-    """Try the chat templates of step 3's systems: what keeps which of them from being asked, and
-    who writes the date.
+    """Try the chat templates of step 3's systems.
 
-    `roles` counts the rows by unfit_rows.roles_of(); those that a template does not show are warned
-    of. Only the base student under the prompt may be left out: a student's template needs no system
-    message otherwise. Raises ValueError for the others.
+    Says what keeps which of them from being asked, and who writes the date. `roles` counts the
+    rows by unfit_rows.roles_of(); those that a template does not show are warned of. Only the
+    base student under the prompt may be left out: a student's template needs no system message
+    otherwise. Raises ValueError for the others.
     """
     left_out = {}
     dated = []

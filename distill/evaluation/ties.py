@@ -1,14 +1,13 @@
-"""Answers that rounding decides: where a model's two best tokens are nearly equal, another batch
-may take the other.
+"""Answers that rounding decides.
+
+Where a model's two best tokens are nearly equal, another batch may take the other.
 """
 
 import math
 from dataclasses import asdict, dataclass, replace
 
 from distill.adapter import TIE
-from distill.teacher.base import Request
-from distill.teacher.vllm_engine import VLLMTeacher
-from distill.tokens import decode
+from distill.teacher.base import Request, Teacher
 
 # Two ways of adding up (LoRA or a merged copy, another batch) move two logits apart by so many
 # roundings, as seen in small students;
@@ -75,18 +74,17 @@ def closest_place(
 
 
 def find_ties(
-    teacher: VLLMTeacher,
+    teacher: Teacher,
     requests: list[Request],
     answers: dict[int, list[int]],
     dtype: str,
     roundings: int = ROUNDINGS,
 ) -> dict:
-    """Ask the rows of `requests`, whose jobs they are, once more; which of them hold a tie, as Ties
-    in a dict.
+    """Ask the rows of `requests` once more: which of them hold a tie, as Ties in a dict.
 
-    The engine's logprobs_mode must be raw_logits, since rounding is the logits'. `answers` are the
-    tokens that they got the first time: a row that now gets others is one too. With 0 `roundings`
-    only equal logits are a tie.
+    The requests' jobs are their rows. The engine's logprobs_mode must be raw_logits, since
+    rounding is the logits'. `answers` are the tokens that they got the first time: a row that
+    now gets others is one too. With 0 `roundings` only equal logits are a tie.
     """
     again = []
     for request in requests:
@@ -97,11 +95,11 @@ def find_ties(
     for row, completion in teacher.ask(again):
         place = closest_place(completion.token_ids, completion.logprobs, dtype, roundings)
         widest = max(widest, place.within)
-        answer = decode(teacher.tokenizer, answers[row])
+        answer = teacher.spell(answers[row])
         if completion.token_ids != answers[row]:
-            tied[row] = (place.apart, [answer, decode(teacher.tokenizer, completion.token_ids)])
+            tied[row] = (place.apart, [answer, teacher.spell(completion.token_ids)])
         elif place.apart <= place.within:
-            begins = decode(teacher.tokenizer, [*place.before, place.second])
+            begins = teacher.spell([*place.before, place.second])
             tied[row] = (place.apart, [answer, f"{begins}..."])
     rows = sorted(tied)
     apart = [tied[row][0] for row in rows]
@@ -110,8 +108,9 @@ def find_ties(
 
 
 def named(ties: dict) -> str:
-    """The rows, those first that are decided most narrowly, and their two answers where these are
-    known.
+    """The rows, those first that are decided most narrowly.
+
+    With their two answers where these are known.
     """
     rows = ties["rows"]
     parts = [str(row + 1) for row in rows]

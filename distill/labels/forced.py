@@ -1,9 +1,8 @@
-"""How many of the teacher's answers were forced: a success rate of 1.0 says little if the guard
-wrote the answers.
+"""How many of the teacher's answers were forced.
 
-A guarded attempt can only end in a label, whatever the teacher thought, and a thought that was cut
-has not come to its end. Both are counted over all answers that were read, so that counts of shards
-and of continued runs add up.
+A success rate of 1.0 says little if the guard wrote the answers. A guarded attempt can only end in
+a label, whatever the teacher thought, and a thought that was cut has not come to its end. Both are
+counted over all answers that were read, so that counts of shards and of continued runs add up.
 """
 
 import logging
@@ -22,8 +21,9 @@ class Forced:
     cut: int = 0  # after a thought that the budget closed
 
     def count(self, attempts: list[dict], mode: str) -> None:
-        """Take in the attempts at one input, as the journal has them,
-        under --structured_outputs `mode`.
+        """Take in the attempts at one input, as the journal has them.
+
+        `mode` is --structured_outputs.
         """
         for attempt in attempts:
             if attempt.get("answer") is None:

@@ -1,5 +1,6 @@
-"""The inputs of step 1: a first pass finds out what each later one must be like, in 40 bytes an
-input.
+"""The inputs of step 1.
+
+A first pass finds out what each later one must be like, in 40 bytes an input.
 """
 
 import hashlib
@@ -16,8 +17,9 @@ log = logging.getLogger("create_data")
 
 
 class InputsChanged(Exception):
-    """The input file is no longer what the first pass has read,
-    so that a label could end up on another text.
+    """The input file is no longer what the first pass has read.
+
+    A label could end up on another text.
     """
 
     def __init__(self, path: str, what: str):

@@ -46,11 +46,20 @@ class Settings:
         """Whether the teacher thinks before it answers."""
         return self.reasoning_parser != "none"
 
+    @property
+    def guards(self) -> str:
+        """Which attempts are guarded; never where there is none that would be."""
+        # the last attempt is, if any is
+        if is_guarded(self.structured_outputs, self.max_retries):
+            return self.structured_outputs
+        return "never"
+
 
 @dataclass
 class Attempt:
-    """One completion for a row and what was read from it, without its token ids, which may be
-    many.
+    """One completion for a row and what was read from it.
+
+    Its token ids, which may be many, are left out.
     """
 
     response: str
@@ -87,8 +96,9 @@ class Attempt:
 
 
 def recorded_sampling(sampling: Sampling) -> dict:
-    """A sampling under the names, and in the order,
-    that the journal has had from the beginning: vLLM's.
+    """A sampling as the journal has it.
+
+    Names and order are those that it has had from the beginning: vLLM's.
     """
     found = {"temperature": sampling.temperature, "max_tokens": sampling.max_tokens}
     if sampling.loop:
@@ -131,8 +141,9 @@ class Sample:
 
 
 class Labelling:
-    """Asks a teacher for a label for each row: again where an answer cannot be read, several times
-    for a vote.
+    """Asks a teacher for a label for each row.
+
+    Again where an answer cannot be read, and several times for a vote.
     """
 
     def __init__(self, teacher: Teacher, task: Task, settings: Settings):
@@ -172,7 +183,9 @@ class Labelling:
                     yield self._request(row, failures=0)
 
     def _request(self, row: Row, failures: int) -> Request:
-        """The next attempt: warmer after a failure, and guarded so that a thought ends and a label
+        """The next attempt.
+
+        It is warmer after a failure, and guarded so that a thought ends and a label
         follows.
         """
         settings = self.settings
@@ -198,8 +211,10 @@ class Labelling:
         return Request(Sample(row, failures, sampling), row.prompt, sampling)
 
     def _take(self, sample: Sample, completion: Completion) -> None:
-        """Read a completion: an answer is the sample's vote, a failure is asked again as long as
-        there are retries.
+        """Read a completion.
+
+        An answer is the sample's vote, a failure is asked again as long as there are
+        retries.
         """
         row = sample.row
         answer = None
@@ -290,8 +305,9 @@ def vote(
 def record_rows(
     decided: Iterable[tuple[int, dict]], journal: Journal, left: int, done: int
 ) -> None:
-    """Journal each decided row as it comes, and show how far it is: `left` rows to come beside
-    `done` ones.
+    """Journal each decided row as it comes, and show how far it is.
+
+    `left` rows are to come, and `done` ones are there.
     """
     start = perf_counter()
     rejected = 0

@@ -1,9 +1,8 @@
-"""Step 1 past one machine: create_data.py --num_replicas N asks N engines, which are actors of Ray
-Data.
+"""Step 1 past one machine: create_data.py --num_replicas N asks N engines.
 
-The driver reads the inputs and writes the journal; Ray Data hands out chunks of inputs, replaces a
-replica that is lost and holds back when replicas are slow. Every node needs this repository and its
-environment under the same path.
+They are actors of Ray Data. The driver reads the inputs and writes the journal; Ray Data hands out
+chunks of inputs, replaces a replica that is lost and holds back when replicas are slow. Every node
+needs this repository and its environment under the same path.
 """
 
 import contextlib
@@ -19,16 +18,19 @@ import threading
 import time
 import warnings
 from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
 from distill.chats import input_hash, read_inputs
 from distill.cli import one_line
-from distill.labels.inputs import InputsChanged
+from distill.labels.choices import Cluster
+from distill.labels.inputs import Inputs, InputsChanged
 from distill.labels.labelling import Labelling, Settings
+from distill.task import Task
 from distill.teacher import child
-from distill.teacher.check import check_teacher
+from distill.teacher.check import TeacherModel, check_teacher
 from distill.teacher.engine import CANNOT_START, start_engine
 from distill.teacher.vllm_engine import VLLMTeacher
 
@@ -54,7 +56,17 @@ class ReplicasFailed(Exception):
         self.exit_code = exit_code
 
 
-def connect(args) -> None:
+@dataclass(frozen=True)
+class Assignment:
+    """What every replica needs to know: whom to start and how to ask."""
+
+    teacher: TeacherModel
+    settings: Settings
+    task_file: str
+    task: Task
+
+
+def connect(cluster: Cluster) -> None:
     """Join the cluster that RAY_ADDRESS names, or start a local one.
 
     Raises ValueError without Ray or GPUs.
@@ -85,27 +97,27 @@ def connect(args) -> None:
             f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS')}: {last_line(error)}; {remedy}"
         ) from error
     kind = "GPU"
-    each = args.tensor_parallel_size
+    each = cluster.tensor_parallel_size
     other = "; without GPUs pass --cpus_per_replica"
-    if args.cpus_per_replica:
+    if cluster.cpus_per_replica:
         kind = "CPU"
-        each = args.cpus_per_replica
+        each = cluster.cpus_per_replica
         other = ""
     there = int(ray.cluster_resources().get(kind, 0))
-    needed = each * args.num_replicas
+    needed = each * cluster.num_replicas
     if there < needed:
         raise ValueError(
-            f"--num_replicas {args.num_replicas}: needs {needed} {kind}s, "
+            f"--num_replicas {cluster.num_replicas}: needs {needed} {kind}s, "
             f"the cluster has {there}{other}"
         )
 
 
 def address_to_join() -> str | None:
-    """What Ray is to join: None for the cluster that RAY_ADDRESS names or that runs here, "local"
-    for one of our own.
+    """What Ray is to join.
 
-    A cluster that was killed leaves its address behind, and Ray would try for many minutes to reach
-    it.
+    None is the cluster that RAY_ADDRESS names or that runs here, "local" one of our own. A
+    cluster that was killed leaves its address behind, and Ray would try for many minutes to
+    reach it.
     """
     from ray._private.utils import read_ray_address
 
@@ -122,8 +134,9 @@ def address_to_join() -> str | None:
 
 @contextlib.contextmanager
 def silent_stderr():
-    """Nothing reaches stderr, from compiled code either: Ray tells there which log level it
-    uses.
+    """Nothing reaches stderr, from compiled code either.
+
+    Ray tells there which log level it uses.
     """
     kept = os.dup(2)
     with open(os.devnull, "w") as nowhere:
@@ -135,7 +148,7 @@ def silent_stderr():
         os.close(kept)
 
 
-def label_on_replicas(args, settings: Settings, engine_flags: list[str], task, inputs, missing):
+def label_on_replicas(cluster: Cluster, assignment: Assignment, inputs: Inputs, missing):
     """What Labelling.label() does, on replicas: yields (index, record) as the inputs are decided.
 
     What was in flight where a replica is lost is asked again in another pass, by those that are
@@ -149,7 +162,7 @@ def label_on_replicas(args, settings: Settings, engine_flags: list[str], task, i
     while missing.any():
         left = int(missing.sum())
         try:
-            for row in pass_over(args, settings, engine_flags, task, inputs, missing).iter_rows():
+            for row in pass_over(cluster, assignment, inputs, missing).iter_rows():
                 for index, asked, record in json.loads(row["records"]):
                     if asked != inputs.hash(index):
                         raise InputsChanged(inputs.path, f"input {index} has changed")
@@ -175,7 +188,7 @@ def last_line(error: Exception) -> str:
     return str(error).strip().splitlines()[-1]
 
 
-def pass_over(args, settings, engine_flags, task, inputs, missing):
+def pass_over(cluster: Cluster, assignment: Assignment, inputs: Inputs, missing):
     """A Ray dataset of the decided chunks of all missing inputs, which runs while it is read."""
     import ray
     from ray.data import ActorPoolStrategy, DataContext
@@ -185,25 +198,25 @@ def pass_over(args, settings, engine_flags, task, inputs, missing):
     context.target_max_block_size = 1  # a block for each chunk: the unit that Ray Data hands out
     context.max_errored_blocks = -1  # a lost replica's chunks are left for the next pass
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # we say ourselves what was lost
-    resources = {"num_gpus": args.tensor_parallel_size}
-    if args.cpus_per_replica:
+    resources = {"num_gpus": cluster.tensor_parallel_size}
+    if cluster.cpus_per_replica:
         # without "nobind" an engine in a process of its own would bind its threads to all cores
         threads = {
-            "OMP_NUM_THREADS": str(args.cpus_per_replica),
+            "OMP_NUM_THREADS": str(cluster.cpus_per_replica),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         }
-        resources = {"num_cpus": args.cpus_per_replica, "runtime_env": {"env_vars": threads}}
+        resources = {"num_cpus": cluster.cpus_per_replica, "runtime_env": {"env_vars": threads}}
     # few rows are shared out evenly too
-    at_once = min(CHUNKS, math.ceil(missing.sum() / CHUNK / args.num_replicas))
+    at_once = min(CHUNKS, math.ceil(missing.sum() / CHUNK / cluster.num_replicas))
     chunks = ray.data.read_datasource(
         chunks_of(inputs.path, missing.copy()), num_cpus=0, override_num_blocks=1
     )
     return chunks.map_batches(
         Replica,
         batch_size=None,
-        fn_constructor_args=[args, settings, engine_flags, task],
+        fn_constructor_args=[assignment],
         compute=ActorPoolStrategy(
-            size=args.num_replicas,
+            size=cluster.num_replicas,
             max_tasks_in_flight_per_actor=at_once,
             max_concurrent_calls_per_actor=at_once,
             enable_true_multi_threading=True,
@@ -215,8 +228,9 @@ def pass_over(args, settings, engine_flags, task, inputs, missing):
 
 
 def chunks_of(path: str, missing):
-    """A Ray datasource that reads the missing inputs on the driver's machine, CHUNK of them in a
-    row.
+    """A Ray datasource that reads the missing inputs on the driver's machine.
+
+    CHUNK of them are a row.
     """
     import pyarrow
     from ray.data import Datasource, ReadTask
@@ -251,11 +265,8 @@ class Replica:
     Ray Data calls it from many threads, a chunk in each.
     """
 
-    def __init__(self, args, settings: Settings, engine_flags: list[str], task):
-        self.args = args
-        self.settings = settings
-        self.engine_flags = engine_flags
-        self.task = task
+    def __init__(self, assignment: Assignment):
+        self.assignment = assignment
         self.arriving = queue.SimpleQueue()
         self.decided = queue.SimpleQueue()
         self.open = {}  # a Future for each input that is not decided yet
@@ -284,8 +295,9 @@ class Replica:
                 yield {"records": [json.dumps(records, ensure_ascii=False)]}
 
     def take(self, at_once: bool) -> list:
-        """All (index, hash, record) that nobody has taken yet;
-        none if some were taken just now, unless `at_once`.
+        """All (index, hash, record) that nobody has taken yet.
+
+        None are given if some were taken just now, unless `at_once`.
         """
         with self.lock:
             if not at_once and time.monotonic() < self.taken + EVERY:
@@ -298,9 +310,12 @@ class Replica:
         # a Ray actor spawns its engine, and a spawned process runs this file's __mp_main__:
         # it ends with this thread
         sys.modules["__main__"].__file__ = child.__file__
+        teacher = self.assignment.teacher
+        settings = self.assignment.settings
+        task = self.assignment.task
         try:
-            engine_args = check_teacher(self.args, self.engine_flags, self.task)
-            if self.args.tensor_parallel_size > 1:
+            engine_args = check_teacher(teacher, self.assignment.task_file, task, settings.guards)
+            if teacher.tensor_parallel_size > 1:
                 engine_args.distributed_executor_backend = (
                     engine_args.distributed_executor_backend or "mp"
                 )
@@ -313,7 +328,7 @@ class Replica:
             started.set_exception(RuntimeError(reason))  # Ray sends its last line to the driver
             return
         started.set_result(None)
-        labelling = Labelling(VLLMTeacher(engine, self.settings.thinks), self.task, self.settings)
+        labelling = Labelling(VLLMTeacher(engine, settings.thinks), task, settings)
         try:
             while True:
                 rows = self.rows(self.arriving.get())

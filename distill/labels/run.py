@@ -1,54 +1,36 @@
 """One run of step 1: what is checked first, how the teacher starts, and what is asked."""
 
-import argparse
 import contextlib
 import logging
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
 from distill.cli import check_model, check_writable
+from distill.labels.choices import Choices
 from distill.labels.inputs import Inputs, scan_inputs
 from distill.labels.journal import Journal
-from distill.labels.labelling import Labelling, Settings, record_rows
-from distill.labels.replicas import connect, label_on_replicas
+from distill.labels.labelling import Labelling, record_rows
+from distill.labels.replicas import Assignment, connect, label_on_replicas
 from distill.locks import OutputLock
 from distill.outputs import check_apart
 from distill.stopping import UnwindAtSignals
 from distill.system import versions
 from distill.task import Task, load_task
-from distill.teacher.check import check_guard, check_teacher
+from distill.teacher.check import TeacherModel, check_guard, check_teacher
 from distill.teacher.engine import start_engine
 from distill.teacher.vllm_engine import VLLMTeacher
 
 log = logging.getLogger("create_data")
 
 
-def settings_of(args) -> Settings:
-    """How rows are asked under the flags."""
-    return Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
-
-
-def header_of(args, task: Task, inputs: Inputs) -> dict:
-    """What decides the labels, as the journal's header has it."""
-    return {
-        "model": args.model_name,
-        "revision": args.revision,
-        "task": task.hash,
-        "inputs": inputs.sha256,
-        **asdict(settings_of(args)),
-    }
-
-
-@dataclass
+@dataclass(frozen=True)
 class Run:
-    """One call of this script, as far as it was checked without a model."""
+    """One call of create_data.py, as far as it was checked without a model."""
 
-    args: argparse.Namespace
-    engine_flags: list[str]
-    settings: Settings
+    choices: Choices
     task: Task
     inputs: Inputs
     journal: Journal
@@ -59,78 +41,99 @@ class Run:
         """How many inputs are to be asked."""
         return int(self.missing.sum())
 
-    def details(self) -> dict:
-        """What the journal and the manifest say of this call, and what does not decide whether it
-        continues.
+    def details(self, commit: str | None) -> dict:
+        """What journal and manifest say of this call without deciding whether it continues.
+
+        `commit` is that of a teacher on the hub.
         """
-        # what was begun goes on with its commit; without a question nothing was loaded
-        commit = self.args.revision if self.asked else self.journal.commit
-        return {"versions": versions(), "engine_flags": self.engine_flags, "commit": commit}
+        engine_flags = self.choices.teacher.engine_flags
+        return {"versions": versions(), "engine_flags": engine_flags, "commit": commit}
 
 
-def begin(args, engine_flags: list[str], at_end: contextlib.ExitStack) -> Run:
-    """Check everything that needs no model.
+@dataclass(frozen=True)
+class Started:
+    """A teacher that can be asked."""
 
-    Take the output's lock until `at_end`, and find what is to be asked. Raises ValueError or
-    OSError, and then nothing was changed.
+    model: TeacherModel  # its revision is now the commit that was loaded
+    engine: object | None  # vLLM's; None where replicas on a cluster start theirs
+
+
+def header_of(choices: Choices, task: Task, inputs: Inputs) -> dict:
+    """What decides the labels, as the journal's header has it."""
+    return {
+        "model": choices.teacher.model_name,
+        "revision": choices.teacher.revision,
+        "task": task.hash,
+        "inputs": inputs.sha256,
+        **asdict(choices.settings),
+    }
+
+
+def begin(choices: Choices, at_end: contextlib.ExitStack) -> Run:
+    """Check everything that needs no model, and find what is to be asked.
+
+    Takes the output's lock until `at_end`. Raises ValueError or OSError, and then nothing was
+    changed.
     """
-    output = Path(args.output_file)
-    task = load_task(args.task)
-    check_model(args.model_name)
+    output = Path(choices.output_file)
+    shard = choices.shard
+    task = load_task(choices.task_file)
+    check_model(choices.teacher.model_name)
     check_writable(output)
-    check_apart(output, args.input_file, args.task)
-    if args.overwrite and args.num_shards > 1:
+    check_apart(output, choices.input_file, choices.task_file)
+    if choices.overwrite and shard.count > 1:
         raise ValueError(
             "--overwrite does not go with --shard; remove the output and its journals instead"
         )
-    at_end.enter_context(OutputLock(output, args.shard_index, args.num_shards))
-    if output.exists() and not args.overwrite:
+    at_end.enter_context(OutputLock(output, shard.index, shard.count))
+    if output.exists() and not choices.overwrite:
         raise ValueError(f"{output}: exists and is finished; --overwrite replaces it")
-    inputs = scan_inputs(args.input_file, args.limit)
-    journal = Journal(
-        output, header_of(args, task, inputs), inputs, args.shard_index, args.num_shards
-    )
-    journal.open(args.overwrite)
-    return Run(args, engine_flags, settings_of(args), task, inputs, journal, journal.missing())
+    inputs = scan_inputs(choices.input_file, choices.limit)
+    header = header_of(choices, task, inputs)
+    journal = Journal(output, header, inputs, shard.index, shard.count)
+    journal.open(choices.overwrite)
+    return Run(choices, task, inputs, journal, journal.missing())
 
 
-def start_teacher(run: Run, stop: UnwindAtSignals):
-    """Check the teacher and start its engine; None where replicas on a cluster start theirs.
+def start_teacher(run: Run, stop: UnwindAtSignals) -> Started:
+    """Check the teacher and start its engine, unless replicas on a cluster start theirs.
 
     Raises ValueError or OSError.
     """
-    args = run.args
-    check_guard(args, run.task)
+    choices = run.choices
+    guards = choices.settings.guards
+    check_guard(choices.task_file, run.task, guards)
     if run.asked < len(run.inputs):
         already = "%d inputs, %d to ask; the others are finished, repeated or not ours"
         log.info(already, len(run.inputs), run.asked)
-    # what was begun goes on with its commit, should the branch have moved since;
-    # replicas load it too
-    args.revision = run.journal.commit or args.revision
-    engine_args = check_teacher(args, run.engine_flags, run.task, run.inputs.roles)
-    args.revision = engine_args.revision
-    if not args.num_replicas:
-        return start_engine(engine_args)
+    # what was begun goes on with its commit, should the branch have moved since
+    model = replace(choices.teacher, revision=run.journal.commit or choices.teacher.revision)
+    engine_args = check_teacher(model, choices.task_file, run.task, guards, run.inputs.roles)
+    model = replace(model, revision=engine_args.revision)  # replicas load it too
+    if not choices.cluster.num_replicas:
+        return Started(model, start_engine(engine_args))
     if engine_args.pipeline_parallel_size > 1:
         raise ValueError(
             "--pipeline_parallel_size spans nodes, a replica does not; drop --num_replicas"
         )
-    connect(args)
+    connect(choices.cluster)
     stop.listen()  # Ray has put its own handler of SIGTERM in the place
-    return None
+    return Started(model, None)
 
 
-def label(run: Run, engine) -> None:
+def label(run: Run, started: Started) -> None:
     """Ask for what is missing, and journal it. Raises TeacherEnded or ReplicasFailed."""
-    if run.args.overwrite:
+    choices = run.choices
+    settings = choices.settings
+    if choices.overwrite:
         run.journal.clear()
-    run.journal.start(**run.details(), started=datetime.now(UTC).isoformat(timespec="seconds"))
-    if engine is None:
-        decided = label_on_replicas(
-            run.args, run.settings, run.engine_flags, run.task, run.inputs, run.missing
-        )
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    run.journal.start(**run.details(started.model.revision), started=now)
+    if started.engine is None:
+        assignment = Assignment(started.model, settings, choices.task_file, run.task)
+        decided = label_on_replicas(choices.cluster, assignment, run.inputs, run.missing)
     else:
-        teacher = VLLMTeacher(engine, run.settings.thinks)
-        decided = Labelling(teacher, run.task, run.settings).label(run.inputs.read(run.missing))
-    done = run.inputs.unique() - run.asked if run.args.num_shards == 1 else 0
+        teacher = VLLMTeacher(started.engine, settings.thinks)
+        decided = Labelling(teacher, run.task, settings).label(run.inputs.read(run.missing))
+    done = run.inputs.unique() - run.asked if choices.shard.count == 1 else 0
     record_rows(decided, run.journal, run.asked, done)

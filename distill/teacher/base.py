@@ -17,8 +17,10 @@ class TeacherEnded(Exception):
 
 @dataclass(frozen=True)
 class Loop:
-    """What counts as a loop: a pattern of so many tokens that came `min_count` times in a row, up
-    to the last token.
+    """What counts as a loop.
+
+    That is a pattern of so many tokens that came `min_count` times in a row, up to the last
+    token.
     """
 
     min_pattern_size: int
@@ -100,6 +102,11 @@ class Teacher(ABC):
 
     @abstractmethod
     def forget(self) -> None:
-        """Drop what is cached of earlier prompts, where the teacher can,
-        so that a measurement starts afresh.
+        """Drop what is cached of earlier prompts, where the teacher can.
+
+        A measurement then starts afresh.
         """
+
+    def spell(self, token_ids: list[int]) -> str:
+        """The text of tokens; asked only of a teacher that gives log-probabilities of them."""
+        raise NotImplementedError

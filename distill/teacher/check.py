@@ -2,8 +2,8 @@
 
 import logging
 from collections import Counter
+from dataclasses import dataclass
 
-from distill.guard import is_guarded
 from distill.model_tokenizer import check_prompt, check_thinking, load_tokenizer
 from distill.revisions import resolve
 from distill.task import Task, guard_problem
@@ -11,6 +11,17 @@ from distill.teacher.engine import engine_arguments, parse_engine_flags
 from distill.unfit_rows import describe_unfit_rows, find_unfit_rows
 
 log = logging.getLogger("create_data")
+
+
+@dataclass(frozen=True)
+class TeacherModel:
+    """The model that step 1 asks, and how vLLM runs it."""
+
+    model_name: str  # a directory, or a name on the hub
+    revision: str | None  # on the hub: a branch, tag or commit; None: main
+    tensor_parallel_size: int  # GPUs it is split over
+    reasoning_parser: str  # vLLM's for its thinking; none: it does not think
+    engine_flags: list[str]  # further ones, vLLM's own
 
 
 def check_reasoning_parser(name: str, plugin: str | None = None) -> None:
@@ -36,10 +47,10 @@ def check_reasoning_parser(name: str, plugin: str | None = None) -> None:
 def check_teacher_model(
     model: str, commit: str | None, reasoning_parser: str, engine_flags: list[str]
 ) -> None:
-    """Refuse a teacher that cannot be asked,
-    or that cannot close a thought which its reader would wait for.
+    """Refuse a teacher that cannot be asked.
 
-    `commit` is the one of a model on the hub. Raises ValueError.
+    Or that cannot close a thought which its reader would wait for. `commit` is the one of a
+    model on the hub. Raises ValueError.
     """
     engine_args = engine_arguments(model, engine_flags, revision=commit)
     check_reasoning_parser(reasoning_parser, engine_args.reasoning_parser_plugin)
@@ -47,16 +58,16 @@ def check_teacher_model(
     check_thinking(model, tokenizer, reasoning_parser != "none", structured_outputs="never")
 
 
-def check_guard(args, task: Task) -> None:
+def check_guard(task_file: str, task: Task, guards: str) -> None:
     """Refuse a task whose labels a guard would write otherwise than they are read.
 
-    Raises ValueError. Where no attempt is guarded it is only a warning: the teacher may still write
-    an answer in that way.
+    `guards` says which attempts are guarded: retry, always or never. Raises ValueError. Where none
+    is it is only a warning: the teacher may still write an answer in that way.
     """
-    problem = guard_problem(args.task, task)
+    problem = guard_problem(task_file, task)
     if not problem:
         return
-    if is_guarded(args.structured_outputs, args.max_retries):  # the last attempt is, if any is
+    if guards != "never":
         raise ValueError(problem)
     log.warning(
         "create_data.py: %s; no attempt is guarded, it matters where the teacher answers so",
@@ -64,44 +75,43 @@ def check_guard(args, task: Task) -> None:
     )
 
 
-def check_teacher(args, engine_flags: list[str], task: Task, roles: Counter | None = None):
+def check_teacher(
+    teacher: TeacherModel, task_file: str, task: Task, guards: str, roles: Counter | None = None
+):
     """vLLM's arguments for the teacher.
 
-    Refuses a flag, tokenizer or task that cannot work before anything loads. `roles` counts the
-    inputs by unfit_rows.roles_of(); those that the template does not show are warned of.
+    Refuses a flag, tokenizer or task that cannot work before anything loads. `guards` says which
+    attempts are guarded: retry, always or never. `roles` counts the inputs by
+    unfit_rows.roles_of(); those that the template does not show are warned of. Raises ValueError.
     """
     import xgrammar
 
+    name = teacher.model_name
     # refuses an unknown one before the hub is asked
-    flags = parse_engine_flags(args.model_name, engine_flags)
+    flags = parse_engine_flags(name, teacher.engine_flags)
     settings = {
-        "tensor_parallel_size": args.tensor_parallel_size,
-        "revision": resolve(args.model_name, args.revision),
+        "tensor_parallel_size": teacher.tensor_parallel_size,
+        "revision": resolve(name, teacher.revision),
     }
-    tokenizer = tokenizer_of_engine(args.model_name, settings["revision"], flags)
-    thinks = args.reasoning_parser != "none"
-    guards = is_guarded(args.structured_outputs, args.max_retries)  # the last attempt is, if any is
-    if check_thinking(
-        args.model_name, tokenizer, thinks, args.structured_outputs if guards else "never"
-    ):
-        settings["reasoning_parser"] = args.reasoning_parser
-    check_prompt(args.model_name, tokenizer, task)
+    tokenizer = tokenizer_of_engine(name, settings["revision"], flags)
+    if check_thinking(name, tokenizer, teacher.reasoning_parser != "none", guards):
+        settings["reasoning_parser"] = teacher.reasoning_parser
+    check_prompt(name, tokenizer, task)
     if roles:
-        line = describe_unfit_rows(
-            args.model_name, find_unfit_rows(tokenizer, roles, prompted=True), "are rejected"
-        )
+        unfit = find_unfit_rows(tokenizer, roles, prompted=True)
+        line = describe_unfit_rows(name, unfit, "are rejected")
         if line:
             log.warning("%s", line)
-    if guards and task.labels:
+    if guards != "never" and task.labels:
         try:
             xgrammar.Grammar.from_regex(task.constraint())
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise ValueError(
-                f"{args.task}: 'answer' cannot guide ({reason}); --structured_outputs never"
+                f"{task_file}: 'answer' cannot guide ({reason}); --structured_outputs never"
             ) from error
-    engine_args = engine_arguments(args.model_name, engine_flags, **settings)
-    check_reasoning_parser(args.reasoning_parser, engine_args.reasoning_parser_plugin)
+    engine_args = engine_arguments(name, teacher.engine_flags, **settings)
+    check_reasoning_parser(teacher.reasoning_parser, engine_args.reasoning_parser_plugin)
     return engine_args
 
 

@@ -20,11 +20,10 @@ def begin_child() -> None:
 
 
 def end_quickly() -> None:
-    """The last thing that an engine's spawned process does: it leaves without a search for garbage,
-    of seconds.
+    """The last thing that an engine's spawned process does.
 
-    Some libraries would then report as leaked what nobody has collected. What had to be said is
-    said by now.
+    It leaves without a search for garbage, of seconds. Some libraries would then report as
+    leaked what nobody has collected. What had to be said is said by now.
     """
     gc.freeze()
     nowhere = os.open(os.devnull, os.O_WRONLY)

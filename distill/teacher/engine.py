@@ -37,8 +37,9 @@ SILENT_END = (
 
 
 class EngineFailed(ValueError):
-    """The engine cannot start: why, in one line, and the file that holds all that it said, if it is
-    more than that.
+    """The engine cannot start: why, in one line.
+
+    With the file that holds all that it said, if it is more than that.
     """
 
     def __init__(self, reason: str, log_file: str | None = None):
@@ -119,15 +120,17 @@ def engine_arguments(model_name: str, engine_flags: list[str] = (), **settings):
 
 
 def check_engine_flags(model_name: str, engine_flags: list[str], revision: str | None) -> None:
-    """Refuse what engine_arguments() refuses,
-    for whoever has no use for its result in this process.
+    """Refuse what engine_arguments() refuses.
+
+    It is for whoever has no use for its result in this process.
     """
     engine_arguments(model_name, engine_flags, revision=revision)
 
 
 def quiet_resource_tracker() -> None:
-    """To be called before Python starts its tracker,
-    which would say at the end what it tidies up behind an engine.
+    """Let Python's tracker be silent; to be called before Python starts it.
+
+    It would say at the end what it tidies up behind an engine.
     """
     if QUIET_TRACKER not in sys.warnoptions:
         sys.warnoptions.append(QUIET_TRACKER)
@@ -142,8 +145,9 @@ def find_nvcc() -> str | None:
 
 
 def sample_without_nvcc() -> None:
-    """Let PyTorch sample where FlashInfer, vLLM's choice on most GPUs,
-    could not compile its kernels and would fail.
+    """Let PyTorch sample where FlashInfer could not compile its kernels.
+
+    FlashInfer, vLLM's choice on most GPUs, would fail.
     """
     if (
         "VLLM_USE_FLASHINFER_SAMPLER" in os.environ

@@ -1,9 +1,8 @@
-"""What an engine's processes print: passed on to stderr, and searched for the reason when the
-engine fails.
+"""What an engine's processes print.
 
-On a GPU vLLM's engine runs in a process of its own, and with several GPUs in several. Why it cannot
-start is then said only in what they print, among tracebacks of everything that failed as a
-consequence.
+It is passed on to stderr, and searched for the reason when the engine fails. On a GPU vLLM's engine
+runs in a process of its own, and with several GPUs in several. Why it cannot start is then said
+only in what they print, among tracebacks of everything that failed as a consequence.
 """
 
 import contextlib
@@ -112,8 +111,9 @@ def root_cause(said: str) -> str | None:
 
 
 def exceptions_in(said: str) -> list[Raised]:
-    """All exceptions in the order in which they were printed,
-    those that led to each other side by side.
+    """All exceptions in the order in which they were printed.
+
+    Those that led to each other are side by side.
     """
     found = []
     for lines in by_process(said):
@@ -123,10 +123,10 @@ def exceptions_in(said: str) -> list[Raised]:
 
 
 def by_process(said: str) -> list[list[tuple[int, str]]]:
-    """For each process its lines with their numbers,
-    without what vLLM's loggers put in front of them.
+    """For each process its lines with their numbers.
 
-    What was printed without a logger counts as one more process.
+    What vLLM's loggers put in front of them is left out. What was printed without a logger
+    counts as one more process.
     """
     processes = {}
     for number, line in enumerate(re.split(r"[\r\n]+", COLOUR.sub("", said))):
@@ -142,8 +142,9 @@ def by_process(said: str) -> list[list[tuple[int, str]]]:
 
 
 def exceptions_of(lines: list[tuple[int, str]]) -> list[tuple[int, Raised]]:
-    """The exceptions of one process, each with the number of the line where the first that led to
-    it begins.
+    """The exceptions of one process.
+
+    Each has the number of the line where the first that led to it begins.
     """
     found = []
     begin = None  # of the traceback that we are in
@@ -196,8 +197,9 @@ class EngineLog:
 
     @contextlib.contextmanager
     def named_to_children(self):
-        """The processes that are started meanwhile print to this file, see
-        print_to_engine_log().
+        """The processes that are started meanwhile print to this file.
+
+        See print_to_engine_log().
         """
         os.environ[ADDRESS] = self.address
         try:
@@ -256,8 +258,9 @@ class EngineLog:
 
 
 def before_an_error(new: bytes) -> int:
-    """How many bytes of what was printed can be shown while an engine starts: whole lines before an
-    error.
+    """How many bytes of what was printed can be shown while an engine starts.
+
+    Those are whole lines before an error.
     """
     shown = 0
     for line in re.findall(rb"[^\r\n]*[\r\n]+", new):

@@ -32,8 +32,9 @@ def ends_in_loop(tokens: list[int], loop: Loop) -> bool:
 
 @dataclass
 class Running:
-    """A request that the engine has: whose it is, what it has written so far, and when that counts
-    as a loop.
+    """A request that the engine has.
+
+    Whose it is, what it has written so far, and when that counts as a loop.
     """
 
     job: object
@@ -42,12 +43,12 @@ class Running:
 
 
 class VLLMTeacher(Teacher):
-    """One continuous batch: requests go in while others are still running, results come out as they
-    finish.
+    """One continuous batch.
 
-    One request whose answer must follow a grammar, or that is sampled with top_p and top_k, slows
-    each step of the whole batch. Such requests can be gathered and asked together: the others are
-    slowed for a short time, not always.
+    Requests go in while others are still running, results come out as they finish. One request
+    whose answer must follow a grammar, or that is sampled with top_p and top_k, slows each step
+    of the whole batch. Such requests can be gathered and asked together: the others are slowed
+    for a short time, not always.
 
     `thinks`: completions say how long their thought was. `lora_request` is vLLM's, of the adapter
     that answers.
@@ -88,8 +89,9 @@ class VLLMTeacher(Teacher):
         return prompts
 
     def gather(self, request: Request) -> None:
-        """Queue one request that may wait until there are enough like it,
-        or nothing else to ask.
+        """Queue one request that may wait until there are enough like it.
+
+        Or until there is nothing else to ask.
         """
         self.waiting.append(request)
 
@@ -105,6 +107,10 @@ class VLLMTeacher(Teacher):
         """Empty the prefix cache. Raises TeacherEnded."""
         with self._told_why():
             self.engine.reset_prefix_cache()
+
+    def spell(self, token_ids: list[int]) -> str:
+        """The text of tokens."""
+        return decode(self.tokenizer, token_ids)
 
     @contextlib.contextmanager
     def _told_why(self):

@@ -1,5 +1,6 @@
-"""The trainer of step 2: the student with LoRA on it, its rows, and the arguments that depend on
-others.
+"""The trainer of step 2.
+
+The student with LoRA on it, its rows, and the arguments that depend on others.
 """
 
 import logging
@@ -46,10 +47,14 @@ def make_trainer(
 ) -> LoraTrainer:
     """Load the student, put LoRA on it and give it its rows.
 
-    Completes `args` where defaults depend on others. `script` is ScriptArguments and `args`
-    TrainArguments; rows hold input_ids and labels. `model` takes the student's place, and nothing
-    is loaded. Raises ValueError for flags that contradict each other.
+    `script` is ScriptArguments and `args` TrainArguments; the trainer has a copy of its own, in
+    which those are completed that depend on others. Rows hold input_ids and labels. `model` takes
+    the student's place, and nothing is loaded. Raises ValueError for flags that contradict each
+    other.
     """
+    args = copy(args)
+    args.push_to_hub = False  # Trainer would push the whole folder, with TRL's card; hub.py does
+    args.hub_token = None  # Trainer would write it into training_args.bin
     set_seed(args.seed)
     data = split_rows(rows, eval_rows, script.eval_fraction, args.seed)
     complete_arguments(args, script.warmup_ratio, data.evaluation is not None)
@@ -157,7 +162,6 @@ def check_trainer(
     if script.eval_fraction:
         first_eval_rows = first_rows
         script.eval_fraction = 0
-    args.push_to_hub = False
     empty.hf_device_map = {"": "meta"}  # where Trainer then leaves it
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate)
     with TemporaryDirectory() as folder, warnings.catch_warnings(), torch.device("meta"):
@@ -167,7 +171,7 @@ def check_trainer(
             trainer = make_trainer(
                 script, args, tokenizer, lora, first_rows, first_eval_rows, empty
             )
-            trainer.get_optimizer_cls_and_kwargs(args, trainer.model)
+            trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
             trainer.create_scheduler(num_training_steps=10, optimizer=optimizer)
         except RuntimeError:
             return  # it may need weights; with them it either goes well or says why not

@@ -19,8 +19,9 @@ COMPLETE = "complete.json"
 
 
 class CompleteCheckpoint(TrainerCallback):
-    """Marks a checkpoint as complete with the sizes of its files,
-    once all processes have written theirs.
+    """Marks a checkpoint as complete with the sizes of its files.
+
+    By then all processes have written theirs.
     """
 
     def on_save(self, args, state, control, **kwargs):

@@ -124,8 +124,9 @@ def with_evaluation(card: str, output_dir: Path, name: str) -> str:
 
 
 def without_paths(values: dict) -> dict:
-    """A copy in which a model loaded from a directory,
-    a file and the output directory are names only.
+    """A copy in which models, files and the output directory are names only.
+
+    Models are those that were loaded from a directory.
     """
     clean = dict(values)
     for key in ("model_name", "base_model_name_or_path"):

@@ -1,5 +1,6 @@
-"""How the student gets onto its devices: which GPUs a process sees, and which process holds the
-weights.
+"""How the student gets onto its devices.
+
+Which GPUs a process sees, and which process holds the weights.
 
 one process  sees one GPU, as TRL wants it, and reads the weights straight to it
 DDP          so does each process with the GPU that its launcher gave it
@@ -94,8 +95,9 @@ def fsdp_settings() -> dict[str, str]:
 def check_fsdp(
     settings: dict[str, str], save_only_model: bool, load_best_model_at_end: bool
 ) -> None:
-    """Raise ValueError for `settings` that would end the run,
-    or save no adapter, after the student was loaded.
+    """Raise ValueError for `settings` of FSDP that would fail after the student was loaded.
+
+    They would end the run, or save no adapter.
     """
     if settings.get("FSDP_VERSION") != "2":
         raise ValueError(

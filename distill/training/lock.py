@@ -1,5 +1,6 @@
-"""What the processes of step 2 agree on: one run for an output directory, and the same train file
-for all.
+"""What the processes of step 2 agree on.
+
+One run for an output directory, and the same train file for all.
 """
 
 import atexit
@@ -35,8 +36,9 @@ def lock_output(output_dir: str, process_index: int) -> None:
 
 
 def hold(path: Path) -> None:
-    """Lock a file until this process ends, and then remove it, with the directories that were made
-    for it.
+    """Lock a file until this process ends, and then remove it.
+
+    With it the directories that were made for it.
     """
     made = make_parents(path)
     try:

@@ -136,8 +136,9 @@ def draw_losses(history: list[dict], path: Path) -> None:
 
 
 def write_results(output_dir: Path, history: list[dict], summary: dict) -> None:
-    """Model card, loss curve and, last of all, results.json: from then on the adapter counts as
-    finished.
+    """Write model card, loss curve and, last of all, results.json.
+
+    From then on the adapter counts as finished.
     """
     draw_losses(history, output_dir / "loss.png")
     run = json.loads((output_dir / "run.json").read_text())

@@ -11,11 +11,10 @@ log = logging.getLogger("train_sft_trl")
 
 
 def load_rows(path: str, tokenizer, max_length: int | None) -> list[dict]:
-    """Encode chat JSONL as rows of input_ids and labels,
-    of which each is a list with a number for each token.
+    """Encode chat JSONL as rows of input_ids and labels.
 
-    Raises ValueError that names file and line, also for a row of more than `max_length` tokens
-    (None: any).
+    Each of both is a list with a number for each token. Raises ValueError that names file and
+    line, also for a row of more than `max_length` tokens (None: any).
     """
     rows = []
     for number, messages in read_chat(path, last_role="assistant"):
@@ -42,8 +41,9 @@ def load_rows(path: str, tokenizer, max_length: int | None) -> list[dict]:
 
 
 def warn_about_rows(rows: list[dict], eval_rows: list[dict] | None) -> None:
-    """Count what is allowed but rarely meant: one question with two answers, and evaluation rows in
-    the train file.
+    """Count what is allowed but rarely meant.
+
+    That is one question with two answers, and evaluation rows in the train file.
     """
     answers = {}  # those of each question
     for row in rows:

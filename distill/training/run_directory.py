@@ -77,8 +77,9 @@ def is_finished(output_dir: Path) -> bool:
 
 
 def begun_with_commit(output_dir: Path, model_name: str, revision: str | None) -> str | None:
-    """The commit of the student with which a run of the same model and revision was begun here,
-    if there is one.
+    """The commit of the student with which a run was begun here, if there is one.
+
+    It counts for a run of the same model and revision.
     """
     recorded = output_dir / "run.json"
     if not recorded.is_file():
@@ -123,8 +124,9 @@ def difference_from(recorded: Path, run: dict) -> str:
 
 
 def refuse_another_run(begun: Path, run: dict) -> None:
-    """Raise ValueError if `begun`, an output directory or a checkpoint,
-    was begun with something else than `run`.
+    """Raise ValueError if `begun` was begun with something else than `run`.
+
+    It is an output directory or a checkpoint.
     """
     difference = difference_from(begun / "run.json", run)
     if difference:
@@ -132,8 +134,9 @@ def refuse_another_run(begun: Path, run: dict) -> None:
 
 
 def warn_of_another_run(checkpoint: Path, run: dict) -> None:
-    """Say so if a checkpoint that --resume_from_checkpoint names is another run's than `run`,
-    or no one knows whose.
+    """Say so if a checkpoint is another run's than `run`, or no one knows whose.
+
+    --resume_from_checkpoint names it.
     """
     # older checkpoints hold no run.json
     for recorded in (checkpoint / "run.json", checkpoint.parent / "run.json"):
@@ -192,8 +195,9 @@ def refuse_finished(output_dir: Path, push: bool) -> None:
 
 
 def check_named(named: str, output_dir: Path, run: dict, overwrite: bool) -> None:
-    """Raise ValueError or OSError if --resume_from_checkpoint names no checkpoint,
-    or one that --overwrite deletes.
+    """Refuse a --resume_from_checkpoint that cannot be resumed from.
+
+    It names no checkpoint, or one that --overwrite deletes. Raises ValueError or OSError.
     """
     checkpoint = Path(named)
     steps_of(checkpoint)  # refuses what is no checkpoint

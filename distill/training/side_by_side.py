@@ -1,10 +1,9 @@
-"""Which students may read the rows of a batch side by side in one sequence,
-so that no padding is needed.
+"""Which students may read the rows of a batch side by side in one sequence.
 
-Only those whose layers are known to be plain causal attention and nothing else. In others rows
-would leak into each other, without an error: linear attention and Mamba carry a state over the
-border of two rows, and the attention of student_ops knows no sliding window. What a configuration
-does not say proves nothing, so architectures are named.
+Then no padding is needed. Only those whose layers are known to be plain causal attention and
+nothing else. In others rows would leak into each other, without an error: linear attention and
+Mamba carry a state over the border of two rows, and the attention of student_ops knows no sliding
+window. What a configuration does not say proves nothing, so architectures are named.
 """
 
 import torch

@@ -49,8 +49,9 @@ class Dispatch(torch.autograd.Function):
 
 
 class Combine(torch.autograd.Function):
-    """The sum over each token's k copies: (tokens * k) x hidden, in the order of experts -> tokens
-    x hidden.
+    """The sum over each token's k copies.
+
+    From (tokens * k) x hidden, in the order of experts, to tokens x hidden.
     """
 
     @staticmethod
@@ -106,8 +107,9 @@ def experts_forward(experts, hidden_states, top_k_index, top_k_weights):
 
 @contextmanager
 def hand_over(wrapper: ParamWrapper, adapters: list[str]):
-    """In place of PEFT's own, which lets the weight be the sum with LoRA: gives LoRA's factors to
-    the experts.
+    """Give LoRA's factors to the experts, in place of PEFT's own way.
+
+    PEFT lets the weight be the sum with LoRA.
     """
     experts = wrapper.get_base_layer()
     if experts.config._experts_implementation != EXPERTS_IMPLEMENTATION:
@@ -153,12 +155,11 @@ def attention_forward(
     max_length_q=None,
     **kwargs,
 ):
-    """Causal attention of rows that lie side by side in one sequence,
-    as TRL's collator puts them there.
+    """Causal attention of rows that lie side by side in one sequence.
 
-    `query`, `key` and `value` are 1 x heads x tokens x size. `cu_seq_lens_q` are the places where
-    rows start, and the end. Without it there is one row, and no padding. Returns 1 x tokens x heads
-    x size, and None for the weights.
+    TRL's collator puts them there. `query`, `key` and `value` are 1 x heads x tokens x size.
+    `cu_seq_lens_q` are the places where rows start, and the end. Without it there is one row,
+    and no padding. Returns 1 x tokens x heads x size, and None for the weights.
     """
     if cu_seq_lens_q is None:
         return sdpa_attention_forward(

@@ -127,8 +127,9 @@ class LoraTrainer(SFTTrainer):
         return 0
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """The loss, and the share of rows whose answer greedy decoding would write: each token is
-        the likeliest.
+        """The loss, and the share of rows whose answer greedy decoding would write.
+
+        Each of its tokens is the likeliest.
         """
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad():

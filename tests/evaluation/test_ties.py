@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from distill.adapter import LORA, MERGED, TIE
 from distill.evaluation.ties import LEAST, NAMED, closest_place, find_ties, ties_sentence, width
 from distill.teacher.base import Completion, Prompt, Request, Sampling
-from distill.tokens import prompt_ids
+from distill.tokens import decode, prompt_ids
 from helpers import ROOT, python, read_jsonl
 from small_models import small_model
 from small_tokenizers import byte_tokenizer
@@ -60,10 +60,11 @@ def test_the_closest_place_is_found():
 class Answered:
     """A teacher whose answers are given: (tokens, logits) for each row."""
 
-    tokenizer = byte_tokenizer()
-
     def __init__(self, given):
         self.given = given
+
+    def spell(self, token_ids):
+        return decode(byte_tokenizer(), token_ids)
 
     def ask(self, requests):
         for request in reversed(requests):

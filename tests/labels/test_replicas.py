@@ -200,7 +200,7 @@ def test_what_is_missing_is_said_in_one_line(pair, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(replicas, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install -r requirements/ray.txt"):
-        replicas.connect(parse_args([str(flag) for flag in flags])[0])
+        replicas.connect(parse_args([str(flag) for flag in flags]).cluster)
 
 
 @pytest.mark.parametrize("named", ["", "10.0.0.1:6379"])

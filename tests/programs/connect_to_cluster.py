@@ -2,11 +2,9 @@
 connect_to_cluster.py N
 """
 
-import argparse
 import sys
 
+from distill.labels.choices import Cluster
 from distill.labels.replicas import connect
 
-connect(
-    argparse.Namespace(num_replicas=int(sys.argv[1]), cpus_per_replica=1, tensor_parallel_size=1)
-)
+connect(Cluster(num_replicas=int(sys.argv[1]), tensor_parallel_size=1, cpus_per_replica=1))

@@ -44,8 +44,9 @@ def test_a_teacher_over_nodes_is_vllms_affair(pair):
         "--pipeline_parallel_size",
         "2",
     ]
-    args, engine_flags = parse_args([*flags, "--distributed_executor_backend", "ray"])
-    asked = check_teacher(args, engine_flags, load_task(args.task))
+    choices = parse_args([*flags, "--distributed_executor_backend", "ray"])
+    task = load_task(choices.task_file)
+    asked = check_teacher(choices.teacher, choices.task_file, task, choices.settings.guards)
     assert (asked.tensor_parallel_size, asked.pipeline_parallel_size) == (8, 2)
     assert asked.distributed_executor_backend == "ray"
 

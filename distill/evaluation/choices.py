@@ -1,0 +1,60 @@
+"""What the flags of step 3 choose, for whoever works by it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from distill.evaluation.scores import Prices
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What one run of step 3 compares, how, and where the report goes."""
+
+    test_file: str
+    inputs_without_gold: str  # empty: none
+    task_file: str
+    limit: int  # only so many rows of each file; 0: all
+
+    systems: list[str]  # names in systems.TITLES, in its order
+    teacher_model: str  # a directory, or a name on the hub
+    teacher_revision: str | None
+    teacher_answers: str  # a file with them; empty: the teacher is asked
+    reasoning_parser: str  # none: the teacher does not think
+    student_model: str
+    student_revision: str | None
+    revision: str | None  # of both models, where they have none of their own
+    adapter: str
+    serve_adapter: str  # auto, lora or merged
+
+    temperature: float  # of the teacher
+    max_tokens: int  # under the prompt
+    student_max_tokens: int  # without it
+    latency_rows: int  # asked one at a time
+    check_rows: int  # compared with PEFT
+    tensor_parallel_size: int  # GPUs of a model
+    engine_flags: list[str]  # further ones, vLLM's own
+
+    prices: Prices
+    report_dir: Path
+
+    labels: str  # compared with `gold`, and nothing else is done; empty: the systems are asked
+    gold: str
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether an engine is started for the teacher."""
+        return "teacher" in self.systems and not self.teacher_answers
+
+    @property
+    def asks_student(self) -> bool:
+        """Whether the student's base is needed, with its adapter or without."""
+        return self.systems != ["teacher"]
+
+
+def systems_of(text: str, titles: dict[str, str]) -> list[str]:
+    """The systems that --systems names, in the order of `titles`; raises ValueError."""
+    wanted = text.split(",")
+    for name in wanted:
+        if name not in titles:
+            raise ValueError(f"--systems {text}: {name!r} is none of {','.join(titles)}")
+    return [name for name in titles if name in wanted]

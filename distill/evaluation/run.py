@@ -1,0 +1,203 @@
+"""One run of step 3: what is checked first, whom it asks, and what it finds."""
+
+import contextlib
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from distill.adapter import LORA, Serving, check_plan, plan_serving
+from distill.evaluation.apart import Apart
+from distill.evaluation.ask import Asking, SystemFailed, score_systems
+from distill.evaluation.card import add_to_card
+from distill.evaluation.choices import Choices
+from distill.evaluation.models import Models, check_models
+from distill.evaluation.provenance import how_measured, origin, predictions, thinking
+from distill.evaluation.report import not_thinking, write_report
+from distill.evaluation.rows import Rows, read_rows, read_teacher
+from distill.evaluation.scored import Scored, Unfinished, common_key, key_of
+from distill.evaluation.scores import measure
+from distill.evaluation.systems import TITLES, System
+from distill.evaluation.templates import try_templates
+from distill.model_tokenizer import check_student_tokens
+from distill.system import cpu_name
+from distill.task import Task, guard_problem
+from distill.teacher.check import check_teacher_model
+from distill.unfit_rows import roles_of
+
+log = logging.getLogger("evaluate")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked and how, after everything that was checked before an engine starts."""
+
+    choices: Choices
+    task: Task
+    rows: Rows
+    models: Models
+    process: Apart  # in which the first system runs, too
+    unfinished: Unfinished
+    given: dict[str, dict]  # results that a file holds, by system
+    systems: list[System]  # to be asked
+    ways: list[Serving]  # to serve the adapter
+    left_out: dict[str, str]  # systems that cannot be asked, and why
+    dated: list[str]  # models whose chat templates write the date
+
+
+def describe(name: str, choices: Choices, models: Models, rows: int) -> System:
+    """How a system is asked under the flags, for `rows` rows."""
+    is_teacher = name == "teacher"
+    prompted = name in ("teacher", "base_prompt")
+    return System(
+        name=name,
+        model=choices.teacher_model if is_teacher else choices.student_model,
+        revision=models.teacher_commit if is_teacher else models.student_commit,
+        prompted=prompted,
+        thinks=is_teacher and choices.reasoning_parser != "none",
+        temperature=choices.temperature if is_teacher else 0.0,
+        # who may think aloud gets room for it
+        max_tokens=choices.max_tokens if prompted else choices.student_max_tokens,
+        latency_rows=choices.latency_rows,
+        check_rows=min(choices.check_rows, rows) if name == "student" else 0,
+    )
+
+
+def prepare(choices: Choices, task: Task, at_end: contextlib.ExitStack) -> Plan:
+    """Read the rows and refuse what cannot work.
+
+    Processes and locks are held until `at_end`. Raises ValueError, KeyError, OSError, RuntimeError
+    or ImportError.
+    """
+    rows = read_rows(choices.test_file, choices.inputs_without_gold, choices.limit, task)
+    warn_of_guard(choices, task)
+    given = {}
+    if choices.teacher_answers:
+        given["teacher"] = read_teacher(Path(choices.teacher_answers), rows.chats, task)
+    process = at_end.enter_context(Apart())
+    models = check_models(choices, process)
+    unfinished = at_end.enter_context(Unfinished(choices.report_dir))
+    if choices.asks_teacher:
+        teacher = (choices.teacher_model, models.teacher_commit, choices.reasoning_parser)
+        process.call(check_teacher_model, *teacher, choices.engine_flags)
+    ways = []
+    if "student" in choices.systems:
+        ways = plan_student(choices, models, process, unfinished)
+    systems = []
+    for name in choices.systems:
+        if name not in given:
+            systems.append(describe(name, choices, models, len(rows.chats)))
+    left_out = {}
+    dated = []
+    if systems:
+        roles = Counter(map(roles_of, rows.chats))
+        left_out, dated = process.call(
+            try_templates, systems, task, roles, choices.adapter, choices.engine_flags
+        )
+    for name, reason in left_out.items():
+        log.warning("%s is left out: %s", TITLES[name], reason)
+    systems = [system for system in systems if system.name not in left_out]
+    if not systems and not given:
+        raise ValueError("no system is left to be asked")
+    return Plan(
+        choices=choices,
+        task=task,
+        rows=rows,
+        models=models,
+        process=process,
+        unfinished=unfinished,
+        given=given,
+        systems=systems,
+        ways=ways,
+        left_out=left_out,
+        dated=dated,
+    )
+
+
+def warn_of_guard(choices: Choices, task: Task) -> None:
+    """Say so where a guard would write labels otherwise than they are read."""
+    problem = guard_problem(choices.task_file, task)
+    if problem and {"teacher", "base_prompt"}.intersection(choices.systems):  # it reads theirs
+        log.warning(
+            "evaluate.py: %s; nothing is guarded here, it matters where a model answers so", problem
+        )
+
+
+def plan_student(
+    choices: Choices, models: Models, process: Apart, unfinished: Unfinished
+) -> list[Serving]:
+    """The ways to serve the adapter, for which there is room on the disk. Raises ValueError."""
+    ways = process.call(
+        plan_serving,
+        choices.serve_adapter,
+        choices.adapter,
+        choices.student_model,
+        choices.engine_flags,
+        choices.tensor_parallel_size,
+        models.student_commit,
+    )
+    check_plan(ways, unfinished.folder)
+    if ways[0].served_as == LORA:  # a merged copy has the adapter's own tokenizer
+        base = (choices.student_model, models.student_commit)
+        process.call(check_student_tokens, choices.adapter, *base)
+    return ways
+
+
+def score(plan: Plan) -> dict:
+    """Ask the systems and measure them: what metrics.json holds. Writes the report.
+
+    Raises SystemFailed.
+    """
+    choices = plan.choices
+    scored = scored_before(plan)
+    taken_over = scored.take_over()
+    asking = Asking(
+        task=plan.task,
+        chats=plan.rows.chats,
+        engine_flags=choices.engine_flags,
+        tensor_parallel_size=choices.tensor_parallel_size,
+        adapter=choices.adapter,
+        merged=str(plan.unfinished.merged),
+        scored=scored,
+    )
+    try:
+        found, check = score_systems(plan.process, plan.systems, plan.ways, asking, taken_over)
+    except SystemFailed as error:
+        log.error("evaluate.py: %s%s", error, scored.what_is_kept())
+        raise
+    results = {**plan.given, **found}
+    metrics = metrics_of(plan, results, how_measured(results, check, taken_over))
+    if not_thinking(metrics):
+        log.warning("evaluate.py: %s", not_thinking(metrics))
+    lines = predictions(plan.rows.chats, plan.rows.gold, results)
+    write_report(choices.report_dir, metrics, lines)
+    add_to_card(choices.adapter, metrics)
+    plan.unfinished.remove_scored()
+    return metrics
+
+
+def scored_before(plan: Plan) -> Scored:
+    """What an earlier run has kept, with the keys under which today's may take it over."""
+    choices = plan.choices
+    engine = (choices.engine_flags, choices.tensor_parallel_size)
+    common = common_key(plan.task, plan.rows.chats, *engine, cpu_name())
+    keys = {}
+    for system in plan.systems:
+        keys[system.name] = key_of(system, common, choices.adapter, choices.serve_adapter)
+    return Scored(plan.unfinished.folder, keys)
+
+
+def metrics_of(plan: Plan, results: dict[str, dict], measured: dict) -> dict:
+    """What metrics.json holds; `measured` says how the results came about."""
+    choices = plan.choices
+    gold = plan.rows.gold
+    has_labels = bool(plan.task.labels)
+    metrics = measure(results, gold, plan.rows.kinds, has_labels, choices.prices)
+    metrics.update(origin(choices, plan.models.revisions, plan.task, results))
+    metrics.update(measured)
+    metrics.update(left_out=plan.left_out, dated_templates=plan.dated)
+    if "teacher" in results:
+        thinks = choices.reasoning_parser != "none"
+        from_file = bool(choices.teacher_answers)
+        metrics.update(thinking(results["teacher"], thinks, from_file, len(gold)))
+    return metrics

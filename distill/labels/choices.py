@@ -1,0 +1,55 @@
+"""What the flags of step 1 choose, for whoever works by it."""
+
+import re
+from dataclasses import dataclass
+
+from distill.labels.labelling import Settings
+from distill.teacher.check import TeacherModel
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The contiguous share of the inputs that one process labels: the i-th of n."""
+
+    text: str  # as it was given, i/n
+    index: int
+    count: int  # 1: all inputs, and this process writes the outputs
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The engines on a Ray cluster that share the inputs."""
+
+    num_replicas: int  # 0: one engine on this machine, without Ray
+    tensor_parallel_size: int  # GPUs of each
+    cpus_per_replica: int  # cores of each instead of GPUs; 0: GPUs
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What one run of step 1 labels, with whom, and where it writes."""
+
+    input_file: str
+    output_file: str
+    task_file: str
+    limit: int  # only so many inputs from the beginning; 0: all
+    shard: Shard
+    teacher: TeacherModel
+    cluster: Cluster
+    settings: Settings
+    min_success_rate: float  # share of labelled rows below which the run has failed
+    overwrite: bool
+
+
+def shard_of(text: str) -> Shard:
+    """The share that --shard i/n names; raises ValueError."""
+    numbers = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
+    if not numbers or int(numbers[1]) >= int(numbers[2]):
+        raise ValueError(f"--shard {text}: expected i/n with 0 <= i < n, such as 0/2")
+    return Shard(text, index=int(numbers[1]), count=int(numbers[2]))
+
+
+def default_thinking_budget(max_tokens: int) -> int:
+    """Tokens for a thought of a guarded attempt; the others are left for the answer."""
+    room = max(max_tokens // 8, min(64, max_tokens // 2))
+    return max_tokens - room
