@@ -36,7 +36,7 @@ from distill.evaluation.report import markdown, not_thinking, sentences, tables,
 from distill.evaluation.rows import Rows, label_quality, read_rows, read_teacher
 from distill.evaluation.scored import Scored, Unfinished, common_key, key_of
 from distill.evaluation.scores import Prices, measure
-from distill.evaluation.systems import TITLES, System
+from distill.evaluation.systems import BASE_LATENCY_ROWS, BASE_SYSTEMS, TITLES, System
 from distill.evaluation.templates import try_templates
 from distill.model_tokenizer import check_student_tokens
 from distill.streams import lasting_streams
@@ -113,7 +113,8 @@ def parse_args(argv=None):
         "latency_rows",
         type=int,
         default=50,
-        help="rows asked one at a time for the latency, after three for warming up",
+        help="rows asked one at a time for the latency, after three for warming up; "
+        f"base systems: {BASE_LATENCY_ROWS} at most",
     )
     parser.add(
         "check_rows",
@@ -166,6 +167,9 @@ def describe(name: str, args, rows: int) -> System:
     """How a system is asked under the flags, for `rows` rows."""
     is_teacher = name == "teacher"
     prompted = name in ("teacher", "base_prompt")
+    latency_rows = args.latency_rows
+    if name in BASE_SYSTEMS:
+        latency_rows = min(latency_rows, BASE_LATENCY_ROWS)
     return System(
         name=name,
         model=args.teacher_model if is_teacher else args.student_model,
@@ -175,7 +179,7 @@ def describe(name: str, args, rows: int) -> System:
         temperature=args.temperature if is_teacher else 0.0,
         # who may think aloud gets room for it
         max_tokens=args.max_tokens if prompted else args.student_max_tokens,
-        latency_rows=args.latency_rows,
+        latency_rows=latency_rows,
         check_rows=min(args.check_rows, rows) if name == "student" else 0,
     )
 
