@@ -2,7 +2,10 @@
 
 `train_trl.sh` starts several processes through it.
 
-    python launch.py [flags of accelerate launch] SCRIPT [flags of SCRIPT]
+    python launch.py [--check_first] [flags of accelerate launch] SCRIPT [flags of SCRIPT]
+    python launch.py --for_all_gpus MACHINES
+
+The second form prints how many processes there are with one for each GPU, on so many machines.
 
 A signal ends all processes of this machine in one line, with exit code 130 (Ctrl-C) or 143
 (SIGTERM). Where a process fails, its exit code is the launcher's. accelerate's own command ends
@@ -20,6 +23,10 @@ import sys
 import threading
 
 from distill.stopping import LAUNCHER_SAYS, end_children, say_stopped
+from distill.system import TO_LAUNCH
+
+CHECK_FIRST = "--check_first"
+FOR_ALL_GPUS = "--for_all_gpus"
 
 
 def end_at_signals() -> None:
@@ -68,27 +75,68 @@ def code_of_failure(rank: int, returncode: int) -> int:
     Returns the exit code for its `returncode`. A negative `returncode` is the number of the signal
     that ended it.
     """
-    code = returncode
+    code = exit_code(returncode)
     how = f"ended with exit code {code}"
     if returncode < 0:
-        code = 128 - returncode
         how = f"was ended by {signal.Signals(-returncode).name}"
-    # the process got a signal, and this one did not
-    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+    if stopped(code):
         say_stopped()
     else:
         print(f"launch.py: the process of rank {rank} {how}", file=sys.stderr)
     return code
 
 
+def exit_code(returncode: int) -> int:
+    """What a shell makes of a process's `returncode`, which is negative after a signal."""
+    return 128 - returncode if returncode < 0 else returncode
+
+
+def stopped(code: int) -> bool:
+    """Whether a process ended by a signal that stops a run, which this one did not get."""
+    return code in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+
+def check(args) -> int:
+    """Let one process check what `args`, accelerate's, would launch; its exit code.
+
+    It says what is wrong in one line, before many start.
+    """
+    command = [sys.executable, args.training_script, *args.training_script_args]
+    processes = args.num_processes // args.num_machines
+    environment = {**os.environ, TO_LAUNCH: str(processes)}
+    done = subprocess.run([*command, "--check_only", "true"], env=environment)
+    code = exit_code(done.returncode)
+    if stopped(code):
+        say_stopped()
+    return code
+
+
+def for_all_gpus(machines: int) -> int:
+    """The number of processes with one for each visible GPU, on so many machines alike."""
+    import torch
+
+    return max(1, torch.cuda.device_count()) * machines
+
+
 def main() -> int:
+    flags = sys.argv[1:]
+    if flags[:1] == [FOR_ALL_GPUS]:
+        print(for_all_gpus(int(flags[1])))
+        return 0
+    check_first = flags[:1] == [CHECK_FIRST]
+    if check_first:
+        flags = flags[1:]
     end_at_signals()
     os.environ[LAUNCHER_SAYS] = "1"
     # these take seconds to import, and a signal may come meanwhile
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    args = launch_command_parser().parse_args()
+    args = launch_command_parser().parse_args(flags)
+    if check_first:
+        code = check(args)
+        if code:
+            return code
     # PyTorch would take the others for itself when the processes start
     args.signals_to_handle = "SIGQUIT"
     # we say it

@@ -6,21 +6,18 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 script=${TRAIN_SCRIPT:-$here/train_sft_trl.py}
-machines=${NUM_MACHINES:-1}
-processes=${NUM_PROCESSES:-1} # over all machines; all: one for each visible GPU
+for flag; do
+  case $flag in -h | --help*) exec python "$script" "$@" ;; esac
+done
+processes=${NUM_PROCESSES:-1} machines=${NUM_MACHINES:-1} # over all machines; all: one for each visible GPU
 number='^[1-9][0-9]*$'
 if [ "$processes" = all ] && [[ $machines =~ $number ]]; then
-  # at Ctrl-C it ends without a traceback
-  gpus=$(python -c 'import signal; signal.signal(signal.SIGINT, signal.SIG_DFL)
-import torch
-print(max(1, torch.cuda.device_count()))')
-  processes=$((gpus * machines))
+  processes=$(python "$here/launch.py" --for_all_gpus "$machines")
 fi
 if ! [[ $machines =~ $number && $processes =~ $number ]] || ((processes % machines)); then
   echo "train_trl.sh: NUM_PROCESSES=$processes cannot be shared out equally to NUM_MACHINES=$machines" >&2
   exit 2
 fi
-
 args=()
 for name in model_name output_dir train_file; do
   if [ $# -eq 0 ] || [[ $1 == --* ]]; then break; fi
@@ -32,23 +29,10 @@ if [ -n "${MAX_LENGTH:-}" ]; then
   steps=$((batch * processes < 16 ? 16 / (batch * processes) : 1))
   args+=(--max_length "$MAX_LENGTH" --per_device_train_batch_size "$batch" --gradient_accumulation_steps "$steps")
 fi
-
 if [ "$processes" -eq 1 ] && [ -z "${ACCELERATE_CONFIG:-}" ]; then
   exec python "$script" "${args[@]}" "$@" # one process needs no launcher, and keeps the script's exit code
 fi
-# one process says what is wrong, in one line, before many start; a signal that comes meanwhile ends it too
-LAUNCH_PROCESSES=$((processes / machines)) python "$script" "${args[@]}" "$@" --check_only true &
-check=$!
-stop_check() { # SIGNAL CODE
-  kill -s "$1" "$check" 2>/dev/null || true # Ctrl-C may have ended it by itself
-  wait "$check" || true
-  exit "$2"
-}
-trap 'stop_check INT 130' INT
-trap 'stop_check TERM 143' TERM
-wait "$check"
-trap - INT TERM
-exec python "$here/launch.py" --config_file "${ACCELERATE_CONFIG:-$here/accelerate_configs/single_gpu.yaml}" \
+exec python "$here/launch.py" --check_first --config_file "${ACCELERATE_CONFIG:-$here/accelerate_configs/single_gpu.yaml}" \
   --num_processes "$processes" --num_machines "$machines" --machine_rank "${MACHINE_RANK:-0}" \
   --main_process_ip "${MAIN_PROCESS_IP:-127.0.0.1}" --main_process_port "${MAIN_PROCESS_PORT:-0}" \
   "$script" "${args[@]}" "$@"

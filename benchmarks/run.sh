@@ -11,7 +11,6 @@ results=$here/RESULTS.md
 scratch=$(mktemp -d)
 read -ra rows <<<"${ROWS:-200}"
 read -ra growth <<<"${GROWTH_ROWS:-1000 10000 100000}"
-repeats=(--repeats "${REPEATS:-3}")
 SECONDS=0
 
 show() { # one benchmark: the command, then what it prints but for the last line, which is JSON
@@ -26,9 +25,9 @@ student=(models/tiny-instruct "$scratch/adapter" example-data/multilingual_gold.
   sed '/^## One run of run.sh/,$d' "$results"
   printf '## One run of run.sh\n\nWritten by benchmarks/run.sh with the tiny pair. %s, commit %s, ' "$(date -u +%F)" "$(git describe --always --dirty --exclude='*')"
   python -c 'from distill.system import cpu_name; print(cpu_name())'
-  show python benchmarks/generation.py --rows "${rows[@]}" "${repeats[@]}"
-  show python benchmarks/training.py --num_train_epochs 1 "${repeats[@]}"
-  show python benchmarks/published.py --rows 400 --num_train_epochs 0.5 --generated_rows 50 "${repeats[@]}"
+  show python benchmarks/generation.py --rows "${rows[@]}" --repeats "${REPEATS:-3}"
+  show python benchmarks/training.py --num_train_epochs 1 --repeats "${REPEATS:-3}"
+  show python benchmarks/published.py --rows 400 --num_train_epochs 0.5 --generated_rows 50 --repeats "${REPEATS:-3}"
   show python benchmarks/growth.py --rows "${growth[@]}"
   bash train_trl.sh "${student[@]}" --config configs/tiny.yaml --num_train_epochs 1 >&2
   show python evaluate.py --teacher_model models/tiny-thinking --student_model models/tiny-instruct \

@@ -1,7 +1,6 @@
-"""The figures of step 3 in a model card that step 2 has written: metadata, which the hub shows
-beside the text, and a section of the text.
+"""The figures of step 3 in a model card that step 2 has written.
 
-A test file has an entry in the metadata, and the section is made from these entries, so that a card
+They are metadata, which the hub shows beside the text, and a section of the text. A test file has an entry in the metadata, and the section is made from these entries, so that a card
 that is written anew can take both from the one before it. What the user has added stays: only the
 metrics named here are replaced, and only the text between two marks.
 """
@@ -91,8 +90,9 @@ def with_figures(card: RepoCard, figures: list[EvalResult], model_name: str) -> 
 
 
 def with_entries(card: RepoCard, entries: list[dict], model_name: str) -> str:
-    """The card's text with these entries of the metadata, each in place of an earlier one of the
-    same test file, and with the section that shows all entries. Raises ValueError as above.
+    """The card's text with these entries of the metadata, and with the section that shows them.
+
+    Each takes the place of an earlier one of the same test file. Raises ValueError as above.
     """
     if not card.data.get("model-index"):
         card.data["model-index"] = [{"name": model_name, "results": []}]

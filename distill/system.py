@@ -15,6 +15,9 @@ from pathlib import Path
 
 from distill.cli import ROOT
 
+# environment variable in which a launcher tells the one process that checks how many it will start
+# on this machine
+TO_LAUNCH = "LAUNCH_PROCESSES"
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
 # The oldest driver that runs each major version of CUDA,
 # from NVIDIA's table of minor version compatibility.

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from distill.stopping import SAID
-from helpers import PROGRAM_PATH, PROGRAMS, ROOT, assert_gone, descendants
+from helpers import PROGRAM_PATH, PROGRAMS, ROOT, assert_gone, descendants, run
 
 FLAGS = ["--config_file", str(ROOT / "accelerate_configs" / "ddp.yaml"), "--num_processes", "2"]
 ONE = ["--config_file", str(ROOT / "accelerate_configs" / "single_gpu.yaml")]
@@ -92,6 +92,23 @@ def test_a_signal_before_the_launch_ends_the_check(number, tmp_path):
     assert process.returncode == 128 + number
     assert (stdout, stderr.splitlines()) == ("", [SAID])
     assert_gone(below)
+
+
+@pytest.mark.parametrize("wrapper", ["train_trl.sh", "train_trl_fsdp.sh"])
+def test_help_is_the_scripts_without_check_or_launch(wrapper, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import sys\nprint(sys.argv[1:])\n")
+    environment = {**os.environ, "TRAIN_SCRIPT": str(script), "NUM_PROCESSES": "all"}
+    result = run("bash", ROOT / wrapper, "a/model", "--help", env=environment)
+    assert (result.stdout, result.stderr) == ("['a/model', '--help']\n", "")
+
+
+def test_a_check_that_fails_is_all_that_happens(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import os, sys\nsys.exit(os.environ['LAUNCH_PROCESSES'] + ' is refused')\n")
+    environment = {**os.environ, "TRAIN_SCRIPT": str(script), "NUM_PROCESSES": "4"}
+    result = run("bash", ROOT / "train_trl.sh", env=environment, code=1)
+    assert (result.stdout, result.stderr) == ("", "4 is refused\n")
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from distill.adapter import (
 from distill.adapter_files import adapter_identity
 from distill.evaluation.apart import Apart
 from distill.evaluation.scored import Scored
-from distill.evaluation.systems import System, title_of
+from distill.evaluation.systems import BASE_SYSTEMS, System, title_of
 from distill.evaluation.ties import ROUNDINGS, find_ties
 from distill.probes import check_probes
 from distill.revisions import resolve
@@ -101,7 +101,7 @@ def score_systems(
     """
     results = dict(taken_over)
     check = None
-    for group in (["teacher"], ["base_prompt", "base"]):  # systems on one model share an engine
+    for group in (["teacher"], BASE_SYSTEMS):  # systems on one model share an engine
         missing = [
             system for system in systems if system.name in group and system.name not in results
         ]

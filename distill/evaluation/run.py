@@ -17,7 +17,7 @@ from distill.evaluation.report import not_thinking, write_report
 from distill.evaluation.rows import Rows, read_rows, read_teacher
 from distill.evaluation.scored import Scored, Unfinished, common_key, key_of
 from distill.evaluation.scores import measure
-from distill.evaluation.systems import TITLES, System
+from distill.evaluation.systems import BASE_LATENCY_ROWS, BASE_SYSTEMS, TITLES, System
 from distill.evaluation.templates import try_templates
 from distill.model_tokenizer import check_student_tokens
 from distill.system import cpu_name
@@ -49,6 +49,9 @@ def describe(name: str, choices: Choices, models: Models, rows: int) -> System:
     """How a system is asked under the flags, for `rows` rows."""
     is_teacher = name == "teacher"
     prompted = name in ("teacher", "base_prompt")
+    latency_rows = choices.latency_rows
+    if name in BASE_SYSTEMS:
+        latency_rows = min(latency_rows, BASE_LATENCY_ROWS)
     return System(
         name=name,
         model=choices.teacher_model if is_teacher else choices.student_model,
@@ -58,7 +61,7 @@ def describe(name: str, choices: Choices, models: Models, rows: int) -> System:
         temperature=choices.temperature if is_teacher else 0.0,
         # who may think aloud gets room for it
         max_tokens=choices.max_tokens if prompted else choices.student_max_tokens,
-        latency_rows=choices.latency_rows,
+        latency_rows=latency_rows,
         check_rows=min(choices.check_rows, rows) if name == "student" else 0,
     )
 

@@ -8,6 +8,10 @@ TITLES = {
     "base": "base student, no prompt",
     "student": "distilled student",
 }
+# of the student, without the adapter
+BASE_SYSTEMS = ("base_prompt", "base")
+# One that does not know when to stop takes the whole --max_tokens for every row.
+BASE_LATENCY_ROWS = 10
 WITHOUT_THINKING = "teacher, prompt"
 
 

@@ -10,10 +10,10 @@ from transformers.integrations import get_available_reporting_integrations
 from trl import SFTConfig, TrlParser
 
 from distill.cli import check_model
-from distill.system import driver_problem, nvidia_driver
+from distill.system import TO_LAUNCH, driver_problem, nvidia_driver
 from distill.training.config_file import read_config, take_config
 from distill.training.flags import refuse_flags
-from distill.training.loading import TO_LAUNCH, choose_gpus
+from distill.training.loading import choose_gpus
 
 # the schedules that take a lowest rate, or ignore it: runs of all of them were begun with it
 KNOW_LOWEST_RATE = [

@@ -20,10 +20,10 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType, parse_flag_from_env, str_to_bool
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from distill.system import TO_LAUNCH
+
 log = logging.getLogger("train_sft_trl")
-# A wrapper names to the one process that checks how many it will start on this machine, and the
-# file of accelerate's settings that it will start them with.
-TO_LAUNCH = "LAUNCH_PROCESSES"
+# In this one a wrapper names the file of accelerate's settings that processes are started with.
 LAUNCH_CONFIG = "ACCELERATE_CONFIG"
 M_MMAP_THRESHOLD = -3  # the number of this option of glibc's mallopt
 LARGE_BLOCK = 2**20  # bytes; the student's large parameters and their shards are larger

@@ -10,7 +10,7 @@ from pathlib import Path
 from accelerate.utils import broadcast_object_list, gather_object
 
 from distill.locks import lock, make_parents, remove_empty, unlock
-from distill.training.loading import TO_LAUNCH
+from distill.system import TO_LAUNCH
 
 NAME = "training.lock"  # empty, and gone when the run has ended
 

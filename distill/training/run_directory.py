@@ -18,8 +18,8 @@ from accelerate import PartialState
 from distill.files import Replacing
 from distill.input_files import unchanged_sha256
 from distill.old_values import OLD_RUN, first_difference
+from distill.system import TO_LAUNCH
 from distill.training.checkpoints import checkpoints, last_checkpoint, steps_of
-from distill.training.loading import TO_LAUNCH
 from distill.training.lock import same_everywhere
 
 log = logging.getLogger("train_sft_trl")

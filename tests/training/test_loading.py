@@ -12,9 +12,9 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3MoeConfig
 
+from distill.system import TO_LAUNCH
 from distill.training.loading import (
     LAUNCH_CONFIG,
-    TO_LAUNCH,
     allocate_trained,
     check_fsdp,
     check_types,
@@ -24,7 +24,7 @@ from distill.training.loading import (
     load_student,
 )
 from distill.training.lora import lora_config
-from helpers import ROOT, STUDENT, last_json, python, run
+from helpers import PROGRAM_PATH, PROGRAMS, ROOT, STUDENT, last_json, python, run
 
 CONFIGS = ROOT / "accelerate_configs"
 GPUS = 8
@@ -263,11 +263,12 @@ def on_paper(wrapper, gpus, tmp_path, train_file, *more, code=0, **environment):
     """A wrapper on a box with GPUs on paper and a launcher that only says that it was called."""
     launcher = tmp_path / "python"
     launcher.write_text(
-        '#!/bin/sh\ncase $1 in */launch.py) echo "launched $*" ;; '
-        f'*) exec {sys.executable} "$@" ;; esac\n'
+        f"#!/bin/sh\ncase $1 in */launch.py) shift; "
+        f'set -- {PROGRAMS}/launch_on_paper.py "$@" ;; esac\nexec {sys.executable} "$@"\n'
     )
     launcher.chmod(0o755)
     paths = {
+        **PROGRAM_PATH,
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
         "TRAIN_SCRIPT": str(ROOT / "tests" / "fake_gpus.py"),
     }
@@ -300,7 +301,7 @@ def test_launch_on_too_few_gpus_is_refused_in_one_line(pair, train_file, tmp_pat
         "train_trl_fsdp.sh", 8, tmp_path, train_file, NUM_PROCESSES="16", NUM_MACHINES="2"
     )
     assert (
-        result.stdout.startswith(f"launched {ROOT}/launch.py --config_file")
+        result.stdout.startswith(f"launched 16 times {ROOT}/tests/fake_gpus.py")
         and "GPUs are visible" not in result.stderr
     )
 
@@ -324,7 +325,7 @@ def test_what_fsdp_alone_refuses_is_refused_before_the_launch(pair, train_file, 
     )
     assert len(result.stderr.splitlines()) == 1 and result.stdout == ""
     result = on_paper("train_trl_multi_gpu.sh", 8, tmp_path, train_file, *best, NUM_PROCESSES="8")
-    assert result.stdout.startswith(f"launched {ROOT}/launch.py --config_file")
+    assert result.stdout.startswith(f"launched 8 times {ROOT}/tests/fake_gpus.py")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from distill.locks import lock
-from distill.training.loading import TO_LAUNCH
+from distill.system import TO_LAUNCH
 from distill.training.lock import lock_output
 
 

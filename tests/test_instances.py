@@ -1,0 +1,107 @@
+"""create_data_h100x8.sh on GPUs that a stand-in for nvidia-smi lists: what it would start on which
+of them, what it refuses, and what it says. test_create_data.py has it at work.
+"""
+
+import os
+import sys
+
+import pytest
+
+from helpers import ROOT, run
+
+VISIBLE_GPUS = {
+    "four": ({}, 4, "need 8 GPUs, 4 are visible; INSTANCES=1 GPUS_PER_INSTANCE=4 fit"),
+    "three": ({}, 3, "need 8 GPUs, 3 are visible; INSTANCES=1 GPUS_PER_INSTANCE=2 fit"),
+    "some hidden": ({"CUDA_VISIBLE_DEVICES": "4,5,6,7"}, 8, "need 8 GPUs, 4 are visible"),
+    "all hidden": ({"CUDA_VISIBLE_DEVICES": ""}, 8, "need 8 GPUs, 0 are visible; none fits"),
+    "more instances": (
+        {"INSTANCES": "8", "GPUS_PER_INSTANCE": "2"},
+        8,
+        "INSTANCES=4 GPUS_PER_INSTANCE=2 fit",
+    ),
+}
+
+
+@pytest.mark.parametrize(("variables", "gpus", "named"), VISIBLE_GPUS.values(), ids=VISIBLE_GPUS)
+def test_wrapper_refuses_more_gpus_than_there_are(variables, gpus, named, tmp_path):
+    """With a stand-in for nvidia-smi; nothing starts, and one line names the two variables."""
+    environment = {**gpu_machine(tmp_path, gpus), **variables}
+    said = run("bash", ROOT / "create_data_h100x8.sh", env=environment, code=2).stderr
+    assert named in said and len(said.splitlines()) == 1
+    assert "INSTANCES=" in said and "GPUS_PER_INSTANCE=" in said
+
+
+def test_wrapper_shares_the_gpus_out(tmp_path):
+    """Stand-ins for nvidia-smi and step 1 show what would be started: half of the GPUs for each
+    instance.
+    """
+    environment = {**gpu_machine(tmp_path, 8), "LOG_DIR": str(tmp_path / "logs")}
+    say_instead_of_step_1(tmp_path)
+    last = run("bash", ROOT / "create_data_h100x8.sh", "--limit", 9, env=environment).stdout
+    logs = [(tmp_path / "logs" / f"instance-{i}.log").read_text().split() for i in range(2)]
+    assert [words[0] for words in logs] == ["0,1,2,3", "4,5,6,7"]
+    flags = ["--tensor_parallel_size", "4", "--shard"]
+    assert [words[2:] for words in logs] == [[*flags, f"{i}/2", "--limit", "9"] for i in range(2)]
+    assert last.split()[2:] == ["--tensor_parallel_size", "4", "--limit", "9"]
+
+
+def test_one_instance_writes_the_output_itself(tmp_path):
+    """As four GPUs are told to do it; a second call would find a finished output."""
+    variables = {"INSTANCES": "1", "GPUS_PER_INSTANCE": "4", "CUDA_VISIBLE_DEVICES": "4,5,6,7"}
+    environment = {**gpu_machine(tmp_path, 8), **variables, "LOG_DIR": str(tmp_path / "logs")}
+    say_instead_of_step_1(tmp_path)
+    [called] = run(
+        "bash", ROOT / "create_data_h100x8.sh", "--limit", 9, env=environment
+    ).stdout.splitlines()
+    assert called.split()[0] == "4,5,6,7" and "--shard" not in called
+    assert called.endswith("--tensor_parallel_size 4 --limit 9")
+
+
+def test_help_of_the_wrapper_needs_no_gpu(tmp_path):
+    environment = gpu_machine(tmp_path, 4)
+    say_instead_of_step_1(tmp_path)
+    [called] = run(
+        "bash", ROOT / "create_data_h100x8.sh", "--help", env=environment
+    ).stdout.splitlines()
+    assert called == f"all {ROOT / 'create_data.py'} --help"
+
+
+def test_wrapper_says_how_an_instance_failed(tmp_path):
+    """As soon as it has, while the other one is at work, which then ends by itself."""
+    say_instead_of_step_1(tmp_path, 'case "$*" in *0/2*) exit 3 ;; *1/2*) sleep 0.5 ;; esac')
+    environment = {**gpu_machine(tmp_path, 8), "LOG_DIR": str(tmp_path)}
+    said = run("bash", ROOT / "create_data_h100x8.sh", env=environment, code=3).stderr.splitlines()
+    assert said[2] == "instance 0 failed with exit code 3; the end of its log:"
+    assert said[3].endswith("--shard 0/2")
+    assert len(said) == 4
+
+
+def test_wrapper_refuses_what_is_no_number(tmp_path):
+    environment = {**gpu_machine(tmp_path, 8), "INSTANCES": "two"}
+    said = run("bash", ROOT / "create_data_h100x8.sh", env=environment, code=2).stderr
+    assert said == "INSTANCES=two: must be a whole number above 0\n"
+
+
+def test_wrapper_says_that_nvidia_smi_fails(tmp_path):
+    environment = gpu_machine(tmp_path, 8)
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho No devices were found\nexit 6\n")
+    said = run("bash", ROOT / "create_data_h100x8.sh", env=environment, code=2).stderr
+    assert said == "nvidia-smi fails: No devices were found\n"
+
+
+def say_instead_of_step_1(folder, then=""):
+    """A stand-in for python that runs all but create_data.py: of it, it shows GPUs and flags."""
+    (folder / "python").write_text(
+        f'#!/bin/sh\ncase $1 in */create_data.py) ;; *) exec {sys.executable} "$@" ;; esac\n'
+        f'echo "${{CUDA_VISIBLE_DEVICES-all}} $*"\n{then}\n'
+    )
+    (folder / "python").chmod(0o755)
+
+
+def gpu_machine(folder, gpus):
+    """An environment in which nvidia-smi lists so many GPUs."""
+    numbers = "\\n".join(map(str, range(gpus)))
+    (folder / "nvidia-smi").write_text(f'#!/bin/sh\nprintf "{numbers}\\n"\n')
+    (folder / "nvidia-smi").chmod(0o755)
+    visible = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
+    return {**visible, "PATH": f"{folder}:{os.environ['PATH']}"}
