@@ -37,6 +37,7 @@ from distill.teacher.child import begin_child
 
 log = logging.getLogger("evaluate")
 ROWS = "./example-data/heldout.jsonl"
+ALONE = f"rows asked one by one for the latency (base systems: {BASE_LATENCY_ROWS} at most)"
 WAYS = ["auto", "lora", "merged"]
 
 
@@ -63,12 +64,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.add("temperature", 0.15, "of the teacher; students answer greedily", at_least=0)
     parser.add("max_tokens", 4096, "under the prompt, thinking included", at_least=1)
     parser.add("student_max_tokens", 64, "of the students without prompt", at_least=1)
-    parser.add(
-        "latency_rows",
-        50,
-        f"asked one by one; base systems: {BASE_LATENCY_ROWS} at most",
-        at_least=1,
-    )
+    parser.add("latency_rows", 50, ALONE, at_least=1)
     parser.add("check_rows", 8, "rows whose tokens must be PEFT's (0: no check)", at_least=0)
     parser.add("tensor_parallel_size", 1, "GPUs a model is split over", at_least=1)
     parser.group("what a million tokens cost")

@@ -1,7 +1,7 @@
 """The figures of step 3 in a model card that step 2 has written.
 
-They are metadata, which the hub shows beside the text, and a section of the text. A test file has an
-entry in the metadata, and the section is made from these entries, so that a card that is written
+They are metadata, which the hub shows beside the text, and a section of the text. A test file has
+an entry in the metadata, and the section is made from these entries, so that a card that is written
 anew can take both from the one before it. What the user has added stays: only the metrics named
 here are replaced, and only the text between two marks.
 """
