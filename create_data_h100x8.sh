@@ -4,6 +4,9 @@
 # INSTANCES, GPUS_PER_INSTANCE and LOG_DIR override. A rerun asks what is missing. Without a GPU they run on the CPU.
 set -euo pipefail
 label=(python "$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/create_data.py")
+for flag in "$@"; do # --help needs no GPU
+  case $flag in -h | --help | --help[_-]all) exec "${label[@]}" "$flag" ;; esac
+done
 instances=${INSTANCES:-2} gpus=${GPUS_PER_INSTANCE:-4} there=
 log_dir=${LOG_DIR:-$(mktemp -d)}
 mkdir -p "$log_dir"

@@ -6,6 +6,9 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 script=${TRAIN_SCRIPT:-$here/train_sft_trl.py}
+for flag in "$@"; do # --help needs neither check nor launch
+  case $flag in -h | --help | --help[_-]all) exec python "$script" "$flag" ;; esac
+done
 machines=${NUM_MACHINES:-1}
 processes=${NUM_PROCESSES:-1} # over all machines; all: one for each visible GPU
 number='^[1-9][0-9]*$'

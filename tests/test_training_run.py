@@ -18,11 +18,11 @@ import yaml
 from distill.input_files import first_sha256
 from distill.locks import lock
 from distill.stopping import SAID
-from distill.training.arguments import ScriptArguments
 from distill.training.card import model_card
 from distill.training.checkpoints import CompleteCheckpoint, file_sizes, last_checkpoint, steps_of
 from distill.training.loading import TO_LAUNCH
 from distill.training.lock import lock_output
+from distill.training.recipe import ScriptArguments
 from distill.training.results import evaluation_figures
 from distill.training.rows import check_fraction
 from distill.training.run_directory import (
