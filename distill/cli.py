@@ -55,6 +55,16 @@ def shown_default(action: argparse.Action) -> str:
     return str(action.default).removeprefix(f"{ROOT}/")  # the task is found from any directory
 
 
+class ShowAll(argparse.Action):
+    """--help_all: what --help shows, and then the flags that another parser reads."""
+
+    def __call__(self, parser, *_):
+        parser.print_help()
+        if parser.print_others:
+            parser.print_others()
+        parser.exit()
+
+
 class Parser(argparse.ArgumentParser):
     """Accepts --a_b and --a-b alike, and no abbreviations; an error is one line."""
 
@@ -68,6 +78,8 @@ class Parser(argparse.ArgumentParser):
             add_help=False,
         )
         self.add_argument("--help", "-h", action="help", help=argparse.SUPPRESS)
+        self.add_argument(*HELP_ALL, action=ShowAll, nargs=0, help=argparse.SUPPRESS)
+        self.print_others = None
         self.titled = self  # the group that flags are added to
         self.ranges: dict[str, Range] = {}  # by flag
 
@@ -80,15 +92,8 @@ class Parser(argparse.ArgumentParser):
         self.epilog += "\n".join([*lines, ""])
 
     def help_all(self, print_others: Callable[[], None], whose: str) -> None:
-        """Add --help_all: this help, and then all flags that another parser reads."""
-
-        class ShowAll(argparse.Action):
-            def __call__(self, parser, *_):
-                parser.print_help()
-                print_others()
-                parser.exit()
-
-        self.add_argument(*HELP_ALL, action=ShowAll, nargs=0, help=argparse.SUPPRESS)
+        """Let --help_all go on with all flags that another parser reads."""
+        self.print_others = print_others
         self.epilog += f"\n{HELP_ALL[0]} shows every flag of {whose}."
 
     def group(self, title: str) -> None:

@@ -55,6 +55,11 @@ def test_wrappers_pass_help_on_at_once(wrapper, monkeypatch):
     assert asked.stdout == script.stdout and asked.stderr == ""
 
 
+def test_help_all_where_there_is_no_more_is_help():
+    asked = run(sys.executable, ROOT / "merge_adapter.py", "--help_all", timeout=STARTS)
+    assert asked.stdout == run(sys.executable, ROOT / "merge_adapter.py", "--help").stdout
+
+
 def test_help_all_of_the_engine_is_vllms_own(capsys):
     with pytest.raises(SystemExit) as ended:
         create_data.parse_args(["--help-all"])
