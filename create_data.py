@@ -35,6 +35,7 @@ from distill.teacher.base import TeacherEnded
 from distill.teacher.check import TeacherModel
 from distill.teacher.child import begin_child
 from distill.teacher.engine import stop_engine
+from distill.teacher.engine_flags import ENGINE, ENGINE_FLAGS, ENGINE_TITLE, print_engine_flags
 
 log = logging.getLogger("create_data")
 INPUTS = "./example-data/multilingual.txt"
@@ -69,6 +70,8 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.group("the run")
     parser.add("min_success_rate", 0.95, "exit code 1 if fewer get a label", at_least=0, at_most=1)
     parser.switch("overwrite", "start afresh, also over a finished output")
+    parser.mention(ENGINE_TITLE, ENGINE_FLAGS)
+    parser.help_all(print_engine_flags, whose=ENGINE)
     args, engine_flags = parser.parse_known_args(argv)
     try:
         shard = shard_of(args.shard)

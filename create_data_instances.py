@@ -22,6 +22,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from distill.cli import HELP_ALL
+
 STEP_1 = ["python", str(Path(__file__).resolve().parent / "create_data.py")]
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 END_WITHIN = 15.0  # seconds; an engine has 10 for its own end
@@ -133,8 +135,9 @@ def say_failed(instance: Instance) -> int:
 
 def main() -> None:
     flags = sys.argv[1:]
-    if "--help" in flags or "-h" in flags:
-        os.execvp(STEP_1[0], [*STEP_1, *flags])
+    for flag in flags:  # help needs no GPU
+        if flag in ("-h", "--help", *HELP_ALL):
+            os.execvp(STEP_1[0], [*STEP_1, flag])
     count = count_in("INSTANCES", 2)
     gpus = count_in("GPUS_PER_INSTANCE", 4)
     label = list(STEP_1)

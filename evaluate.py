@@ -34,6 +34,7 @@ from distill.evaluation.systems import BASE_LATENCY_ROWS, TITLES
 from distill.streams import lasting_streams
 from distill.task import load_task
 from distill.teacher.child import begin_child
+from distill.teacher.engine_flags import ENGINE, ENGINE_FLAGS, ENGINE_TITLE, print_engine_flags
 
 log = logging.getLogger("evaluate")
 ROWS = "./example-data/heldout.jsonl"
@@ -75,6 +76,8 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.add("report_dir", "", "where the report goes (default: report/ in the adapter)")
     parser.add("labels", "", "without any model: what create_data.py wrote, against --gold")
     parser.add("gold", "", "the right answers for the same inputs, chat JSONL")
+    parser.mention(ENGINE_TITLE, ENGINE_FLAGS)
+    parser.help_all(print_engine_flags, whose=ENGINE)
     args, engine_flags = parser.parse_known_args(argv)
     try:
         systems = systems_of(args.systems, TITLES)

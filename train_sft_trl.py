@@ -7,12 +7,15 @@ Through LoRA, with TRL's SFTTrainer.
 
 Every SFTConfig flag is accepted, and --config FILE.yaml sets any of them. The loss falls on the
 answer and its end of turn, in exactly the context that inference sees. The same command again
-resumes from the last complete checkpoint. The flags are in distill/training/arguments.py; what is
+resumes from the last complete checkpoint. The flags are in distill/training/recipe.py; what is
 checked before the student is loaded in checks.py beside it.
 """
 
 if __name__ == "__main__":
     from distill import early_stop  # noqa: F401
+    from distill.training.short_help import answer_help
+
+    answer_help(__doc__)  # before the imports below, which take seconds
 
 import atexit
 import json
@@ -29,11 +32,12 @@ from accelerate import PartialState
 from distill.stopping import end_at_signals
 from distill.streams import lasting_streams
 from distill.system import end_with_parent
-from distill.training.arguments import OneLineParser, ScriptArguments, TrainArguments
+from distill.training.arguments import OneLineParser, TrainArguments
 from distill.training.build import make_trainer
 from distill.training.checkpoints import steps_of
 from distill.training.checks import Checked, check_run
 from distill.training.hub import PushError, Repository, push
+from distill.training.recipe import ScriptArguments
 from distill.training.results import announce, sizes_of, summary_of, write_results
 from distill.training.rows import warn_about_rows
 from distill.training.run_directory import is_finished

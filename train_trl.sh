@@ -6,8 +6,8 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 script=${TRAIN_SCRIPT:-$here/train_sft_trl.py}
-for flag; do
-  case $flag in -h | --help*) exec python "$script" "$@" ;; esac
+for flag; do # --help needs neither check nor launch
+  case $flag in -h | --help | --help[_-]all) exec python "$script" "$flag" ;; esac
 done
 processes=${NUM_PROCESSES:-1} machines=${NUM_MACHINES:-1} # over all machines; all: one for each visible GPU
 number='^[1-9][0-9]*$'

@@ -129,9 +129,10 @@ def as_rank(student: str, folder: Path, dtype: str, before: bool) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
     from distill.training import build
-    from distill.training.arguments import OneLineParser, ScriptArguments, TrainArguments
+    from distill.training.arguments import OneLineParser, TrainArguments
     from distill.training.loading import empty_model
     from distill.training.lora import lora_of
+    from distill.training.recipe import ScriptArguments
 
     on_gpu = dtype == "bfloat16"
     if not on_gpu and "LOCAL_RANK" in os.environ:

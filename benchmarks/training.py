@@ -51,9 +51,10 @@ def parsed(flags: list[str], folder: str):
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    from distill.training.arguments import OneLineParser, ScriptArguments, TrainArguments
+    from distill.training.arguments import OneLineParser, TrainArguments
     from distill.training.loading import empty_model
     from distill.training.lora import lora_of
+    from distill.training.recipe import ScriptArguments
     from distill.training.rows import load_rows
 
     sys.argv = ["train_sft_trl.py", *flags, "--output_dir", folder]

@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -16,14 +18,83 @@ LABELS = "./data/prompt_distillation_lang.jsonl"  # what step 1 writes, and step
 ADAPTER = "./models/prompt_distillation_trl"  # what step 2 writes, and step 3 reads
 
 
+HELP_ALL = ("--help_all", "--help-all")
+
+
+class ShortHelp(argparse.RawDescriptionHelpFormatter):
+    """--help on one page: a line for each flag with its first spelling, meaning and default."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=FLAG_COLUMN, width=100)
+
+    def _format_action_invocation(self, action):
+        return action.option_strings[0]
+
+    def _split_lines(self, text, width):
+        return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+    def _get_help_string(self, action):
+        choices = f" ({', '.join(action.choices)})" if action.choices else ""
+        default = shown_default(action)
+        return f"{action.help}{choices} [{default}]" if default else f"{action.help}{choices}"
+
+
+FLAG_COLUMN = 34  # of the text beside the flags of --help, at most
+
+
+def shown_default(action: argparse.Action) -> str:
+    """A flag's default as it is typed; empty where there is none."""
+    if action.required:
+        return "must be given"
+    if action.nargs == 0:
+        return "off"
+    if action.default in (None, ""):
+        return ""
+    if isinstance(action.default, bool):
+        return "true" if action.default else "false"
+    return str(action.default).removeprefix(f"{ROOT}/")  # the task is found from any directory
+
+
+class ShowAll(argparse.Action):
+    """--help_all: what --help shows, and then the flags that another parser reads."""
+
+    def __call__(self, parser, *_):
+        parser.print_help()
+        if parser.print_others:
+            parser.print_others()
+        parser.exit()
+
+
 class Parser(argparse.ArgumentParser):
     """Accepts --a_b and --a-b alike, and no abbreviations; an error is one line."""
 
     def __init__(self, description: str):
-        formatter = argparse.RawDescriptionHelpFormatter
-        super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
+        super().__init__(
+            description=description,
+            usage="%(prog)s [flags]",
+            epilog="",
+            formatter_class=ShortHelp,
+            allow_abbrev=False,
+            add_help=False,
+        )
+        self.add_argument("--help", "-h", action="help", help=argparse.SUPPRESS)
+        self.add_argument(*HELP_ALL, action=ShowAll, nargs=0, help=argparse.SUPPRESS)
+        self.print_others = None
         self.titled = self  # the group that flags are added to
         self.ranges: dict[str, Range] = {}  # by flag
+
+    def mention(self, title: str, flags: dict[str, str]) -> None:
+        """Name flags that another parser reads, with what they mean, at the end of --help."""
+        lines = [f"{title}:"]
+        longest = max(len(name) for name in flags)
+        for name, meaning in flags.items():
+            lines.append(f"  --{name:<{longest}}  {meaning}")
+        self.epilog += "\n".join([*lines, ""])
+
+    def help_all(self, print_others: Callable[[], None], whose: str) -> None:
+        """Let --help_all go on with all flags that another parser reads."""
+        self.print_others = print_others
+        self.epilog += f"\n{HELP_ALL[0]} shows every flag of {whose}."
 
     def group(self, title: str) -> None:
         """Put the flags that are added from now on under a title."""

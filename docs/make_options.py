@@ -11,7 +11,6 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import MISSING, fields
 from pathlib import Path
 from unittest import mock
 
@@ -22,12 +21,15 @@ import create_data  # noqa: E402
 import evaluate  # noqa: E402
 import merge_adapter  # noqa: E402
 import report  # noqa: E402
+from distill.cli import shown_default  # noqa: E402
 from distill.evaluation.report import markdown  # noqa: E402
 from distill.files import write_between  # noqa: E402
-from distill.training.arguments import ScriptArguments, TrainArguments  # noqa: E402
+from distill.teacher.engine_flags import ENGINE, ENGINE_FLAGS  # noqa: E402
+from distill.training.short_help import short_parser  # noqa: E402
 
 OPTIONS = ROOT / "docs" / "options.md"
 HEADER = ["flag", "default", "meaning"]
+WORDS = ("", "off", "true", "false", "must be given")  # defaults that are not typed as they stand
 
 
 def parser_of(read_flags: Callable) -> argparse.ArgumentParser:
@@ -49,46 +51,28 @@ def parser_of(read_flags: Callable) -> argparse.ArgumentParser:
     return caught[0]
 
 
-def shown_default(default) -> str:
-    """A default as it is typed; empty where there is none."""
-    if default in (None, ""):
-        return ""
-    if isinstance(default, bool):
-        return "true" if default else "false"
-    text = str(default).removeprefix(f"{ROOT}/")  # the example task is found from any directory
-    return f"`{text}`"
-
-
 def rows_of_parser(parser: argparse.ArgumentParser) -> list[list[str]]:
     """One row for each flag of an argparse script."""
     rows = []
     for action in parser._actions:
-        if action.dest == "help":
+        if action.help == argparse.SUPPRESS:  # --help itself
             continue
         meaning = action.help
         if action.choices:
             meaning += f" ({', '.join(action.choices)})"
-        is_switch = action.nargs == 0
-        default = "off" if is_switch else shown_default(action.default)
-        if action.required:
-            default = "must be given"
+        default = shown_default(action)
+        if default not in WORDS:
+            default = f"`{default}`"
         meaning = meaning.replace("<", "&lt;")  # a mark would be invisible
         rows.append([f"`{action.option_strings[0]}`", default, meaning])
     return rows
 
 
-def rows_of_training() -> list[list[str]]:
-    """One row for each flag of step 2 that is ours,
-    or SFTConfig's with a default or a meaning of this recipe.
-    """
+def rows_of_engine() -> list[list[str]]:
+    """One row for each flag of vLLM's that --help of steps 1 and 3 names."""
     rows = []
-    for arguments in (ScriptArguments, TrainArguments):
-        for field in fields(arguments):
-            is_own = field.name in arguments.__annotations__
-            if not is_own or not field.init:
-                continue
-            default = field.default if field.default is not MISSING else field.default_factory()
-            rows.append([f"`--{field.name}`", shown_default(default), field.metadata["help"]])
+    for name, meaning in ENGINE_FLAGS.items():
+        rows.append([f"`--{name}`", meaning])
     return rows
 
 
@@ -96,7 +80,8 @@ def tables() -> dict[str, str]:
     """The table of each script, in markdown."""
     return {
         "create_data.py": markdown(HEADER, rows_of_parser(parser_of(create_data.parse_args))),
-        "train_sft_trl.py": markdown(HEADER, rows_of_training()),
+        ENGINE: markdown(["flag", "meaning"], rows_of_engine()),
+        "train_sft_trl.py": markdown(HEADER, rows_of_parser(short_parser(""))),
         "evaluate.py": markdown(HEADER, rows_of_parser(parser_of(evaluate.parse_args))),
         "merge_adapter.py": markdown(HEADER, rows_of_parser(parser_of(merge_adapter.main))),
         "report.py": markdown(HEADER, rows_of_parser(parser_of(report.main))),

@@ -15,10 +15,11 @@ from transformers import (
     TrainerCallback,
 )
 
-from distill.training.arguments import OneLineParser, ScriptArguments, TrainArguments
+from distill.training.arguments import OneLineParser, TrainArguments
 from distill.training.build import make_trainer
 from distill.training.loading import empty_model
 from distill.training.lora import lora_of
+from distill.training.recipe import ScriptArguments
 from distill.training.rows import load_rows
 from helpers import ROOT, STUDENT, TEACHER, fails, last_json, program, python, run
 from small_models import QWEN3_30B, adapted

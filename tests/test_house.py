@@ -61,14 +61,17 @@ def test_there_is_no_circle():
         pytest.fail(" -> ".join(circle.args[1]))
 
 
-def test_labels_know_the_teachers_door_alone():
-    """Retries, votes and the journal work with any teacher.
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_hold_flags_and_main(script):
+    assert len((ROOT / f"{script}.py").read_text("utf-8").splitlines()) <= 200
 
-    Only who starts an engine knows which one it is.
-    """
+
+def test_only_who_starts_an_engine_knows_which_teacher_it_is():
+    """Retries, votes, the journal and ties work with any teacher."""
     allowed = {"distill.teacher.base"}
-    for name in ("inputs", "labelling", "journal", "forced"):
-        module = f"distill.labels.{name}"
+    names = ("labels.inputs", "labels.labelling", "labels.journal", "labels.forced")
+    for name in (*names, "evaluation.ties", "evaluation.scores", "evaluation.report"):
+        module = f"distill.{name}"
         teachers = {
             imported
             for imported in imports_of(MODULES[module])

@@ -100,7 +100,7 @@ def test_help_is_the_scripts_without_check_or_launch(wrapper, tmp_path):
     script.write_text("import sys\nprint(sys.argv[1:])\n")
     environment = {**os.environ, "TRAIN_SCRIPT": str(script), "NUM_PROCESSES": "all"}
     result = run("bash", ROOT / wrapper, "a/model", "--help", env=environment)
-    assert (result.stdout, result.stderr) == ("['a/model', '--help']\n", "")
+    assert (result.stdout, result.stderr) == ("['--help']\n", "")
 
 
 def test_a_check_that_fails_is_all_that_happens(tmp_path):

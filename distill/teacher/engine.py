@@ -52,8 +52,8 @@ class EngineFailed(ValueError):
         return f"{CANNOT_START}: {self.reason}{further}"
 
 
-def parse_engine_flags(model_name: str, engine_flags: list[str]) -> argparse.Namespace:
-    """vLLM's own command-line flags and --log_stats; an unknown one ends with exit code 2."""
+def engine_parser() -> argparse.ArgumentParser:
+    """The parser of vLLM's own command-line flags and --log_stats."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for the result
     # GiB; only read on a machine without a GPU
@@ -80,7 +80,12 @@ def parse_engine_flags(model_name: str, engine_flags: list[str]) -> argparse.Nam
         action="store_true",
         help="vLLM's statistics, shown by VLLM_LOGGING_LEVEL=INFO",
     )
-    return parser.parse_args([*engine_flags, "--model", model_name])
+    return parser
+
+
+def parse_engine_flags(model_name: str, engine_flags: list[str]) -> argparse.Namespace:
+    """The engine's flags of a command; an unknown one ends with exit code 2."""
+    return engine_parser().parse_args([*engine_flags, "--model", model_name])
 
 
 def engine_arguments(model_name: str, engine_flags: list[str] = (), **settings):

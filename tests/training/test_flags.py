@@ -12,9 +12,10 @@ from dataclasses import fields
 import pytest
 from trl import SFTConfig
 
-from distill.training.arguments import OneLineParser, ScriptArguments, TrainArguments
+from distill.training.arguments import OneLineParser, TrainArguments
 from distill.training.config_file import read_config, take_config
 from distill.training.flags import REFUSED
+from distill.training.recipe import ScriptArguments
 from helpers import ROOT
 
 ON_A_CPU = {"use_cpu": True, "bf16": False}

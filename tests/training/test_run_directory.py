@@ -9,8 +9,8 @@ import pytest
 
 from distill.input_files import first_sha256
 from distill.system import TO_LAUNCH
-from distill.training.arguments import ScriptArguments
 from distill.training.checkpoints import file_sizes, last_checkpoint
+from distill.training.recipe import ScriptArguments
 from distill.training.run_directory import (
     COMPARED,
     LAST,

@@ -1,0 +1,26 @@
+"""The flags of vLLM's engine in the help of steps 1 and 3. No torch, no vLLM."""
+
+from distill.teacher.engine import engine_parser
+
+ENGINE = "vLLM's engine"
+ENGINE_TITLE = f"{ENGINE}, the flags that people change"
+# each in one line, in our words
+ENGINE_FLAGS = {
+    "max_model_len": "tokens of prompt and answer together [the model's, or what fits]",
+    "gpu_memory_utilization": "share of each GPU's memory that the engine takes",
+    "max_num_seqs": "requests that run at once",
+    "max_num_batched_tokens": "tokens of one step, prompts included",
+    "kv_cache_dtype": "of the cache; fp8 makes room for twice as many tokens",
+    "dtype": "of weights and computation, such as bfloat16",
+    "quantization": "how weights are quantized; fp8 does it while they are loaded",
+    "enforce_eager": "neither compile nor capture graphs: starts sooner, runs slower",
+    "enable_expert_parallel": "whole experts on each GPU, not a part of every expert",
+    "pipeline_parallel_size": "groups of layers, each on GPUs or a node of its own",
+    "trust_remote_code": "run the code that a model brings along",
+    "download_dir": "where models of the hub are kept",
+}
+
+
+def print_engine_flags() -> None:
+    """Print every flag as vLLM describes it, and end the process with exit code 0."""
+    engine_parser().parse_args(["--help=all"])
