@@ -32,12 +32,13 @@ from distill.evaluation.apart import Apart
 from distill.evaluation.ask import Asking, SystemFailed, score_systems
 from distill.evaluation.models import check_models
 from distill.evaluation.provenance import how_measured, origin, predictions, shown_summary, thinking
-from distill.evaluation.report import markdown, not_thinking, sentences, tables, write_report
+from distill.evaluation.report import on_terminal, write_report
 from distill.evaluation.rows import Rows, label_quality, read_rows, read_teacher
 from distill.evaluation.scored import Scored, Unfinished, common_key, key_of
 from distill.evaluation.scores import Prices, measure
 from distill.evaluation.systems import TITLES, System
 from distill.evaluation.templates import try_templates
+from distill.evaluation.verdict import not_thinking
 from distill.model_tokenizer import check_student_tokens
 from distill.streams import lasting_streams
 from distill.system import cpu_name
@@ -334,10 +335,7 @@ def main() -> int:
             metrics = score(plan)
         except SystemFailed as error:  # it is said
             return error.exit_code
-    compared = tables(metrics)[0]
-    print(markdown(compared.header, compared.rows))
-    for sentence in sentences(metrics):
-        print(sentence)
+    print(on_terminal(metrics))
     print(f"Report: {args.report_dir / 'report.html'}")
     print(json.dumps(shown_summary(metrics, time.perf_counter() - start)))
     return 0

@@ -22,7 +22,7 @@ import create_data  # noqa: E402
 import evaluate  # noqa: E402
 import merge_adapter  # noqa: E402
 import report  # noqa: E402
-from distill.evaluation.report import markdown  # noqa: E402
+from distill.evaluation.tables import markdown  # noqa: E402
 from distill.files import write_between  # noqa: E402
 from distill.training.arguments import ScriptArguments, TrainArguments  # noqa: E402
 

@@ -25,9 +25,9 @@ from distill.adapter import (
 )
 from distill.adapter_files import adapter_identity
 from distill.evaluation.ask import AdapterFailed, Asking, SystemFailed, run_model, score_student
-from distill.evaluation.report import sentences
 from distill.evaluation.scored import Scored, Unfinished, common_key, key_of, model_identity
 from distill.evaluation.scores import Prices, measure
+from distill.evaluation.sentences import sentences
 from distill.evaluation.systems import System
 from helpers import fails
 
