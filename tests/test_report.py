@@ -215,6 +215,8 @@ def test_a_system_looks_the_same_in_every_plot_and_differs_in_grey():
     costs = {"prompt_tokens": [9] * 6, "cached_tokens": [4] * 6, "output_tokens": [2] * 6}
     metrics = figures(gold, gold, gold, latencies=[0.1, 0.2], **costs)
     found = dict(figures_by_title(metrics))
+    ticks = [label.get_text() for label in found["Latency"].axes[0].get_xticklabels()]
+    assert "0.1" in ticks and not any("$" in text for text in ticks)
     curves = [to_hex(line.get_color()) for line in found["Latency"].axes[0].lines]
     bars = [
         to_hex(bars[0].get_facecolor()) for bars in found["Accuracy per label"].axes[0].containers

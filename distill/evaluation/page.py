@@ -5,10 +5,12 @@ every value, and the script reads and moves elements without writing markup.
 """
 
 import base64
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from distill.evaluation.headlines import headlines
+from distill.evaluation.plots import CONFUSION
 from distill.evaluation.sentences import sentences
 from distill.evaluation.systems import STYLES, titles_of
 from distill.evaluation.tables import labelled, tables
@@ -19,7 +21,17 @@ from distill.same_text import comparable
 # of the predictions on the page; all are in predictions.jsonl
 SHOWN_ROWS = 2000
 SHOWN_CHARACTERS = 2_000_000  # of their inputs, so that long ones do not make a page that is slow
+UNIT = re.compile(r"(?<=\d) (?=%|s\b|ms\b)")  # the space before one
 JUDGED = ("teacher", "student")
+
+
+@dataclass(frozen=True)
+class ShownImage:
+    """A plot."""
+
+    title: str
+    data: str  # the PNG in base64
+    wide: bool  # over the page's whole width
 
 
 @dataclass(frozen=True)
@@ -51,24 +63,38 @@ def page(metrics: dict, predictions: list[dict], images: list[tuple[str, Path]])
 
     systems = list(metrics["systems"])
     rows = rows_that_fit([shown_row(i, row, systems) for i, row in enumerate(predictions, 1)])
+    of_labels = labelled(metrics)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
     )
+    environment.filters["unbroken"] = unbroken
     return environment.get_template("page.html.j2").render(
         verdict=verdict(metrics),
         headlines=headlines(metrics),
-        images=[(title, base64.b64encode(path.read_bytes()).decode()) for title, path in images],
+        images=[shown_image(title, path) for title, path in images],
         tables=tables(metrics),
         sentences=sentences(metrics),
         rows=rows,
         total=len(predictions),
-        labels=labels_of(rows) if labelled(metrics) else [],
+        free_texts=not of_labels,
+        labels=labels_of(rows) if of_labels else [],
         systems=systems,
         judged=[name for name in JUDGED if name in systems],
         titles=titles_of(metrics),
         styles=STYLES,
         missing=MISSING,
     )
+
+
+def shown_image(title: str, path: Path) -> ShownImage:
+    """A plot as the page holds it; a confusion matrix for each of two systems needs room."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    return ShownImage(title, data, path.name == CONFUSION)
+
+
+def unbroken(text: str) -> str:
+    """A text whose lines do not end between a number and its unit."""
+    return UNIT.sub("\u00a0", text)
 
 
 def is_wrong(row: dict, name: str) -> bool:

@@ -14,7 +14,10 @@ import numpy as np
 from distill.evaluation.systems import STYLES
 from distill.palette import MATRIX
 
+CONFUSION = "confusion.png"
 LONGEST = 40  # characters of a label in a plot
+TICKS = (1, 2, 5)  # of seconds, times a power of ten
+MARGIN = 1.6  # times the longest; squared it is more than two ticks are apart, so that one is seen
 OTHER = "(none of these)"  # the last column of a confusion matrix
 # the legend's place, above the plot
 ABOVE = {"loc": "outside upper left", "ncols": 3, "frameon": False}
@@ -52,7 +55,7 @@ def figures_of(metrics: dict, titles: dict[str, str]) -> list[tuple]:
         found.append(
             (
                 "Confusion matrices",
-                "confusion.png",
+                CONFUSION,
                 confusion_matrices(metrics["confusion"], titles),
             )
         )
@@ -147,6 +150,8 @@ def accuracy_bars(per_label: dict[str, dict], labels: list[str], titles: dict[st
 
 def latency_curves(timed: dict[str, list[float]], titles: dict[str, str]):
     """The share of requests that took at most so many seconds."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     figure = new_figure(7, 3.5)
     axis = figure.subplots()
     for name, latencies in timed.items():
@@ -159,6 +164,13 @@ def latency_curves(timed: dict[str, list[float]], titles: dict[str, str]):
             linewidth=2,
         )
     axis.set(xlabel="seconds per request, one at a time", ylabel="share of requests", xscale="log")
+    # matplotlib writes powers of ten in its markup, which SETTINGS turn off
+    shortest = min(min(latencies) for latencies in timed.values())
+    longest = max(max(latencies) for latencies in timed.values())
+    axis.set_xlim(shortest / MARGIN, longest * MARGIN)
+    axis.xaxis.set_major_locator(LogLocator(subs=TICKS))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
     figure.legend(**ABOVE)
     return figure
 

@@ -12,9 +12,10 @@ def sentences(metrics: dict) -> list[str]:
     check = metrics.get("check")
     titles = titles_of(metrics)
     if test:
+        p_value = "< 0.001" if test["p_value"] < 0.001 else f"= {test['p_value']:.3f}"
         found.append(
             f"Right where the other is wrong: student {test['only_student']} rows, "
-            f"teacher {test['only_teacher']} (McNemar's exact test: p = {test['p_value']:.3f})."
+            f"teacher {test['only_teacher']} (McNemar's exact test: p {p_value})."
         )
     if metrics.get("served_as"):
         found.append(
