@@ -26,7 +26,7 @@ from distill.evaluation.apart import end_at_signals
 from distill.evaluation.ask import SystemFailed
 from distill.evaluation.choices import Choices, systems_of
 from distill.evaluation.provenance import shown_summary
-from distill.evaluation.report import markdown, sentences, tables
+from distill.evaluation.report import on_terminal
 from distill.evaluation.rows import label_quality
 from distill.evaluation.run import prepare, score
 from distill.evaluation.scores import Prices
@@ -120,10 +120,7 @@ def main() -> int:
             metrics = score(plan)
         except SystemFailed as error:  # it is said
             return error.exit_code
-    compared = tables(metrics)[0]
-    print(markdown(compared.header, compared.rows))
-    for sentence in sentences(metrics):
-        print(sentence)
+    print(on_terminal(metrics))
     print(f"Report: {choices.report_dir / 'report.html'}")
     print(json.dumps(shown_summary(metrics, time.perf_counter() - start)))
     return 0

@@ -27,7 +27,7 @@ from growth import driven
 
 import create_data
 from distill.chats import input_hash
-from distill.evaluation.report import markdown
+from distill.evaluation.tables import markdown
 from distill.labels import replicas
 from distill.labels.inputs import scan_inputs
 from distill.labels.journal import Journal

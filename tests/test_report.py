@@ -3,12 +3,19 @@
 No model.
 """
 
+import re
+
 import pytest
 
+from distill.evaluation.page import is_wrong
 from distill.evaluation.plots import SETTINGS, figures_of, shortened
-from distill.evaluation.report import is_wrong, sentences, tables, titles_of, write_report
+from distill.evaluation.report import write_report
 from distill.evaluation.scores import SHOWN_LABELS, Prices, measure
-from helpers import program, run
+from distill.evaluation.sentences import sentences
+from distill.evaluation.systems import STYLES, titles_of
+from distill.evaluation.tables import markdown, tables
+from helpers import ROOT, fails, program, python, run
+from report import MARKS
 
 PRICES = Prices()
 
@@ -94,7 +101,7 @@ def test_only_the_most_confused_of_many_labels_are_in_the_matrix():
     assert metrics["confusion"]["student"]["left_out"] == {"labels": 60, "rows": 120, "wrong": 0}
     text = (
         "show 40 of 100 labels, those that are confused most; "
-        "wrong with the others: teacher 0 of 120 rows"
+        "wrong with the others: teacher, prompt and thinking 0 of 120 rows"
     )
     assert any(text in sentence for sentence in sentences(metrics))
     labels = next(table.rows for table in tables(metrics) if table.title == "Labels")
@@ -121,21 +128,6 @@ def test_slow_systems_and_teachers_without_thinking_are_named_as_they_are():
     assert rates == ["10", "10", "1533"]
 
 
-def test_a_teacher_whose_answers_cannot_be_read_is_reported():
-    metrics = figures(["a"] * 10, [None] * 2 + ["a"] * 8, ["a"] * 10)
-    assert "The teacher's answer cannot be read on 2 of 10 rows." in sentences(metrics)
-    found = sentences({**metrics, "unfinished_thinking": 2})
-    reason = (
-        "on 2 rows because its thinking does not end: "
-        "raise --max_tokens, or pass --reasoning_parser none"
-    )
-    assert any(reason in text for text in found)
-    assert not any(
-        "cannot be read" in text
-        for text in sentences(figures(["a"] * 10, [None] + ["a"] * 9, ["a"] * 10))
-    )
-
-
 def test_free_answers_are_equal_in_any_form_of_unicode():
     gold = ["cafe\u0301", "「体育」", "Done."]
     results = {
@@ -155,3 +147,88 @@ def test_free_answers_are_equal_in_any_form_of_unicode():
     }
     assert [is_wrong(row, name) for name in ("student", "base", "teacher")] == [False, True, True]
     assert not is_wrong({**row, "gold": None}, "base")
+
+
+def test_readme_results_are_written_from_the_metrics(tmp_path):
+    gold = ["a"] * 5
+    metrics = figures(gold, gold, [*gold[:4], "b"])
+    metrics.update(machine="2 cores of X", date="2026-01-31", commit="abc1234")
+    write_report(tmp_path / "report", metrics, [])
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{MARKS[0]}\nformer\n{MARKS[1]}\nafter\n")
+    flags = ["--metrics", tmp_path / "report" / "metrics.json", "--readme", readme]
+    for _ in range(2):  # again gives the same
+        python("report.py", *flags)
+        text = readme.read_text()
+        assert text.startswith(f"before\n{MARKS[0]}\nThe student gives 80.0 % right answers ")
+        assert text.endswith(f"\n{MARKS[1]}\nafter\n")
+        assert "former" not in text and text.count("| distilled student | 80.0 % (37.6–") == 1
+        assert "Measured on 2 cores of X, 2026-01-31, abc1234." in text
+        assert "McNemar" not in text and "macro-F1" not in text
+        header = next(line for line in text.splitlines() if line.startswith("| system |"))
+        assert header.count("|") == 7
+    # which keeps everything, after the same beginning
+    kept = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert kept.splitlines()[2].startswith("The student gives 80.0 % right answers ")
+    assert "macro-F1" in kept and "McNemar" in kept
+    readme.write_text("no marks")
+    assert f"holds no {MARKS[0]}" in fails("report.py", *flags)
+    assert readme.read_text() == "no marks"
+
+
+def test_readme_holds_generated_results():
+    """The section says where, when and from which commit.
+
+    One written by hand would not have this form.
+    """
+    section = (
+        (ROOT / "README.md")
+        .read_text(encoding="utf-8")
+        .partition(MARKS[0])[2]
+        .partition(MARKS[1])[0]
+    )
+    assert re.search(r"Measured on .+, \d{4}-\d\d-\d\d, [0-9a-f]{7,}\.", section)
+    assert section.count("| distilled student |") == 1
+
+
+def test_cells_do_not_break_a_markdown_table():
+    assert markdown(["a|b"], [["x\ny"]]).splitlines() == ["| a\\|b |", "| --- |", "| x y |"]
+
+
+def test_plots_and_tables_name_systems_as_people_do():
+    gold = ["a", "b"] * 3
+    metrics = figures(gold, gold, gold, latencies=[0.1, 0.2])
+    named = {"teacher, prompt and thinking", "distilled student"}
+    found = dict(figures_by_title(metrics))
+    assert {axis.get_title() for axis in found["Confusion matrices"].axes} == named
+    legend = found["Latency"].legends[0]
+    assert {text.get_text() for text in legend.get_texts()} == named
+    header = next(table.header for table in tables(metrics) if table.title == "Labels")
+    assert header[2] == "teacher, prompt and thinking: precision"
+    assert header[-1] == "distilled student: F1"
+
+
+def test_a_system_looks_the_same_in_every_plot_and_differs_in_grey():
+    from matplotlib.colors import to_hex
+
+    gold = ["a", "b"] * 3
+    costs = {"prompt_tokens": [9] * 6, "cached_tokens": [4] * 6, "output_tokens": [2] * 6}
+    metrics = figures(gold, gold, gold, latencies=[0.1, 0.2], **costs)
+    found = dict(figures_by_title(metrics))
+    ticks = [label.get_text() for label in found["Latency"].axes[0].get_xticklabels()]
+    assert "0.1" in ticks and not any("$" in text for text in ticks)
+    curves = [to_hex(line.get_color()) for line in found["Latency"].axes[0].lines]
+    bars = [
+        to_hex(bars[0].get_facecolor()) for bars in found["Accuracy per label"].axes[0].containers
+    ]
+    written = [
+        to_hex(bars[0].get_facecolor())
+        for bars in found["Tokens per request"].axes[0].containers[2::3]
+    ]
+    expected = [STYLES[name].colour.lower() for name in ("teacher", "student")]
+    assert curves == bars == written == expected
+    lines = {line.get_linestyle() for line in found["Latency"].axes[0].lines}
+    hatches = {bars[0].get_hatch() for bars in found["Accuracy per label"].axes[0].containers}
+    assert len(lines) == len(hatches) == 2
+    for part in ("colour", "line", "hatch"):
+        assert len({getattr(style, part) for style in STYLES.values()}) == len(STYLES)

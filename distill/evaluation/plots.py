@@ -1,15 +1,23 @@
 """The plots of step 3's report, one PNG each.
 
-Their size is bounded, whatever the number and length of the labels.
+Their size is bounded, whatever the number and length of the labels. Each system looks the same in
+all of them (STYLES in systems.py), and can be told in a grey print by hatching or line.
 """
 
 import logging
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from distill.evaluation.systems import STYLES
+from distill.palette import MATRIX
+
+CONFUSION = "confusion.png"
 LONGEST = 40  # characters of a label in a plot
+TICKS = (1, 2, 5)  # of seconds, times a power of ten
+MARGIN = 1.6  # times the longest; squared it is more than two ticks are apart, so that one is seen
 OTHER = "(none of these)"  # the last column of a confusion matrix
 # the legend's place, above the plot
 ABOVE = {"loc": "outside upper left", "ncols": 3, "frameon": False}
@@ -17,6 +25,7 @@ SETTINGS = {
     "backend": "Agg",
     "font.family": ["DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans"],
     "text.parse_math": False,  # a label may hold two dollars
+    "hatch.linewidth": 0.6,
 }
 
 
@@ -46,7 +55,7 @@ def figures_of(metrics: dict, titles: dict[str, str]) -> list[tuple]:
         found.append(
             (
                 "Confusion matrices",
-                "confusion.png",
+                CONFUSION,
                 confusion_matrices(metrics["confusion"], titles),
             )
         )
@@ -102,7 +111,7 @@ def confusion_matrices(matrices: dict[str, dict], titles: dict[str, str]):
         figure.subplots(1, len(matrices), squeeze=False)[0], matrices.items(), strict=True
     ):
         matrix = np.array(found["matrix"])
-        axis.imshow(matrix, cmap="Blues")
+        axis.imshow(matrix, cmap=MATRIX)
         for i, j in np.argwhere(matrix):
             colour = "white" if matrix[i, j] > matrix.max() / 2 else "black"
             axis.text(j, i, matrix[i, j], ha="center", va="center", color=colour, fontsize=8)
@@ -123,8 +132,17 @@ def accuracy_bars(per_label: dict[str, dict], labels: list[str], titles: dict[st
     )
     axis = figure.subplots()
     for i, name in enumerate(per_label):
+        style = STYLES[name]
         recall = [per_label[name][label]["recall"] for label in labels]
-        axis.barh(places + 0.4 * i, recall, 0.38, label=titles[name])
+        axis.barh(
+            places + 0.4 * i,
+            recall,
+            0.38,
+            label=titles[name],
+            color=style.colour,
+            hatch=style.hatch,
+            edgecolor="white",
+        )
     axis.set_yticks(places + 0.2 * (len(per_label) - 1), shortened(labels))
     axis.set(xlabel="accuracy", xlim=(0, 1.02))
     axis.invert_yaxis()
@@ -134,35 +152,82 @@ def accuracy_bars(per_label: dict[str, dict], labels: list[str], titles: dict[st
 
 def latency_curves(timed: dict[str, list[float]], titles: dict[str, str]):
     """The share of requests that took at most so many seconds."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     figure = new_figure(7, 3.5)
     axis = figure.subplots()
     for name, latencies in timed.items():
-        axis.ecdf(latencies, label=titles[name])
+        style = STYLES[name]
+        axis.ecdf(
+            latencies,
+            label=titles[name],
+            color=style.colour,
+            linestyle=style.line,
+            linewidth=2,
+        )
     axis.set(xlabel="seconds per request, one at a time", ylabel="share of requests", xscale="log")
+    # matplotlib writes powers of ten in its markup, which SETTINGS turn off
+    shortest = min(min(latencies) for latencies in timed.values())
+    longest = max(max(latencies) for latencies in timed.values())
+    axis.set_xlim(shortest / MARGIN, longest * MARGIN)
+    axis.xaxis.set_major_locator(LogLocator(subs=TICKS))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
     figure.legend(**ABOVE)
     return figure
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of a request's tokens: how its share of a bar looks, in the system's own colour."""
+
+    name: str
+    opacity: float
+    hatch: str
+
+
+PARTS = [Part("prompt, cached", 0.15, "///"), Part("prompt", 0.45, ""), Part("output", 1.0, "")]
+
+
+def parts_of(measured: dict) -> list[float]:
+    """The mean tokens of each of PARTS."""
+    computed = measured["prompt_tokens"] - measured["cached_tokens"]
+    return [measured["cached_tokens"], computed, measured["output_tokens"]]
+
+
 def token_bars(counted: dict[str, dict], titles: dict[str, str]):
     """The mean request's tokens: cached, computed and written."""
+    from matplotlib.colors import to_rgba
+    from matplotlib.patches import Patch
+
     figure = new_figure(7, 0.9 + 0.6 * len(counted))
     axis = figure.subplots()
-    names = [titles[name] for name in counted]
-    left = np.zeros(len(counted))
-    for key, label in (
-        ("cached_tokens", "prompt, cached"),
-        ("computed", "prompt"),
-        ("output_tokens", "output"),
-    ):
-        of = [
-            m["prompt_tokens"] - m["cached_tokens"] if key == "computed" else m[key]
-            for m in counted.values()
-        ]
-        axis.barh(names, of, left=left, label=label)
-        left += of
-    for i, total in enumerate(left):
-        axis.text(total, i, f" {total:.0f}", va="center")
-    axis.set(xlabel="tokens per request, mean", xlim=(0, 1.15 * max(left)))
+    most = max(sum(parts_of(measured)) for measured in counted.values())
+    for name, measured in counted.items():
+        colour = STYLES[name].colour
+        left = 0.0
+        for part, tokens in zip(PARTS, parts_of(measured), strict=True):
+            axis.barh(
+                titles[name],
+                tokens,
+                left=left,
+                facecolor=to_rgba(colour, part.opacity),
+                hatch=part.hatch,
+                edgecolor=colour,
+            )
+            left += tokens
+        axis.text(left, titles[name], f" {left:.0f}", va="center")
+    axis.set(xlabel="tokens per request, mean", xlim=(0, 1.15 * most))
     axis.invert_yaxis()
-    figure.legend(**ABOVE)
+    legend = []
+    for part in PARTS:
+        legend.append(
+            Patch(
+                label=part.name,
+                facecolor=to_rgba("black", 0.6 * part.opacity),
+                hatch=part.hatch,
+                edgecolor="black",
+            )
+        )
+    figure.legend(handles=legend, **ABOVE)
     return figure

@@ -13,12 +13,13 @@ from distill.evaluation.card import add_to_card
 from distill.evaluation.choices import Choices
 from distill.evaluation.models import Models, check_models
 from distill.evaluation.provenance import how_measured, origin, predictions, thinking
-from distill.evaluation.report import not_thinking, write_report
+from distill.evaluation.report import write_report
 from distill.evaluation.rows import Rows, read_rows, read_teacher
 from distill.evaluation.scored import Scored, Unfinished, common_key, key_of
 from distill.evaluation.scores import measure
 from distill.evaluation.systems import BASE_LATENCY_ROWS, BASE_SYSTEMS, TITLES, System
 from distill.evaluation.templates import try_templates
+from distill.evaluation.verdict import not_thinking
 from distill.model_tokenizer import check_student_tokens
 from distill.system import cpu_name
 from distill.task import Task, guard_problem

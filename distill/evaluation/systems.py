@@ -1,6 +1,8 @@
-"""The systems that step 3 compares, what they are called and how each is asked."""
+"""The systems that step 3 compares: their names, how they look in plots, how each is asked."""
 
 from dataclasses import dataclass
+
+from distill.palette import BLUE, GREEN, ORANGE, PURPLE
 
 TITLES = {
     "teacher": "teacher, prompt and thinking",
@@ -13,11 +15,20 @@ BASE_SYSTEMS = ("base_prompt", "base")
 # One that does not know when to stop takes the whole --max_tokens for every row.
 BASE_LATENCY_ROWS = 10
 WITHOUT_THINKING = "teacher, prompt"
+STYLES = {"teacher": BLUE, "base_prompt": GREEN, "base": PURPLE, "student": ORANGE}
 
 
 def title_of(name: str, teacher_thinks: bool = True) -> str:
     """What a system is called in messages and in the report."""
     return WITHOUT_THINKING if name == "teacher" and not teacher_thinks else TITLES[name]
+
+
+def titles_of(metrics: dict) -> dict[str, str]:
+    """What the systems are called in the report of `metrics`.
+
+    Old figures are those of a teacher that thinks.
+    """
+    return {name: title_of(name, metrics.get("teacher_thinks", True)) for name in TITLES}
 
 
 @dataclass(frozen=True)

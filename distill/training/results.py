@@ -11,11 +11,12 @@ import torch
 
 from distill.card import model_card
 from distill.files import Replacing
+from distill.palette import BLUE, ORANGE
 from distill.training.lora import describe
 
 log = logging.getLogger("train_sft_trl")
 FEW_STEPS = 100
-CURVES = {"loss": "-", "eval_loss": "o--"}  # of loss.png, each with its line
+CURVES = {"loss": BLUE, "eval_loss": ORANGE}  # of loss.png
 
 
 @dataclass
@@ -124,11 +125,18 @@ def draw_losses(history: list[dict], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6, 4))
-    for key, line in CURVES.items():
+    for key, style in CURVES.items():
         entries = [entry for entry in history if key in entry]
         if entries:
-            steps = [entry["step"] for entry in entries]
-            axes.plot(steps, [entry[key] for entry in entries], line, label=key)
+            axes.plot(
+                [entry["step"] for entry in entries],
+                [entry[key] for entry in entries],
+                label=key,
+                color=style.colour,
+                linestyle=style.line,
+                # evaluations are few, and a single one is no line
+                marker=style.marker if key == "eval_loss" else "",
+            )
     axes.set(xlabel="optimizer step", ylabel="cross-entropy per answer token", yscale="log")
     if axes.lines:  # a short run may have logged nothing
         axes.legend()

@@ -5,8 +5,8 @@ import pytest
 from distill.adapter import LORA, MERGED, Serving, compare_with_peft
 from distill.adapter_files import adapter_identity
 from distill.evaluation.ask import AdapterFailed, Asking, SystemFailed, run_model, score_student
-from distill.evaluation.report import sentences
 from distill.evaluation.scored import Scored
+from distill.evaluation.sentences import sentences
 from scored_results import RESULT, STUDENT
 
 WAYS = [Serving(LORA, {"enable_lora": True}, "float32", 0), Serving(MERGED, {}, "float32", 0)]

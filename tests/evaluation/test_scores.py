@@ -2,8 +2,8 @@
 
 import pytest
 
-from distill.evaluation.report import tables
 from distill.evaluation.scores import Prices, mcnemar, measure, quality
+from distill.evaluation.tables import tables
 
 PRICES = Prices(input=1.0, cached=0.1, output=4.0)
 
@@ -66,7 +66,7 @@ def test_figures_of_speed_and_cost(measured):
 
 def test_figures_in_the_table(measured):
     table = tables(measured)[0]
-    assert "50.0% (2 of 4; 15.0% to 85.0%)" in table.rows[1]
+    assert "50.0 % (2 of 4; 15.0 % to 85.0 %)" in table.rows[1]
     assert "5.0" in table.rows[1]
     assert len(table.rows[1]) == len(table.header)
 

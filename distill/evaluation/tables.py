@@ -1,0 +1,213 @@
+"""The tables of step 3's report, and how a table is written as text.
+
+The first one compares the systems, the others go into detail.
+"""
+
+from dataclasses import dataclass
+
+from distill.evaluation.systems import titles_of
+from distill.evaluation.wording import MISSING, percent, rate, seconds, show
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the report."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]  # of cells
+
+
+def labelled(metrics: dict) -> bool:
+    """Whether the answers are labels; else they are free texts."""
+    return all("macro_f1" in measured for measured in metrics["systems"].values())
+
+
+def accuracy(measured: dict) -> str:
+    low, high = measured["accuracy_interval"]
+    rows = f"{measured['correct']} of {measured['rows']}"
+    return f"{percent(measured['accuracy'])} ({rows}; {percent(low)} to {percent(high)})"
+
+
+def overview(metrics: dict) -> Table:
+    """The systems in six columns that fit into 100 characters, for the terminal and the README.
+
+    A free text is seldom equal to gold, and two are seldom equal, so there token-F1 takes the place
+    of agreement.
+    """
+    titles = titles_of(metrics)
+    of_labels = labelled(metrics)
+    header = [
+        "system",
+        "accuracy (95 % CI)" if of_labels else "exact (95 % CI)",
+        "agreement" if of_labels else "token-F1",
+        "tokens/request",
+        "s/request",
+        "speed-up",
+    ]
+    rows = []
+    for name, measured in metrics["systems"].items():
+        low, high = measured["accuracy_interval"]
+        if of_labels:
+            likeness = percent(measured.get("agreement"))
+        else:
+            likeness = show(measured["token_f1"], ".3f")
+        rows.append(
+            [
+                titles[name],
+                f"{percent(measured['accuracy'])} ({100 * low:.1f}–{100 * high:.1f})",
+                likeness,
+                show(measured["tokens"], ".1f"),
+                seconds(measured["latency_s"]),
+                times(measured.get("speedup")),
+            ]
+        )
+    return Table(f"Systems on {metrics['rows']} held-out rows", header, rows)
+
+
+def times(factor: float | None) -> str:
+    """How many times as fast, or fewer, with the digits that such a factor is worth."""
+    if factor is None:
+        return MISSING
+    if factor < 1:
+        return f"{factor:.2g}"
+    return f"{factor:.1f}" if factor < 100 else f"{factor:.0f}"
+
+
+def tables(metrics: dict) -> list[Table]:
+    """Every table for which there are figures; the first one compares the systems."""
+    found = [
+        systems_table(metrics),
+        cost_table(metrics),
+        kinds_table(metrics),
+        further_table(metrics),
+    ]
+    found.append(labels_table(metrics))
+    return [table for table in found if table is not None]
+
+
+def systems_table(metrics: dict) -> Table:
+    """The systems on the gold rows."""
+    titles = titles_of(metrics)
+    of_labels = labelled(metrics)
+    header = [
+        "system",
+        "accuracy on gold (rows; 95 % interval)",
+        *(["macro-F1"] if of_labels else ["exact match", "token-F1"]),
+        "agrees with teacher",
+        "unreadable",
+        "tokens per request (prompt + output)",
+        "of these cached",
+        "times fewer than the teacher",
+        "seconds per request (median, p95)",
+        "speed-up",
+        "rows/s in a batch",
+    ]
+    rows = []
+    for name, measured in metrics["systems"].items():
+        if of_labels:
+            quality = [f"{measured['macro_f1']:.3f}"]
+        else:
+            quality = [percent(measured["exact_match"]), f"{measured['token_f1']:.3f}"]
+        parts = (
+            f"{show(measured['prompt_tokens'], '.1f')} + {show(measured['output_tokens'], '.1f')}"
+        )
+        rows.append(
+            [
+                titles[name],
+                accuracy(measured),
+                *quality,
+                percent(measured.get("agreement")),
+                str(measured["unreadable"]),
+                f"{show(measured['tokens'], '.1f')} ({parts})",
+                show(measured["cached_tokens"], ".1f"),
+                times(measured.get("token_ratio")),
+                f"{seconds(measured['latency_s'])}, {seconds(measured['latency_p95_s'])}",
+                times(measured.get("speedup")),
+                rate(measured["rows_per_second"]),
+            ]
+        )
+    return Table(f"Systems on {metrics['rows']} held-out rows", header, rows)
+
+
+def cost_table(metrics: dict) -> Table | None:
+    """What a million requests cost; None without prices."""
+    titles = titles_of(metrics)
+    costs = {
+        name: measured.get("cost_per_million") for name, measured in metrics["systems"].items()
+    }
+    if not any(costs.values()):
+        return None
+    rows = [[titles[name], show(cost, ",.2f")] for name, cost in costs.items()]
+    return Table(
+        "Cost of a million requests, in the currency of the prices given", ["system", "cost"], rows
+    )
+
+
+def kinds_table(metrics: dict) -> Table | None:
+    """Accuracy by kind of row; None where rows have no kind."""
+    if not metrics["kinds"]:
+        return None
+    titles = titles_of(metrics)
+    rows = []
+    for name in metrics["systems"]:
+        of_kinds = [accuracy(of_systems[name]) for of_systems in metrics["kinds"].values()]
+        rows.append([titles[name], *of_kinds])
+    return Table("By kind of row", ["system", *metrics["kinds"]], rows)
+
+
+def further_table(metrics: dict) -> Table | None:
+    """The inputs without gold; None if there are none."""
+    if not metrics["without_gold"]:
+        return None
+    titles = titles_of(metrics)
+    rows = []
+    for name, measured in metrics["without_gold"].items():
+        agreement = percent(measured.get("agreement"))
+        rows.append([titles[name], str(measured["rows"]), agreement, str(measured["unreadable"])])
+    return Table(
+        "Inputs without gold", ["system", "rows", "agrees with teacher", "unreadable"], rows
+    )
+
+
+def labels_table(metrics: dict) -> Table | None:
+    """Precision, recall and F1 of each label for teacher and student; None for a free-form task."""
+    systems = metrics["systems"]
+    names = [name for name in systems if name in metrics["confusion"]]
+    if not names:
+        return None
+    titles = titles_of(metrics)
+    header = ["label", "rows"]
+    for name in names:
+        header += [f"{titles[name]}: {figure}" for figure in ("precision", "recall", "F1")]
+    rows = []
+    for label, measured in systems[names[0]]["per_label"].items():
+        row = [label, f"{measured['rows']:.0f}"]
+        for name in names:
+            of_label = systems[name]["per_label"][label]
+            row += [f"{of_label[key]:.3f}" for key in ("precision", "recall", "f1")]
+        rows.append(row)
+    return Table("Labels", header, rows)
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    written = []
+    for line in (header, ["---"] * len(header), *rows):
+        cells = [cell.replace("|", "\\|").replace("\n", " ") for cell in line]
+        written.append("| " + " | ".join(cells) + " |")
+    return "\n".join(written)
+
+
+def aligned(header: list[str], rows: list[list[str]]) -> str:
+    """A table as plain text: the first column from the left, figures from the right."""
+    lines = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    written = []
+    for line in lines:
+        cells = [line[0].ljust(widths[0])]
+        for cell, width in zip(line[1:], widths[1:], strict=True):
+            cells.append(cell.rjust(width))
+        written.append("  ".join(cells))
+    written.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(written)
