@@ -1,11 +1,12 @@
 """The answer that the report begins with, in plain words.
 
-It says whether the student is as good as the teacher, and what it saves. The rule: student and teacher differ if McNemar's exact test on the rows that only one of them gets
+It says whether the student is as good as the teacher, and what it saves.
+
+The rule: student and teacher differ if McNemar's exact test on the rows that only one of them gets
 right (`metrics["mcnemar"]`) gives p < 5 %. Otherwise the difference is within what so many rows can
 tell; below FEW_ROWS rows, which can tell little, the verdict says instead how far the student may
-be off on other rows. For free texts the test is on answers that are exactly right.
-There is no comparison with a teacher that often cannot be read, however good the student looks
-beside it.
+be off on other rows. For free texts the test is on answers that are exactly right. There is no
+comparison with a teacher that often cannot be read, however good the student looks beside it.
 """
 
 from distill.evaluation.systems import titles_of
