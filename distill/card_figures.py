@@ -16,6 +16,7 @@ from huggingface_hub.repocard import RepoCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
 from distill.card import OURS, TASK
+from distill.wording import percent, show
 
 CARD = "README.md"
 # Of the metrics in the metadata, by which they are found again.
@@ -130,9 +131,17 @@ def our_entries(card: RepoCard) -> list[dict]:
     for model in card.data.get("model-index") or []:
         for entry in model["results"]:
             metrics = [metric for metric in entry["metrics"] if metric.get("name") in NAMES]
-            if metrics and is_of_rows(entry, entry["dataset"]["name"]):
+            if has_accuracy(metrics) and is_of_rows(entry, entry["dataset"]["name"]):
                 found.append({**entry, "metrics": metrics})
     return found
+
+
+def has_accuracy(metrics: list[dict]) -> bool:
+    """Whether an entry still has what its line in the section begins with, as it was written."""
+    for metric in metrics:
+        if metric["name"] == ACCURACY:
+            return {"rows", "low", "high"} <= set(metric.get("args") or {})
+    return False
 
 
 def with_section(text: str, section: str) -> str:
@@ -164,21 +173,21 @@ def section_of(entries: Iterable[dict]) -> str:
 def line_of(rows: str, metrics: dict[str, dict]) -> list[str]:
     """The cells of a test file; what was not measured is a dash."""
     about = metrics[ACCURACY].get("args", {})
-    of_rows = f"{about['rows']}; {about['low']:.1%} to {about['high']:.1%}"
-    tokens = shown(metrics.get(TOKENS), ".1f")
+    of_rows = f"{about['rows']}; {percent(about['low'])} to {percent(about['high'])}"
+    tokens = show(value_of(metrics.get(TOKENS)), ".1f")
     of_teacher = metrics.get(TOKENS, {}).get("args", {}).get("teacher")
     if of_teacher is not None:
         tokens += f" ({of_teacher:.1f})"
     return [
         rows.replace("|", "\\|"),
-        f"{metrics[ACCURACY]['value']:.1%} ({of_rows})",
-        "–" if about.get("teacher") is None else f"{about['teacher']:.1%}",
-        shown(metrics.get(AGREEMENT), ".1%"),
+        f"{percent(metrics[ACCURACY]['value'])} ({of_rows})",
+        percent(about.get("teacher")),
+        percent(value_of(metrics.get(AGREEMENT))),
         tokens,
-        shown(metrics.get(SPEEDUP), ".1f"),
+        show(value_of(metrics.get(SPEEDUP)), ".1f"),
     ]
 
 
-def shown(metric: dict | None, form: str) -> str:
-    """A metric's value; a dash where there is none."""
-    return "–" if metric is None else format(metric["value"], form)
+def value_of(metric: dict | None) -> float | None:
+    """A metric's value, if there is the metric."""
+    return None if metric is None else metric["value"]

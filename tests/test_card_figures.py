@@ -23,7 +23,7 @@ from loopback_hub import WRITE_TOKEN, LoopbackHub
 
 RUN = {"model_name": "team/student", "train_sha256": "0f", "eval_file": "/data/eval.jsonl"}
 RESULTS = {"rows": 7, "eval_loss": 0.25}
-TABLE = "| heldout.jsonl | 75.0% (4; 30.1% to 95.4%) | 50.0% | – | 46.0 (2373.8) | – |"
+TABLE = "| heldout.jsonl | 75.0 % (4; 30.1 % to 95.4 %) | 50.0 % | – | 46.0 (2373.8) | – |"
 
 
 def figures(rows="heldout.jsonl", accuracy=0.75):
@@ -105,7 +105,7 @@ def test_another_test_file_has_an_entry_and_a_line_of_its_own(card):
     assert found(text)["heldout.jsonl", ACCURACY] == 0.75
     assert found(text)["other.jsonl", ACCURACY] == 1.0
     _, section, _ = between_marks(text)
-    assert TABLE in section and "| other.jsonl | 100.0% (" in section
+    assert TABLE in section and "| other.jsonl | 100.0 % (" in section
     # and they stay apart where somebody writes the metadata anew with huggingface_hub's own class
     assert found(str(ModelCard(text))) == found(text)
 
@@ -145,7 +145,7 @@ def test_a_section_without_one_mark_costs_no_text(card, lost):
         evaluate(card, "heldout.jsonl", accuracy)
         text = text_of(card)
         assert "My last words." in text and "## Training" in text and "## Results" in text
-        assert text.count("| 25.0% (") + text.count("| 50.0% (") == 1
+        assert text.count("| 25.0 % (") + text.count("| 50.0 % (") == 1
 
 
 def test_without_the_heading_the_section_is_the_last(card):

@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from distill.evaluation.systems import BASE_LATENCY_ROWS, BASE_SYSTEMS
+from distill.wording import percent
 from helpers import ROOT, STUDENT, fails, last_json, read_jsonl, run
 
 
@@ -71,7 +72,7 @@ def test_the_adapters_card_has_the_figures(distilled, evaluated):
     assert shown["accuracy on gold"].metric_args["rows"] == 420
     assert shown["agreement with the teacher"].metric_value == round(student["agreement"], 4)
     assert shown["speed-up"].metric_value > 2
-    assert f"| heldout.jsonl | {student['accuracy']:.1%} (420; " in card.text
+    assert f"| heldout.jsonl | {percent(student['accuracy'])} (420; " in card.text
     assert '"lora_rank": 64' in card.text  # step 2's text stays
 
 

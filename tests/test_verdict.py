@@ -6,7 +6,7 @@ from distill.evaluation.headlines import headlines
 from distill.evaluation.report import on_terminal
 from distill.evaluation.scores import Prices, measure
 from distill.evaluation.verdict import not_thinking, verdict
-from distill.evaluation.wording import duration, part_of, seconds
+from distill.wording import duration, part_of, seconds
 
 TEACHER_COSTS = {
     "prompt_tokens": [2300] * 420,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from distill.evaluation.tables import labelled
 from distill.evaluation.verdict import CHANCE, not_thinking, quality
-from distill.evaluation.wording import MISSING, duration, part_of, percent, show
+from distill.wording import MISSING, duration, part_of, percent, show
 
 
 @dataclass(frozen=True)

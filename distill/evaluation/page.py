@@ -15,8 +15,8 @@ from distill.evaluation.sentences import sentences
 from distill.evaluation.systems import STYLES, titles_of
 from distill.evaluation.tables import labelled, tables
 from distill.evaluation.verdict import verdict
-from distill.evaluation.wording import MISSING
 from distill.same_text import comparable
+from distill.wording import MISSING
 
 # of the predictions on the page; all are in predictions.jsonl
 SHOWN_ROWS = 2000

@@ -6,7 +6,7 @@ The first one compares the systems, the others go into detail.
 from dataclasses import dataclass
 
 from distill.evaluation.systems import titles_of
-from distill.evaluation.wording import MISSING, percent, rate, seconds, show
+from distill.wording import MISSING, percent, rate, seconds, show
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ comparison with a teacher that often cannot be read, however good the student lo
 
 from distill.evaluation.systems import titles_of
 from distill.evaluation.tables import labelled
-from distill.evaluation.wording import duration, part_of, percent
+from distill.wording import duration, part_of, percent
 
 CHANCE = 0.05  # a p-value below it: the systems differ
 FEW_ROWS = 100  # with fewer, a 95 % interval spans some 10 points and more

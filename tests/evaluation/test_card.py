@@ -78,8 +78,9 @@ def test_the_adapters_card_gets_them(adapter, caplog):
     card = ModelCard.load(adapter / "README.md")
     assert len(card.data.eval_results) == 5
     assert card.data.model_name == adapter.name
-    assert "| held out.jsonl | 75.0% (4; 30.1% to 95.4%) | 25.0% | 25.0% | 12.0 (12.0) | 2.0 |" in (
-        card.text
+    assert (
+        "| held out.jsonl | 75.0 % (4; 30.1 % to 95.4 %) | 25.0 % | 25.0 % | 12.0 (12.0) | 2.0 |"
+        in (card.text)
     )
     assert [path.name for path in adapter.iterdir()] == ["README.md"]
     assert caplog.messages == []

@@ -1,4 +1,4 @@
-"""How step 3 writes numbers, the same way in its verdict, its tables and on its page."""
+"""How the figures of step 3 are written: the same in verdict, tables, page and model card."""
 
 MISSING = "–"  # what was not measured
 FRACTION = 0.1  # a part that is at most so large is written as 1/n
