@@ -131,17 +131,9 @@ def our_entries(card: RepoCard) -> list[dict]:
     for model in card.data.get("model-index") or []:
         for entry in model["results"]:
             metrics = [metric for metric in entry["metrics"] if metric.get("name") in NAMES]
-            if has_accuracy(metrics) and is_of_rows(entry, entry["dataset"]["name"]):
+            if metrics and is_of_rows(entry, entry["dataset"]["name"]):
                 found.append({**entry, "metrics": metrics})
     return found
-
-
-def has_accuracy(metrics: list[dict]) -> bool:
-    """Whether an entry still has what its line in the section begins with, as it was written."""
-    for metric in metrics:
-        if metric["name"] == ACCURACY:
-            return {"rows", "low", "high"} <= set(metric.get("args") or {})
-    return False
 
 
 def with_section(text: str, section: str) -> str:
