@@ -14,7 +14,7 @@ The same command again continues where it was stopped.
 """
 
 if __name__ == "__main__":
-    from distill import early_stop  # noqa: F401
+    from distill import early_stop, quiet_start  # noqa: F401
 
 import contextlib
 import json
@@ -25,6 +25,7 @@ import sys
 import time
 
 from distill.cli import ROOT, Parser, one_line
+from distill.labels.console import say_next
 from distill.labels.forced import Forced
 from distill.labels.inputs import InputsChanged
 from distill.labels.replicas import ReplicasFailed
@@ -257,6 +258,7 @@ def write_results(run: Run, seconds: float) -> int:
             "only %.1f %% of the rows got a label; see %s.rejected.jsonl", share, args.output_file
         )
         return 1
+    say_next(args.output_file, args.model_name)
     return 0
 
 

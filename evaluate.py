@@ -12,7 +12,7 @@ row, every system) and plots.
 """
 
 if __name__ == "__main__":
-    from distill import early_stop  # noqa: F401
+    from distill import early_stop, quiet_start  # noqa: F401
 
 import argparse
 import contextlib
@@ -30,6 +30,7 @@ from distill.adapter import LORA, Serving, check_plan, plan_serving
 from distill.cli import ROOT, Parser, one_line
 from distill.evaluation.apart import Apart
 from distill.evaluation.ask import Asking, SystemFailed, score_systems
+from distill.evaluation.console import say_next, say_start
 from distill.evaluation.models import check_models
 from distill.evaluation.provenance import how_measured, origin, predictions, shown_summary, thinking
 from distill.evaluation.report import markdown, not_thinking, sentences, tables, write_report
@@ -330,6 +331,9 @@ def main() -> int:
         except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
             print(f"evaluate.py: {one_line(error)}", file=sys.stderr)
             return 2
+        names = [name for name in args.systems if name not in plan.left_out]
+        thinks = args.reasoning_parser != "none"
+        say_start(len(plan.rows.chats), names, thinks, args.report_dir)
         try:
             metrics = score(plan)
         except SystemFailed as error:  # it is said
@@ -340,6 +344,7 @@ def main() -> int:
         print(sentence)
     print(f"Report: {args.report_dir / 'report.html'}")
     print(json.dumps(shown_summary(metrics, time.perf_counter() - start)))
+    say_next(names, args.adapter)
     return 0
 
 

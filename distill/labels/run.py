@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import logging
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from distill.cli import check_model, check_writable
+from distill.labels.console import say_start
 from distill.labels.inputs import Inputs, scan_inputs
 from distill.labels.journal import Journal
 from distill.labels.labelling import Labelling, Settings, record_rows
@@ -22,8 +22,6 @@ from distill.task import Task, load_task
 from distill.teacher.check import check_guard, check_teacher
 from distill.teacher.engine import start_engine
 from distill.teacher.vllm_engine import VLLMTeacher
-
-log = logging.getLogger("create_data")
 
 
 def settings_of(args) -> Settings:
@@ -101,15 +99,13 @@ def start_teacher(run: Run, stop: UnwindAtSignals):
     """
     args = run.args
     check_guard(args, run.task)
-    if run.asked < len(run.inputs):
-        already = "%d inputs, %d to ask; the others are finished, repeated or not ours"
-        log.info(already, len(run.inputs), run.asked)
     # what was begun goes on with its commit, should the branch have moved since;
     # replicas load it too
     args.revision = run.journal.commit or args.revision
     engine_args = check_teacher(args, run.engine_flags, run.task, run.inputs.roles)
     args.revision = engine_args.revision
     if not args.num_replicas:
+        say_start(len(run.inputs), run.asked, args.model_name, args.output_file, args.shard)
         return start_engine(engine_args)
     if engine_args.pipeline_parallel_size > 1:
         raise ValueError(
@@ -117,6 +113,8 @@ def start_teacher(run: Run, stop: UnwindAtSignals):
         )
     connect(args)
     stop.listen()  # Ray has put its own handler of SIGTERM in the place
+    replicas = args.num_replicas
+    say_start(len(run.inputs), run.asked, args.model_name, args.output_file, replicas=replicas)
     return None
 
 
