@@ -14,7 +14,7 @@ The same command again continues where it was stopped.
 """
 
 if __name__ == "__main__":
-    from distill import early_stop  # noqa: F401
+    from distill import early_stop, quiet_start  # noqa: F401
 
 import contextlib
 import logging
@@ -22,7 +22,17 @@ import signal
 import sys
 import time
 
-from distill.cli import LABELS, TASK, TEACHER, Parser, from_flags, one_line
+from distill.cli import (
+    LABELS,
+    MAX_TOKENS,
+    REASONING_PARSER,
+    TASK,
+    TEACHER,
+    TEMPERATURE,
+    Parser,
+    from_flags,
+    one_line,
+)
 from distill.labels.choices import Choices, Cluster, default_thinking_budget, shard_of
 from distill.labels.inputs import InputsChanged
 from distill.labels.labelling import Settings
@@ -55,12 +65,12 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.add("model_name", TEACHER, "the teacher, a thinking model")
     parser.add("revision", None, "of the teacher on the hub: branch, tag or commit (default: main)")
     parser.add("tensor_parallel_size", 1, "GPUs the teacher is split over", at_least=1)
-    parser.add("reasoning_parser", "qwen3", "vLLM's for its thinking; none: it does not think")
+    parser.add("reasoning_parser", REASONING_PARSER, "vLLM's; none: it does not think")
     parser.add("num_replicas", 0, "engines on a Ray cluster (0: one engine, here)", at_least=0)
     parser.add("cpus_per_replica", 0, "cores for each replica instead of GPUs", at_least=0)
     parser.group("how it is asked")
-    parser.add("temperature", 0.15, "of the first attempt; retries use at least 0.6", at_least=0)
-    parser.add("max_tokens", 4096, "thinking and answer together, in tokens", at_least=2)
+    parser.add("temperature", TEMPERATURE, "of the first attempt; retries: 0.6", at_least=0)
+    parser.add("max_tokens", MAX_TOKENS, "thinking and answer together, in tokens", at_least=2)
     parser.add("max_retries", 3, "further attempts for a row without a valid answer", at_least=0)
     parser.add("max_repeats", 4, "end a first attempt that loops so often (0: never)", at_least=0)
     parser.add("structured_outputs", "retry", "which attempts end in a label only", choices=GUARDS)

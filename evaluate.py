@@ -12,7 +12,7 @@ row, every system) and plots.
 """
 
 if __name__ == "__main__":
-    from distill import early_stop  # noqa: F401
+    from distill import early_stop, quiet_start  # noqa: F401
 
 import contextlib
 import json
@@ -21,10 +21,22 @@ import sys
 import time
 from pathlib import Path
 
-from distill.cli import ADAPTER, STUDENT, TASK, TEACHER, Parser, from_flags, one_line
+from distill.cli import (
+    ADAPTER,
+    MAX_TOKENS,
+    REASONING_PARSER,
+    STUDENT,
+    TASK,
+    TEACHER,
+    TEMPERATURE,
+    Parser,
+    from_flags,
+    one_line,
+)
 from distill.evaluation.apart import end_at_signals
 from distill.evaluation.ask import SystemFailed
 from distill.evaluation.choices import Choices, systems_of
+from distill.evaluation.console import say_next, say_start
 from distill.evaluation.provenance import shown_summary
 from distill.evaluation.report import on_terminal
 from distill.evaluation.rows import label_quality
@@ -55,15 +67,15 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.add("teacher_model", TEACHER, "asked with its prompt and thinking")
     parser.add("teacher_revision", None, "of the teacher on the hub (default: main)")
     parser.add("teacher_answers", "", "instead of asking it: what step 1 wrote for these rows")
-    parser.add("reasoning_parser", "qwen3", "none: the teacher does not think")
+    parser.add("reasoning_parser", REASONING_PARSER, "none: the teacher does not think")
     parser.add("student_model", STUDENT, "the student's base, which the adapter was trained on")
     parser.add("student_revision", None, "of the student's base (default: as it was trained on)")
     parser.add("revision", None, "of all models on the hub, unless the two above say otherwise")
     parser.add("adapter", ADAPTER, "what train_sft_trl.py wrote")
     parser.add("serve_adapter", "auto", "by vLLM, or a merged copy; auto: what works", choices=WAYS)
     parser.group("how it is asked")
-    parser.add("temperature", 0.15, "of the teacher; students answer greedily", at_least=0)
-    parser.add("max_tokens", 4096, "under the prompt, thinking included", at_least=1)
+    parser.add("temperature", TEMPERATURE, "of the teacher; students answer greedily", at_least=0)
+    parser.add("max_tokens", MAX_TOKENS, "under the prompt, thinking included", at_least=1)
     parser.add("student_max_tokens", 64, "of the students without prompt", at_least=1)
     parser.add("latency_rows", 50, ALONE, at_least=1)
     parser.add("check_rows", 8, "rows whose tokens must be PEFT's (0: no check)", at_least=0)
@@ -116,6 +128,9 @@ def main() -> int:
         except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
             print(f"evaluate.py: {one_line(error)}", file=sys.stderr)
             return 2
+        names = [name for name in choices.systems if name not in plan.left_out]
+        thinks = choices.reasoning_parser != "none"
+        say_start(len(plan.rows.chats), names, thinks, choices.report_dir)
         try:
             metrics = score(plan)
         except SystemFailed as error:  # it is said
@@ -123,6 +138,7 @@ def main() -> int:
     print(on_terminal(metrics))
     print(f"Report: {choices.report_dir / 'report.html'}")
     print(json.dumps(shown_summary(metrics, time.perf_counter() - start)))
+    say_next(names, choices.adapter)
     return 0
 
 

@@ -13,7 +13,7 @@ with 1 and a traceback of its own in all cases.
 """
 
 if __name__ == "__main__":
-    from distill import early_stop  # noqa: F401
+    from distill import early_stop, quiet_start  # noqa: F401
 
 import logging
 import os

@@ -4,21 +4,27 @@ python merge_adapter.py --adapter models/prompt_distillation_trl --output_dir mo
 """
 
 if __name__ == "__main__":
-    from distill import early_stop  # noqa: F401
+    from distill import early_stop, quiet_start  # noqa: F401
 
 import json
+import logging
 import os
 import sys
 from pathlib import Path
 
 from distill.adapter import merge
 from distill.cli import ADAPTER, Parser, check_model, on_one_line
+from distill.next_step import serving_command
 from distill.staging import Staging
 from distill.stopping import end_at_signals
+from distill.streams import lasting_streams
+from distill.system import nvidia_driver
 
+log = logging.getLogger("merge_adapter")
 STOPPED = (
     "merge_adapter.py: stopped; nothing is left of the merged model, the same command starts afresh"
 )
+STARTED = "merge_adapter.py: adapter %s, student %s, a merged model in %s, output %s"
 MARK_TEXT = (
     "merge_adapter.py makes a merged model here and moves it when it is complete.\n"
     "The directory may be deleted when no merge_adapter.py is at work.\n"
@@ -48,6 +54,9 @@ def refuse_existing(output_dir: Path) -> None:
 
 
 def main() -> int:
+    lasting_streams()
+    logging.basicConfig(format="%(message)s")
+    log.setLevel(logging.INFO)
     parser = Parser(__doc__)
     parser.add("adapter", ADAPTER, "what train_sft_trl.py wrote")
     parser.add("output_dir", None, "where the model goes; must not exist yet", required=True)
@@ -67,12 +76,15 @@ def main() -> int:
         refuse_existing(output_dir)
         with staging:
             refuse_existing(output_dir)  # which another run may have finished just now
+            base = args.base_model or recorded
+            log.info(STARTED, args.adapter, base, args.dtype, args.output_dir)
             merge(args.adapter, staging.merged, args.dtype, args.base_model)
             staging.move_merged(output_dir)
     except (ValueError, OSError, SafetensorError) as error:
         print(f"merge_adapter.py: {on_one_line(error)}", file=sys.stderr)
         return 2
     print(json.dumps({"output_dir": args.output_dir}))
+    log.info("next, a server: %s", serving_command(args.output_dir, has_gpu=bool(nvidia_driver())))
     return 0
 
 

@@ -12,27 +12,27 @@ adapter=$out/models/tiny-distilled
 SECONDS=0
 
 begun=0
-stage() { # says how long the last stage took, and what comes next
+stage() { # TITLE WORK: says how long the last stage took, and what is done in this one
   if [ -n "${title:-}" ]; then echo "$title: $((SECONDS - begun)) s"; fi
   title=$1 begun=$SECONDS
-  if [ -n "$title" ]; then echo "$title ..."; fi
+  if [ -n "$title" ]; then echo "$title: $2 ..."; fi
 }
 
-stage "environment in $venv"
+stage "environment in $venv" "installs the libraries of requirements/cpu.txt, some minutes the first time"
 bash requirements/install_cpu.sh "$venv"
 export PATH=$venv/bin:$PATH
 export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 # idle threads sleep instead of slowing the other process down
 
-stage "tiny pair: models/tiny-thinking and models/tiny-instruct"
+stage "tiny pair" "models/tiny-thinking and models/tiny-instruct, copied from tests/pair if task and sentences fit"
 python tests/tiny_pair.py
 
-stage "step 1: the teacher labels 2,101 sentences"
+stage "step 1" "the teacher's engine starts, then it labels 2,101 sentences"
 python create_data.py --model_name models/tiny-thinking --output_file "$data" --max_tokens 256 --overwrite
 
-stage "step 2: the student learns the labels"
+stage "step 2" "the libraries are loaded, then the student learns the labels"
 bash train_trl.sh models/tiny-instruct "$adapter" "$data" --config configs/tiny.yaml --overwrite true
 
-stage "step 3: held-out rows"
+stage "step 3" "an engine for each of teacher, base student and distilled student, with 420 held-out rows each"
 result=$(python evaluate.py --teacher_model models/tiny-thinking --student_model models/tiny-instruct --adapter "$adapter" --max_tokens 256)
 stage ""
 printf '%s\n' "$result" | sed '$d'

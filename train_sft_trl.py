@@ -12,7 +12,7 @@ checked before the student is loaded in checks.py beside it.
 """
 
 if __name__ == "__main__":
-    from distill import early_stop  # noqa: F401
+    from distill import early_stop, quiet_start  # noqa: F401
     from distill.training.short_help import answer_help
 
     answer_help(__doc__)  # before the imports below, which take seconds
@@ -23,7 +23,6 @@ import logging
 import os
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import torch
@@ -36,9 +35,10 @@ from distill.training.arguments import OneLineParser, TrainArguments
 from distill.training.build import make_trainer
 from distill.training.checkpoints import steps_of
 from distill.training.checks import Checked, check_run
+from distill.training.console import say_next, say_sizes, say_start
 from distill.training.hub import PushError, Repository, push
 from distill.training.recipe import ScriptArguments
-from distill.training.results import announce, sizes_of, summary_of, write_results
+from distill.training.results import sizes_of, summary_of, write_results
 from distill.training.rows import warn_about_rows
 from distill.training.run_directory import is_finished
 
@@ -64,10 +64,7 @@ def main() -> int:
 
 
 def begin_process() -> None:
-    """Set what belongs to the process.
-
-    How it ends, where it writes, and what is not worth a word.
-    """
+    """Set what belongs to the process: how it ends, and where it writes."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         # the launcher puts its processes into sessions of their own, where its death leaves them
         end_with_parent()
@@ -77,9 +74,6 @@ def begin_process() -> None:
     level = logging.INFO if is_first() else logging.ERROR
     log.setLevel(level)
     logging.getLogger("models").setLevel(level)
-    # PEFT looks for the experts' rank among the modules, where they are not;
-    # tests pin the rank they get
-    warnings.filterwarnings("ignore", message=".*_pattern keys did not match")
 
 
 def is_first() -> bool:
@@ -89,14 +83,17 @@ def is_first() -> bool:
 
 def train(script, args, checked: Checked) -> int:
     """Train, and write and push what came of it; returns the exit code."""
+    is_main = args.process_index == 0
+    if is_main:
+        rows = len(checked.rows)
+        say_start(script.train_file, rows, script.model_name, args.output_dir, args.world_size)
     trainer = make_trainer(
         script, args, checked.tokenizer, checked.lora, checked.rows, checked.eval_rows
     )
-    is_main = args.process_index == 0
     sizes = sizes_of(trainer)
     if is_main:
         warn_about_rows(checked.rows, checked.eval_rows)
-        announce(trainer, checked.tokenizer, checked.rows[0], sizes)
+        say_sizes(trainer, checked.tokenizer, checked.rows[0], sizes)
 
     resumed = 0
     if checked.checkpoint:
@@ -110,7 +107,9 @@ def train(script, args, checked: Checked) -> int:
     output_dir = Path(args.output_dir)
     summary = summary_of(trainer, sizes, result.training_loss, seconds, resumed)
     write_results(output_dir, trainer.state.log_history, summary)
-    return finish(output_dir, summary, checked.repository, checked.tokenizer)
+    code = finish(output_dir, summary, checked.repository, checked.tokenizer)
+    say_next(args.output_dir, script.model_name, script.train_file)
+    return code
 
 
 def push_again(args, checked: Checked) -> int:

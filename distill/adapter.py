@@ -11,6 +11,7 @@ from pathlib import Path
 
 from distill.adapter_files import adapter_identity
 from distill.cli import one_line
+from distill.progress import bar
 from distill.revisions import resolve
 from distill.server_settings import greedy_settings
 from distill.teacher.engine import engine_arguments
@@ -162,7 +163,7 @@ def compare_with_peft(
     gaps = []
     ties = 0
     with torch.inference_mode():
-        for prompt, served in rows:
+        for prompt, served in bar(rows, later=True, desc="comparing with PEFT", unit="row"):
             logits = model(torch.tensor([prompt + served], device=model.device)).logits[
                 0, len(prompt) - 1 : -1
             ]
@@ -220,7 +221,8 @@ def merge(
         base, revision=revision or "main", dtype=getattr(torch, dtype)
     )
     # merging needs host memory alone; without a device PEFT would start CUDA in this process
-    model = PeftModel.from_pretrained(model, adapter, torch_device="cpu").merge_and_unload()
+    model = PeftModel.from_pretrained(model, adapter, torch_device="cpu")
+    model = model.merge_and_unload(progressbar=True)  # which appears if it takes long
     model.config.use_cache = True
     tokenizer = AutoTokenizer.from_pretrained(adapter)
     if adapter_identity(adapter) != before:  # step 2 has written another one in its place

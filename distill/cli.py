@@ -16,8 +16,10 @@ TEACHER = "Qwen/Qwen3-30B-A3B-Thinking-2507"
 STUDENT = "Qwen/Qwen3-30B-A3B-Instruct-2507"
 LABELS = "./data/prompt_distillation_lang.jsonl"  # what step 1 writes, and step 2 reads
 ADAPTER = "./models/prompt_distillation_trl"  # what step 2 writes, and step 3 reads
-
-
+# how the teacher is asked, in steps 1 and 3 alike
+REASONING_PARSER = "qwen3"
+TEMPERATURE = 0.15
+MAX_TOKENS = 4096
 HELP_ALL = ("--help_all", "--help-all")
 
 

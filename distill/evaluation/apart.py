@@ -12,7 +12,8 @@ import traceback
 from concurrent.futures import ProcessPoolExecutor
 
 from distill.cli import one_line
-from distill.teacher.engine import EngineFailed, quiet_resource_tracker
+from distill.quiet import leave_out_noise
+from distill.teacher.engine import EngineFailed
 
 log = logging.getLogger("evaluate")
 ENDS = 10  # seconds in which a killed process is gone
@@ -55,7 +56,8 @@ class Apart:
         Raises what it raises.
         """
         if self.pool is None:
-            quiet_resource_tracker()  # which is ours, for all processes below us
+            # before Python's tracker starts, which is ours, for all processes below us
+            leave_out_noise()
             self.pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
         return self.pool.submit(function, *arguments).result()
 

@@ -28,6 +28,7 @@ from distill.evaluation.scored import Scored
 from distill.evaluation.systems import BASE_SYSTEMS, System, title_of
 from distill.evaluation.ties import ROUNDINGS, find_ties
 from distill.probes import check_probes
+from distill.progress import bar
 from distill.revisions import resolve
 from distill.server_settings import applied_by_server
 from distill.system import commit, cpu_name
@@ -279,7 +280,13 @@ def ask_system(
     requests = {i: request_of(system, i, prompts[i]) for i in rows}
     latencies = measure_alone(system, teacher, [requests[i] for i in rows])
     start = time.perf_counter()
-    completions = dict(teacher.ask(requests.values()))
+    asking = bar(
+        teacher.ask(requests.values()),
+        total=len(requests),
+        desc=title_of(system.name, system.thinks),
+        unit="row",
+    )
+    completions = dict(asking)
     seconds = time.perf_counter() - start
 
     results = {
@@ -333,7 +340,10 @@ def measure_alone(system: System, teacher: Teacher, requests: list[Request]) -> 
 
     for request in requests[-WARM_UP:]:
         ask_alone(request)
-    latencies = [ask_alone(request) for request in requests[: system.latency_rows]]
+    title = title_of(system.name, system.thinks)
+    first = requests[: system.latency_rows]
+    alone = bar(first, later=True, desc=f"{title}, one at a time", unit="row")
+    latencies = [ask_alone(request) for request in alone]
     teacher.forget()  # otherwise the batch would find these rows cached
     ask_alone(requests[-1])
     return latencies

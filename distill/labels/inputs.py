@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from distill.chats import digest, input_hash, read_inputs
+from distill.progress import bar
 from distill.unfit_rows import roles_of
 
 log = logging.getLogger("create_data")
@@ -88,7 +89,8 @@ def scan_inputs(path: str, limit: int = 0) -> Inputs:
     of_all = hashlib.sha256()
     lines = 0
     roles = Counter()
-    for lines, messages in read_inputs(path):  # noqa: B007, its last value is used below
+    rows = bar(read_inputs(path), later=True, desc="reading the inputs", unit="input")
+    for lines, messages in rows:  # noqa: B007, its last value is used below
         sha256 = digest(messages)
         of_all.update(sha256)
         roles[roles_of(messages)] += 1

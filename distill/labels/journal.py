@@ -20,6 +20,7 @@ from distill.labels.inputs import Inputs
 from distill.locks import journals_of, own_journal
 from distill.old_values import OLD_HEADER, first_difference
 from distill.outputs import TOKEN_COUNTS, beside, parse
+from distill.progress import bar
 
 # a place is the number of a journal file above this bit, and the offset of a line in it below
 FILE_BITS = 48
@@ -122,7 +123,8 @@ class Journal:
         known = False
         line = b"\n"
         with open(path, "rb") as file:
-            for line in file:  # noqa: B007, the last one is looked at below
+            lines = bar(file, later=True, desc=f"reading {path.name}", unit="line")
+            for line in lines:  # noqa: B007, the last one is looked at below
                 record = parse(line)
                 if record and "run" in record:
                     self._compare(path, record["run"])
@@ -184,7 +186,10 @@ class Journal:
             files = [opened.enter_context(open(path, "rb")) for path in self.files]
             good = opened.enter_context(Replacing(self.output))
             bad = opened.enter_context(Replacing(beside(self.output, "rejected.jsonl")))
-            for index, messages in self.inputs.read():
+            rows = self.inputs.read()
+            for index, messages in bar(
+                rows, later=True, total=len(self.inputs), desc="writing the rows", unit="row"
+            ):
                 first = int(self.inputs.first[index])
                 record = self._recorded(files, first)
                 if first == index:

@@ -5,11 +5,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from tqdm import tqdm
-
 from distill.guard import is_guarded
 from distill.labels.journal import Journal
 from distill.outputs import TOKEN_COUNTS
+from distill.progress import bar
 from distill.same_text import comparable
 from distill.task import NoAnswer, Task
 from distill.teacher.base import Completion, Loop, Prompt, Request, Sampling, Teacher
@@ -312,7 +311,7 @@ def record_rows(
     start = perf_counter()
     rejected = 0
     tokens = Counter()
-    bar = tqdm(total=done + left, initial=done, desc="labelling", unit="row", mininterval=1)
+    progress = bar(total=done + left, initial=done, desc="labelling", unit="row")
     for index, record in decided:
         journal.record(index, seconds=round(perf_counter() - start, 2), **record)
         if record["answer"] is None:
@@ -320,11 +319,11 @@ def record_rows(
         for attempt in record["attempts"]:
             for key in TOKEN_COUNTS:
                 tokens[key] += attempt[key]
-        bar.update()
-        rate = tokens["output_tokens"] / max(bar.format_dict["elapsed"], 1e-9)
+        progress.update()
+        rate = tokens["output_tokens"] / max(progress.format_dict["elapsed"], 1e-9)
         cached = tokens["cached_tokens"] / max(tokens["prompt_tokens"], 1)
         shown = (
             f"rejected {rejected}, {journal.forced.shown()}, {rate:.0f} tok/s, cached {cached:.1%}"
         )
-        bar.set_postfix_str(shown, refresh=False)
-    bar.close()
+        progress.set_postfix_str(shown, refresh=False)
+    progress.close()

@@ -3,6 +3,7 @@
 import json
 import logging
 
+from distill.labels.console import say_next
 from distill.labels.forced import Forced
 from distill.labels.run import Run
 
@@ -46,4 +47,5 @@ def write_results(run: Run, commit: str | None, seconds: float) -> int:
         rejected = f"{choices.output_file}.rejected.jsonl"
         log.error("only %.1f %% of the rows got a label; see %s", share, rejected)
         return 1
+    say_next(choices.output_file, choices.teacher.model_name)
     return 0

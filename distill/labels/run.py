@@ -1,7 +1,6 @@
 """One run of step 1: what is checked first, how the teacher starts, and what is asked."""
 
 import contextlib
-import logging
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 
 from distill.cli import check_model, check_writable
 from distill.labels.choices import Choices
+from distill.labels.console import say_start
 from distill.labels.inputs import Inputs, scan_inputs
 from distill.labels.journal import Journal
 from distill.labels.labelling import Labelling, record_rows
@@ -22,8 +22,6 @@ from distill.task import Task, load_task
 from distill.teacher.check import TeacherModel, check_guard, check_teacher
 from distill.teacher.engine import start_engine
 from distill.teacher.vllm_engine import VLLMTeacher
-
-log = logging.getLogger("create_data")
 
 
 @dataclass(frozen=True)
@@ -103,14 +101,13 @@ def start_teacher(run: Run, stop: UnwindAtSignals) -> Started:
     choices = run.choices
     guards = choices.settings.guards
     check_guard(choices.task_file, run.task, guards)
-    if run.asked < len(run.inputs):
-        already = "%d inputs, %d to ask; the others are finished, repeated or not ours"
-        log.info(already, len(run.inputs), run.asked)
     # what was begun goes on with its commit, should the branch have moved since
     model = replace(choices.teacher, revision=run.journal.commit or choices.teacher.revision)
     engine_args = check_teacher(model, choices.task_file, run.task, guards, run.inputs.roles)
     model = replace(model, revision=engine_args.revision)  # replicas load it too
+    asked = (len(run.inputs), run.asked, model.model_name, choices.output_file)
     if not choices.cluster.num_replicas:
+        say_start(*asked, choices.shard.text)
         return Started(model, start_engine(engine_args))
     if engine_args.pipeline_parallel_size > 1:
         raise ValueError(
@@ -118,6 +115,7 @@ def start_teacher(run: Run, stop: UnwindAtSignals) -> Started:
         )
     connect(choices.cluster)
     stop.listen()  # Ray has put its own handler of SIGTERM in the place
+    say_start(*asked, replicas=choices.cluster.num_replicas)
     return Started(model, None)
 
 

@@ -4,6 +4,8 @@ import atexit
 import gc
 import os
 
+from distill.quiet import leave_out_noise
+from distill.streams import lasting_streams
 from distill.system import end_with_parent
 from distill.teacher.engine_log import print_to_engine_log
 
@@ -14,9 +16,11 @@ def begin_child() -> None:
     Where an engine has started it, Ctrl-C is for the script alone.
     """
     end_with_parent()
+    leave_out_noise()
     if print_to_engine_log():
         os.setpgid(0, 0)
         atexit.register(end_quickly)
+    lasting_streams()
 
 
 def end_quickly() -> None:

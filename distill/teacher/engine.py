@@ -16,6 +16,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 
 from distill.cli import one_line
+from distill.quiet import leave_out_noise
 from distill.revisions import check_loaded
 from distill.system import driver_problem, nvidia_driver
 from distill.teacher.child import begin_child
@@ -28,7 +29,6 @@ log = logging.getLogger("engine")
 GRACE = 10
 # where FlashInfer looks for the compiler if nothing else names one
 CUDA_DIRECTORY = "/usr/local/cuda"
-QUIET_TRACKER = "ignore:resource_tracker"  # as python -W takes it
 CANNOT_START = "the engine cannot start"
 SILENT_END = (
     "one of its processes ended without saying why, "
@@ -62,9 +62,7 @@ def engine_parser() -> argparse.ArgumentParser:
     # else each guarded request starts a thread to compile its expression again;
     # create_data.py has checked the task's
     os.environ.setdefault("VLLM_REGEX_COMPILATION_TIMEOUT_S", "0")
-    quiet_resource_tracker()
-    # a CPU has none, which is no news
-    logging.getLogger("vllm.triton_utils").setLevel(logging.ERROR)
+    leave_out_noise()
     from vllm import EngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -130,15 +128,6 @@ def check_engine_flags(model_name: str, engine_flags: list[str], revision: str |
     It is for whoever has no use for its result in this process.
     """
     engine_arguments(model_name, engine_flags, revision=revision)
-
-
-def quiet_resource_tracker() -> None:
-    """Let Python's tracker be silent; to be called before Python starts it.
-
-    It would say at the end what it tidies up behind an engine.
-    """
-    if QUIET_TRACKER not in sys.warnoptions:
-        sys.warnoptions.append(QUIET_TRACKER)
 
 
 def find_nvcc() -> str | None:

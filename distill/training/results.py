@@ -1,7 +1,6 @@
 """What step 2 writes and says about a run: its figures, the loss curve, the card."""
 
 import json
-import logging
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -12,10 +11,7 @@ import torch
 from distill.card import model_card
 from distill.files import Replacing
 from distill.palette import BLUE, ORANGE
-from distill.training.lora import describe
 
-log = logging.getLogger("train_sft_trl")
-FEW_STEPS = 100
 CURVES = {"loss": BLUE, "eval_loss": ORANGE}  # of loss.png
 
 
@@ -48,31 +44,6 @@ def sizes_of(trainer) -> Sizes:
         effective_batch=effective_batch,
         steps=steps,
     )
-
-
-def announce(trainer, tokenizer, first_row: dict, sizes: Sizes) -> None:
-    """Log what will be trained, and on what the first row's loss falls."""
-    learned = [token for token in first_row["labels"] if token != -100]
-    share = 100 * sizes.trainable / sizes.parameters
-    log.info("LoRA on %s", describe(trainer.model))
-    log.info(
-        "trainable parameters %s of %s (%.2f %%)",
-        f"{sizes.trainable:,}",
-        f"{sizes.parameters:,}",
-        share,
-    )
-    log.info(
-        "%d rows, effective batch %d, %d optimizer steps",
-        sizes.rows,
-        sizes.effective_batch,
-        sizes.steps,
-    )
-    log.info("the first row's loss is on %r", tokenizer.decode(learned))
-    if sizes.steps < FEW_STEPS:
-        log.warning(
-            "only %d optimizer steps; more come from --num_train_epochs or a smaller batch",
-            sizes.steps,
-        )
 
 
 def peak_memory() -> int:

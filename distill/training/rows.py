@@ -4,6 +4,7 @@ import logging
 from math import floor
 
 from distill.chats import read_chat
+from distill.progress import bar
 from distill.templates import TemplateProblem
 from distill.tokens import encode
 
@@ -17,7 +18,8 @@ def load_rows(path: str, tokenizer, max_length: int | None) -> list[dict]:
     line, also for a row of more than `max_length` tokens (None: any).
     """
     rows = []
-    for number, messages in read_chat(path, last_role="assistant"):
+    chats = read_chat(path, last_role="assistant")
+    for number, messages in bar(chats, later=True, desc="tokenising the rows", unit="row"):
         if len(messages) < 2:
             raise ValueError(
                 f"{path}:{number}: an answer without a question; "

@@ -8,6 +8,7 @@ compute_loss        short micro-batches are not checkpointed; on a CPU only the 
                     go to the head, as TRL's Triton kernel does on a GPU
 floating_point_ops  not estimated in each step
 prediction_step     evaluation counts exact answers
+TrainingBar         one bar instead of a dictionary at each logging step
 save_model          under FSDP2 the adapter alone is written, not the base
 """
 
@@ -19,11 +20,12 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from transformers import TrainerCallback
+from transformers import ProgressCallback, TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 from trl import SFTTrainer
 
+from distill.training.progress import TrainingBar
 from distill.training.student_ops import keep_lora_beside_experts, use_fewer_kernels
 
 
@@ -78,6 +80,9 @@ class LoraTrainer(SFTTrainer):
         self.sampler_epoch = SamplerEpoch()
         super().__init__(*args, **kwargs)
         self.add_callback(self.sampler_epoch)
+        if not self.args.disable_tqdm:
+            self.remove_callback(ProgressCallback)
+            self.add_callback(TrainingBar())
         self.model.train = partial(switch, self.model)
         keep_lora_beside_experts(self.model)
         use_fewer_kernels(self.model)

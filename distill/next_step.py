@@ -1,0 +1,82 @@
+"""The commands that a script names at its end, as they can be pasted into a shell."""
+
+import json
+import shlex
+from pathlib import Path
+
+from distill.cli import MAX_TOKENS, REASONING_PARSER, ROOT, TASK, TEACHER, TEMPERATURE
+from distill.outputs import beside
+from distill.task import load_task
+
+# What step 3 asks the teacher with, if it is told nothing else.
+SAMPLING = {
+    "reasoning_parser": REASONING_PARSER,
+    "temperature": TEMPERATURE,
+    "max_tokens": MAX_TOKENS,
+}
+# Stands for what only the user knows: held-out rows of a task of his own.
+GOLD = "GOLD.jsonl"
+
+
+def command(program: str, script: str, *words: str | Path) -> str:
+    """How a script of this repository is called from the directory that we are in."""
+    path = ROOT / script
+    if path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return shlex.join([program, *map(str, [path, *words])])
+
+
+def training_command(output_file: str, teacher: str) -> str:
+    """How step 2 is started on what step 1 wrote to `output_file`.
+
+    With the default teacher its student is the default one too. Another teacher's is not known:
+    STUDENT stands for it.
+    """
+    if teacher == TEACHER:
+        return command("bash", "train_trl.sh", "--train_file", output_file)
+    adapter = Path("models") / Path(output_file).stem
+    return command("bash", "train_trl.sh", "STUDENT", adapter, output_file)
+
+
+def evaluation_command(adapter: str, student: str, train_file: str) -> str:
+    """How step 3 is started for an adapter, with the teacher and the task of its rows.
+
+    Step 1 has written them beside the rows. What is not there is left to the defaults of step 3.
+    """
+    words = ["--adapter", adapter, "--student_model", student]
+    manifest = manifest_of(train_file)
+    if "model" in manifest:
+        words += ["--teacher_model", manifest["model"]]
+    if manifest.get("revision"):
+        words += ["--teacher_revision", manifest["revision"]]
+    for name, default in SAMPLING.items():
+        value = manifest.get(name, default)
+        if value != default:
+            words += [f"--{name}", value]
+    if "task_file" in manifest and manifest.get("task") != load_task(TASK).hash:
+        words += ["--task", manifest["task_file"], "--test_file", GOLD]
+    return command("python", "evaluate.py", *words)
+
+
+def manifest_of(train_file: str) -> dict:
+    """Read what step 1 says of the rows that it wrote; empty for rows of another origin."""
+    try:
+        return json.loads(beside(Path(train_file), "manifest.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def merging_command(adapter: str) -> str:
+    """How the stand-alone model of an adapter is made beside it."""
+    words = ["--adapter", adapter, "--output_dir", f"{adapter.rstrip('/')}-merged"]
+    return command("python", "merge_adapter.py", *words)
+
+
+def serving_command(model: str, has_gpu: bool) -> str:
+    """How vLLM serves a model that needs nothing else; its CPU build has no command of its own."""
+    words = ["--served-model-name", "student"]
+    if has_gpu:
+        return shlex.join(["vllm", "serve", model, *words])
+    module = ["python", "-m", "vllm.entrypoints.openai.api_server"]
+    line = shlex.join([*module, "--model", model, *words, "--enforce-eager"])
+    return f"VLLM_CPU_KVCACHE_SPACE=2 {line}"

@@ -1,0 +1,55 @@
+"""What step 2 says of a run: what it will do, on what it trains, and what comes next."""
+
+import logging
+
+from distill.next_step import GOLD, evaluation_command
+from distill.training.lora import describe
+from distill.training.results import Sizes
+
+log = logging.getLogger("train_sft_trl")
+FEW_STEPS = 100
+
+
+def say_start(train_file: str, rows: int, student: str, adapter: str, processes: int = 1) -> None:
+    """Say in one line on how many rows which student learns, and where its adapter goes."""
+    together = f" on {processes} processes" if processes > 1 else ""
+    log.info(
+        "train_sft_trl.py: %s rows of %s, student %s%s, adapter %s",
+        f"{rows:,}",
+        train_file,
+        student,
+        together,
+        adapter,
+    )
+
+
+def say_sizes(trainer, tokenizer, first_row: dict, sizes: Sizes) -> None:
+    """Say what is trained, and on what the first row's loss falls."""
+    learned = [token for token in first_row["labels"] if token != -100]
+    log.info(
+        "LoRA on %s: %s of %s parameters (%.2f %%)",
+        describe(trainer.model),
+        f"{sizes.trainable:,}",
+        f"{sizes.parameters:,}",
+        100 * sizes.trainable / sizes.parameters,
+    )
+    log.info(
+        "effective batch %d, %d optimizer steps; the first row's loss is on %r",
+        sizes.effective_batch,
+        sizes.steps,
+        tokenizer.decode(learned),
+    )
+    if sizes.steps < FEW_STEPS:
+        log.warning(
+            "only %d optimizer steps; more come from --num_train_epochs or a smaller batch",
+            sizes.steps,
+        )
+
+
+def say_next(adapter: str, student: str, train_file: str) -> None:
+    """Say in one line how step 3 is started for the adapter."""
+    line = evaluation_command(adapter, student, train_file)
+    if GOLD in line:
+        log.info("next, step 3, with your held-out rows for %s: %s", GOLD, line)
+    else:
+        log.info("next, step 3: %s", line)
