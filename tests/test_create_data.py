@@ -744,9 +744,3 @@ def gpu_machine(folder, gpus):
     (folder / "nvidia-smi").chmod(0o755)
     visible = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
     return {**visible, "PATH": f"{folder}:{os.environ['PATH']}"}
-
-
-def test_help_is_quick():
-    start = time.perf_counter()
-    assert "--thinking_token_budget" in python("create_data.py", "--help").stdout
-    assert time.perf_counter() - start < 3
