@@ -1,6 +1,10 @@
 """How the figures of step 3 are written: the same in verdict, tables, page and model card."""
 
+import re
+
 MISSING = "–"  # what was not measured
+UNIT = re.compile(r"(?<=\d) (?=%|s\b|ms\b)")  # the space before one
+NO_BREAK = "\u00a0"  # the space at which no line ends
 FRACTION = 0.1  # a part that is at most so large is written as 1/n
 
 
@@ -37,6 +41,11 @@ def duration(value: float | None) -> str:
     if value >= 0.01:
         return f"{1000 * value:.0f} ms"
     return f"{1000 * value:.1f} ms"
+
+
+def unbroken(text: str) -> str:
+    """A text whose lines do not end between a number and its unit."""
+    return UNIT.sub(NO_BREAK, text)
 
 
 def part_of(ratio: float, whole: str) -> str:

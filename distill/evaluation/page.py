@@ -5,7 +5,6 @@ every value, and the script reads and moves elements without writing markup.
 """
 
 import base64
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +15,11 @@ from distill.evaluation.systems import STYLES, titles_of
 from distill.evaluation.tables import labelled, tables
 from distill.evaluation.verdict import verdict
 from distill.same_text import comparable
-from distill.wording import MISSING
+from distill.wording import MISSING, unbroken
 
 # of the predictions on the page; all are in predictions.jsonl
 SHOWN_ROWS = 2000
 SHOWN_CHARACTERS = 2_000_000  # of their inputs, so that long ones do not make a page that is slow
-UNIT = re.compile(r"(?<=\d) (?=%|s\b|ms\b)")  # the space before one
 JUDGED = ("teacher", "student")
 
 
@@ -90,11 +88,6 @@ def shown_image(title: str, path: Path) -> ShownImage:
     """A plot as the page holds it; a confusion matrix for each of two systems needs room."""
     data = base64.b64encode(path.read_bytes()).decode()
     return ShownImage(title, data, path.name == CONFUSION)
-
-
-def unbroken(text: str) -> str:
-    """A text whose lines do not end between a number and its unit."""
-    return UNIT.sub("\u00a0", text)
 
 
 def is_wrong(row: dict, name: str) -> bool:

@@ -14,6 +14,7 @@ from distill.evaluation.systems import titles_of
 from distill.evaluation.tables import aligned, markdown, overview, tables
 from distill.evaluation.verdict import verdict
 from distill.files import Replacing
+from distill.wording import NO_BREAK, unbroken
 
 WIDTH = 100  # characters of a line on the terminal
 
@@ -52,7 +53,8 @@ def in_markdown(metrics: dict, images: list[tuple[str, Path]]) -> str:
 def on_terminal(metrics: dict) -> str:
     """Verdict and table, in lines of at most WIDTH characters; the rest is in the report."""
     table = overview(metrics)
-    text = textwrap.fill(" ".join(verdict(metrics)), WIDTH)
+    wrapped = textwrap.fill(unbroken(" ".join(verdict(metrics))), WIDTH)
+    text = wrapped.replace(NO_BREAK, " ")
     return f"{text}\n\n{table.title}:\n\n{aligned(table.header, table.rows)}\n"
 
 

@@ -25,7 +25,7 @@ def verdict(metrics: dict) -> list[str]:
     if "student" not in systems:
         found = [unread, without_student(metrics)]
     elif "teacher" not in systems:
-        found = [student_alone(metrics), "No teacher was asked beside it."]
+        found = [student_alone(metrics), "No teacher was asked."]
     elif unread:
         found = [unread, "So the student cannot be compared with it.", student_alone(metrics)]
     else:
@@ -133,8 +133,8 @@ def student_unreadable(metrics: dict) -> str:
     if student["unreadable"] <= UNREADABLE * student["rows"]:
         return ""
     return (
-        f"Its answer cannot be read on {student['unreadable']} of {student['rows']} rows, "
-        "which count as wrong."
+        f"The student's answer cannot be read on {student['unreadable']} of {student['rows']} "
+        "rows, which count as wrong."
     )
 
 
@@ -167,14 +167,14 @@ def savings(metrics: dict) -> str:
     if fewer and faster:
         text = f"A request costs {part_of(1 / fewer, 'the tokens')}"
         text += f" and took {part_of(1 / faster, 'the time')}"
+        if max(fewer, faster) <= 1:
+            text += ": nothing is saved"
     elif fewer:
         text = f"A request costs {part_of(1 / fewer, 'the tokens')}; its time was not compared"
     elif faster:
         text = f"A request took {part_of(1 / faster, 'the time')}; its tokens were not compared"
     else:
         return "Tokens and time of a request were not compared."
-    if max(fewer or 0, faster or 0) <= 1:
-        text += ": nothing is saved"
     return f"{text}."
 
 
