@@ -23,9 +23,24 @@ from loopback_hub import LoopbackHub
 from nodes import NODES
 
 
-def pytest_collection_modifyitems(items):
-    """Tests that need no models come first: they are the quickest to fail."""
+def pytest_addoption(parser):
+    parser.addoption(
+        "--rebuild-pair",
+        action="store_true",
+        help="also train the tiny pair from scratch, which takes half an hour, and compare it",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Tests that need no models come first: they are the quickest to fail.
+
+    Those that train the tiny pair as a whole are left out unless they are asked for.
+    """
     items.sort(key=lambda item: "pair" in item.fixturenames)
+    if not config.getoption("--rebuild-pair"):
+        left_out = [item for item in items if item.get_closest_marker("rebuild_pair")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,11 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiny_pair
+from distill.evaluation.scores import mcnemar
+from helpers import ROOT, python, read_jsonl
+
+SYSTEMS = ("teacher", "base_prompt", "base")
+BY_CHANCE = 0.01  # a difference that is less likely than this is one of the pairs
 
 
 @pytest.fixture
@@ -72,3 +77,48 @@ def test_a_short_training_gives_two_models(tmp_path):
             chat, add_generation_prompt=True, tokenize=False
         )
     assert openings["tiny-thinking"] == openings["tiny-instruct"] + "<think>\n"
+
+
+def held_out(pair, report):
+    """What teacher and base student of a pair answer on the held-out rows: {system: answers}, and
+    gold under "gold". The teacher decodes greedily, so that a pair has one accuracy.
+    """
+    flags = ["--teacher_model", pair / "tiny-thinking", "--student_model", pair / "tiny-instruct"]
+    flags += ["--test_file", ROOT / "example-data" / "heldout.jsonl", "--report_dir", report]
+    flags += ["--systems", ",".join(SYSTEMS), "--max_tokens", 256, "--temperature", 0]
+    python("evaluate.py", *flags, "--latency_rows", 1)
+    rows = read_jsonl(report / "predictions.jsonl")
+    answers = {name: [row[name]["answer"] for row in rows] for name in SYSTEMS}
+    return {**answers, "gold": [row["gold"] for row in rows]}
+
+
+def right_rows(answers, gold):
+    return sum(answer == right for answer, right in zip(answers, gold, strict=True))
+
+
+@pytest.mark.rebuild_pair
+def test_a_rebuilt_pair_is_as_good_as_the_one_that_is_shipped(tmp_path):
+    """Weights that another machine trains are others, and so are single answers.
+
+    Of the rows that only one of two systems gets right, how many each one has must be a matter of
+    chance (McNemar's exact test). Two teachers that each miss about 16 of 420 rows pass while the
+    one is right on at most about 12 rows more than the other, 3 points.
+    """
+    python("tests/tiny_pair.py", "--output_dir", tmp_path / "rebuilt", "--rebuild")
+    stamp = (tiny_pair.SHIPPED / "tiny-thinking" / tiny_pair.STAMP).read_text()
+    assert tiny_pair.holds(tmp_path / "rebuilt", stamp)
+    shipped = held_out(tiny_pair.SHIPPED, tmp_path / "report of the shipped")
+    rebuilt = held_out(tmp_path / "rebuilt", tmp_path / "report of the rebuilt")
+    gold = shipped["gold"]
+    assert len(gold) == 420
+    found = {}
+    for name in SYSTEMS:
+        right = {"shipped": right_rows(shipped[name], gold)}
+        right["rebuilt"] = right_rows(rebuilt[name], gold)
+        found[name] = {**right, **mcnemar(rebuilt[name], shipped[name], gold)}
+        print(f"{name}: {found[name]}")
+    for name in SYSTEMS:
+        assert found[name]["p_value"] >= BY_CHANCE, found
+    for which in ("shipped", "rebuilt"):  # as the test of the pipeline wants the pair
+        assert found["teacher"][which] >= 0.95 * len(gold), found
+        assert found["base"][which] <= 0.15 * len(gold), found
