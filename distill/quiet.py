@@ -25,8 +25,15 @@ WARNINGS = {
     # Python's tracker says at the end what it tidies up behind an engine
     "resource_tracker": UserWarning,
 }
-# Parts of what loggers of vLLM's build for machines without a GPU say: of such a machine, and of
-# the way in which engine.py starts an engine there.
+# Parts of what loggers say, by their names.
+EVERYWHERE = {
+    # each step itself says what comes of a row that is too long
+    "transformers.tokenization_utils_base": ("Token indices sequence length is longer than",),
+    # checkpoints that came one after the other within a second are taken by their numbers
+    "transformers.trainer_utils": ("mtime may not be reliable on this filesystem",),
+}
+# The same of vLLM's build for machines without a GPU: of such a machine, and of the way in which
+# engine.py starts an engine there.
 ON_CPU = {
     "vllm.config.vllm": (
         "Model Runner V2 requires Triton",
@@ -62,12 +69,10 @@ def leave_out_noise() -> None:
     """
     bars_of_libraries()
     leave_out_warnings()
+    leave_out_messages(EVERYWHERE)
     if not is_cpu_build():
         return
-    for name, texts in ON_CPU.items():
-        logger = logging.getLogger(name)
-        if not any(isinstance(known, LeaveOut) for known in logger.filters):
-            logger.addFilter(LeaveOut(texts))
+    leave_out_messages(ON_CPU)
     # PyTorch's C++ code warns of the NUMA node that vLLM has chosen;
     # its errors stay, and so does what it warns of through Python
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -80,6 +85,14 @@ def leave_out_warnings() -> None:
         if option not in sys.warnoptions:
             sys.warnoptions.append(option)
             warnings.filterwarnings("ignore", message=re.escape(text), category=kind)
+
+
+def leave_out_messages(of_loggers: dict[str, tuple[str, ...]]) -> None:
+    """What loggers say: by a filter of each, which a process that is forked has too."""
+    for name, texts in of_loggers.items():
+        logger = logging.getLogger(name)
+        if not any(isinstance(known, LeaveOut) for known in logger.filters):
+            logger.addFilter(LeaveOut(texts))
 
 
 def is_cpu_build() -> bool:

@@ -1,11 +1,13 @@
 """What several test files share: the stages of the tiny pair, each made once."""
 
 import json
+import os
 import subprocess
 
 import pytest
 
 from helpers import (
+    AS_A_USER,
     FSDP_REPOSITORY,
     MODES,
     ROOT,
@@ -17,7 +19,7 @@ from helpers import (
     last_json,
     python,
     run,
-    train,
+    training_command,
 )
 from loopback_hub import LoopbackHub
 from nodes import NODES
@@ -53,25 +55,32 @@ def pair():
 
 
 @pytest.fixture(scope="session")
-def labelled(pair, tmp_path_factory):
-    """Step 1 over all sentences: (output file, JSON line)."""
-    output = tmp_path_factory.mktemp("data") / "labels.jsonl"
-    flags = labelling_flags(output)
-    return output, last_json(python("create_data.py", *flags))
+def said():
+    """What the steps below and the runs of `trained` have printed to stderr, by their names."""
+    return {}
 
 
 @pytest.fixture(scope="session")
-def distilled(labelled, tmp_path_factory):
+def labelled(pair, tmp_path_factory, said):
+    """Step 1 over all sentences: (output file, JSON line)."""
+    output = tmp_path_factory.mktemp("data") / "labels.jsonl"
+    process = python("create_data.py", *labelling_flags(output), env={**os.environ, **AS_A_USER})
+    said["step 1"] = process.stderr
+    return output, last_json(process)
+
+
+@pytest.fixture(scope="session")
+def distilled(labelled, tmp_path_factory, said):
     """Step 2 on what step 1 wrote: (adapter directory, JSON line)."""
     adapter = tmp_path_factory.mktemp("adapter") / "out"
     config = ["--config", ROOT / "configs" / "tiny.yaml"]
-    return adapter, last_json(
-        run("bash", ROOT / "train_trl.sh", STUDENT, adapter, labelled[0], *config)
-    )
+    process = run("bash", ROOT / "train_trl.sh", STUDENT, adapter, labelled[0], *config)
+    said["step 2"] = process.stderr
+    return adapter, last_json(process)
 
 
 @pytest.fixture(scope="session")
-def evaluated(distilled, tmp_path_factory):
+def evaluated(distilled, tmp_path_factory, said):
     """Step 3 on what step 2 trained.
 
     Of 21 inputs without gold one is far too long: (report directory, process).
@@ -98,7 +107,9 @@ def evaluated(distilled, tmp_path_factory):
         20,
     ]
     prices = ["--price_input", 0.1, "--price_cached", 0.01, "--price_output", 0.4]
-    return distilled[0] / "report", python("evaluate.py", *flags, *prices)
+    process = python("evaluate.py", *flags, *prices, env={**os.environ, **AS_A_USER})
+    said["step 3"] = process.stderr
+    return distilled[0] / "report", process
 
 
 # Training on the tiny student, 40 steps of 16 rows in fp32
@@ -125,7 +136,7 @@ def hub():
 
 
 @pytest.fixture(scope="session")
-def trained(pair, train_file, hub, tmp_path_factory):
+def trained(pair, train_file, hub, tmp_path_factory, said):
     """An uninterrupted run in each mode: {mode: (directory, JSON line)}.
 
     Two processes checkpoint long batches.
@@ -145,8 +156,10 @@ def trained(pair, train_file, hub, tmp_path_factory):
     runs = {}
     for mode in MODES:
         both = [*flags, *further[mode], "--push_to_hub", "true"]
-        summary = train(mode, folder / mode, train_file, *both, environment=hub.environment)
-        runs[mode] = (folder / mode, summary)
+        line, own = training_command(mode, folder / mode, train_file, *both)
+        process = run(*line, env={**own, **hub.environment}, cwd=ROOT)
+        said[mode] = process.stderr
+        runs[mode] = (folder / mode, last_json(process))
     return runs
 
 

@@ -25,6 +25,10 @@ STUDENT = ROOT / "models" / "tiny-instruct"
 SENTENCES = ROOT / "example-data" / "multilingual.txt"
 
 
+# TRL, which some tests import, lets vLLM be silent below errors, in what they start too
+AS_A_USER = {"VLLM_LOGGING_LEVEL": "WARNING"}
+
+
 def run(*command, code=0, **kwargs):
     """Run a command from another directory than the repository's; returns the finished process."""
     kwargs = {"cwd": "/", "env": os.environ, **kwargs}

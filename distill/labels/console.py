@@ -17,7 +17,9 @@ def say_start(
     """
     share = "" if shard.endswith("/1") else f", share {shard} of them"
     others = "" if asked == inputs else " (the others are finished, repeated or not ours)"
-    where = f" on {replicas} replicas" if replicas else ""
+    where = ""
+    if replicas:
+        where = f" on {replicas} replica{'s' if replicas > 1 else ''}"
     log.info(
         "create_data.py: %s inputs%s, %s to ask%s, teacher %s%s, output %s",
         f"{inputs:,}",

@@ -17,12 +17,22 @@ import pytest
 
 from distill.teacher import engine
 from distill.teacher.engine import EngineFailed, engine_arguments, find_nvcc
-from helpers import ROOT, SENTENCES, STUDENT, TEACHER, assert_gone, descendants, python, trace
+from helpers import (
+    AS_A_USER,
+    ROOT,
+    SENTENCES,
+    STUDENT,
+    TEACHER,
+    assert_gone,
+    descendants,
+    labelling_flags,
+    python,
+    trace,
+)
 
 # On a CPU the engine runs in the script's own process unless this says otherwise; on a GPU it has
-# one of its own. TRL, which other tests import, lets vLLM be silent below errors, in the processes
-# that we start too.
-APART = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+# one of its own.
+APART = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", **AS_A_USER}
 # GiB that only the engine's processes compare with the machine's memory
 TOO_LARGE = {**APART, "VLLM_CPU_KVCACHE_SPACE": "4000"}
 
@@ -135,11 +145,22 @@ def test_an_engine_that_cannot_start(pair, tmp_path, script):
         "Traceback" not in result.stderr and " ERROR " not in result.stderr and result.stdout == ""
     )
     assert "leaked" not in result.stderr
-    assert "libtcmalloc is not found" in result.stderr  # a worker's warning from before
+    assert "libtcmalloc" not in result.stderr  # which a worker would warn of before
     log_file = Path(re.search(r"\(its log: (.+)\)$", reasons[0])[1])
     log = log_file.read_text()
-    assert log.count("Traceback (most recent call last)") >= 5 and "libtcmalloc is not found" in log
+    assert log.count("Traceback (most recent call last)") >= 5
     assert [path for path in tmp_path.iterdir() if path.suffix in (".log", ".jsonl")] == [log_file]
+
+
+@pytest.mark.slow
+def test_an_engine_that_vllm_refuses_ends_in_one_line(pair, tmp_path):
+    flags = [*labelling_flags(tmp_path / "out.jsonl"), "--max_model_len", 999999]
+    result = python("create_data.py", *flags, code=2, env={**os.environ, **AS_A_USER})
+    start, reason = result.stderr.splitlines()
+    assert start.startswith("create_data.py: 2,101 inputs, 2,101 to ask, teacher ")
+    refused = "create_data.py: the engine cannot start: User-specified max_model_len (999999)"
+    assert reason.startswith(refused)
+    assert result.stdout == ""
 
 
 def shared_memory_of(processes) -> set[Path]:

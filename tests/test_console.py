@@ -1,0 +1,260 @@
+"""What a user sees while a script works: lines that say something, and bars."""
+
+import io
+import json
+import logging
+import os
+import pty
+import re
+import shlex
+import subprocess
+import termios
+import warnings
+from pathlib import Path
+
+import pytest
+
+import evaluate
+from distill import next_step, progress, quiet
+from distill.streams import LogFile, Terminal
+from helpers import ROOT, program
+
+# All that the three steps may write to stderr where it is no terminal. Nothing else passes, so a
+# line that is added here is one that a user can use.
+BAR = r"\s*\d+%\|.{10}\| [\d,]+/[\d,]+ \[[^\]]*\]"
+STEP_1 = [
+    r"create_data\.py: 2,101 inputs, 2,\d{3} to ask( \(the others .*\))?, teacher .*, output .*",
+    rf"labelling: {BAR}",
+    r"next, step 2, with your student's model for STUDENT: bash .*train_trl\.sh STUDENT .*",
+    r"\d+ of \d+ answers were guarded .*",
+]
+STEP_2 = [
+    r"train_sft_trl\.py: [\d,]+ rows of .*, student .*, adapter .*",
+    r"LoRA on .*: [\d,]+ of [\d,]+ parameters \(.* %\)",
+    r"effective batch \d+, \d+ optimizer steps; the first row's loss is on '.*'",
+    rf"training: {BAR}",
+    r"only \d+ optimizer steps; more come from --num_train_epochs or a smaller batch",
+    r"step \d+: [\d.]+ % of the evaluated answers are exact, eval_loss [\d.]+",
+    r"next, step 3: python .*evaluate\.py --adapter .*",
+]
+STEP_3 = [
+    r"evaluate\.py: 441 rows, report .*, systems: .*",
+    r"evaluating: .*",
+    rf"(teacher|base student|distilled student)[^:]*: {BAR}",
+    r"comparing 8 rows with PEFT",
+    r"next, a model to serve \(docs/serving\.md has other ways\): python .*merge_adapter\.py .*",
+]
+
+
+def assert_only(stderr: str, allowed: list[str]) -> None:
+    """Every line of stderr is one of those that are allowed, and nothing is written over."""
+    assert "\r" not in stderr
+    for line in stderr.splitlines():
+        assert any(re.fullmatch(pattern, line) for pattern in allowed), line
+
+
+NOISE = [
+    "/env/torch/x.py:1: FutureWarning: `torch.distributed.reduce_op` is deprecated",
+    "(EngineCore pid=1) WARNING 11-28 02:41:21 [cpu.py:224] Triton is not installed.",
+    "labelling:   0%|          | 0/9 [00:00<?, ?row/s]\rlabelling: 100%|██████████| 9/9 [00:01<0]",
+    "",
+]
+
+
+@pytest.mark.parametrize("noise", NOISE)
+def test_noise_does_not_pass(noise):
+    first = "create_data.py: 2,101 inputs, 2,101 to ask, teacher models/x, output data/x.jsonl\n"
+    assert_only(first, STEP_1)
+    with pytest.raises(AssertionError):
+        assert_only(f"{first}{noise}\n", STEP_1)
+
+
+@pytest.mark.slow
+def test_the_three_steps_say_nothing_that_nobody_can_act_on(evaluated, said):
+    assert_only(said["step 1"], STEP_1)
+    assert_only(said["step 2"], STEP_2)
+    assert_only(said["step 3"], STEP_3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["single", "ddp", "fsdp"])
+def test_training_on_two_processes_says_no_more_than_on_one(trained, said, mode):
+    assert_only(said[mode], STEP_2)
+    assert said[mode].count("train_sft_trl.py: ") == 1
+
+
+@pytest.mark.slow
+def test_each_step_says_how_to_go_on(evaluated, labelled, distilled, said):
+    """The commands are read back: their scripts are there, and step 3 takes its flags."""
+    started_in = Path("/")  # as run() does
+    lines = {step: said[step].splitlines() for step in ("step 1", "step 2", "step 3")}
+    for step, (first, *_, last) in lines.items():
+        assert re.match(r"\w+\.py: [\d,]+ (inputs|rows)", first), step
+        assert last.startswith("next, "), step
+    bash, script, *words = shlex.split(lines["step 1"][-1].partition(": ")[2])
+    assert (bash, (started_in / script).resolve()) == ("bash", ROOT / "train_trl.sh")
+    assert words == ["STUDENT", "models/labels", str(labelled[0])]
+    python, script, *words = shlex.split(lines["step 2"][-1].partition(": ")[2])
+    assert (python, (started_in / script).resolve()) == ("python", ROOT / "evaluate.py")
+    args, engine_flags = evaluate.parse_args(words)
+    assert (args.adapter, args.max_tokens, engine_flags) == (str(distilled[0]), 256, [])
+    assert args.teacher_model.endswith("tiny-thinking")
+    assert args.student_model.endswith("tiny-instruct")
+    assert args.task == evaluate.parse_args([])[0].task
+
+
+def test_step_3_is_named_with_the_teacher_and_the_task_of_the_rows(tmp_path):
+    train_file = tmp_path / "my rows.jsonl"
+    line = next_step.evaluation_command("out", "org/student", str(train_file))
+    words = shlex.split(line)
+    assert words[2:] == ["--adapter", "out", "--student_model", "org/student"]
+    manifest = {"model": "org/teacher", "revision": "v2", "task": "0", "task_file": "my task.yaml"}
+    manifest.update(reasoning_parser="none", temperature=0.15, max_tokens=512)
+    (tmp_path / "my rows.jsonl.manifest.json").write_text(json.dumps(manifest))
+    words = shlex.split(next_step.evaluation_command("out", "org/student", str(train_file)))
+    args, engine_flags = evaluate.parse_args(words[2:])
+    assert engine_flags == []
+    assert (args.teacher_model, args.teacher_revision) == ("org/teacher", "v2")
+    assert (args.reasoning_parser, args.max_tokens) == ("none", 512)
+    assert (args.task, args.test_file) == ("my task.yaml", next_step.GOLD)
+    assert "--temperature" not in words
+
+
+def test_defaults_that_are_left_out_are_those_of_step_3():
+    args, _ = evaluate.parse_args([])
+    for name, value in next_step.TEACHER_DEFAULTS.items():
+        assert getattr(args, name) == value
+    assert args.task == str(next_step.EXAMPLE_TASK)
+    assert args.teacher_model == next_step.DEFAULT_TEACHER
+
+
+def test_step_2_is_named_with_what_is_known(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    line = next_step.training_command("data/a b.jsonl", next_step.DEFAULT_TEACHER)
+    assert line == "bash train_trl.sh --train_file 'data/a b.jsonl'"
+    line = next_step.training_command("data/x.jsonl", "org/teacher")
+    assert line == "bash train_trl.sh STUDENT models/x data/x.jsonl"
+
+
+def test_scripts_are_named_from_the_directory_that_we_are_in(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    script = shlex.split(next_step.merging_command("out/"))[1]
+    assert (tmp_path / script).resolve() == ROOT / "merge_adapter.py"
+    assert next_step.merging_command("out/").endswith("--adapter out/ --output_dir out-merged")
+
+
+def test_a_merged_model_is_served_as_its_machine_needs_it():
+    on_gpu = next_step.serving_command("models/a b", has_gpu=True)
+    assert on_gpu == "vllm serve 'models/a b' --served-model-name student"
+    on_cpu = next_step.serving_command("models/merged", has_gpu=False)
+    assert on_cpu in (ROOT / "docs" / "serving.md").read_text("utf-8")
+
+
+def test_a_bar_in_a_log_file_is_lines():
+    stream = io.StringIO()
+    log = LogFile(stream)
+    for text in ("\r  0%|", "\r 50%| ", "\r     ", "\r", "said\n", "\r100%|", "\n", "end\n", "\n"):
+        assert log.write(text) == len(text)
+    assert stream.getvalue() == "0%|\n50%|\nsaid\n100%|\nend\n\n"
+
+
+def test_what_is_said_beside_a_bar_on_a_terminal_has_a_line_of_its_own():
+    stream = io.StringIO()
+    terminal = Terminal(stream)
+    for text in ("\r 50%|", "said\n", "\r100%|", "\n", "end\n"):
+        terminal.write(text)
+    assert stream.getvalue() == "\r 50%|\nsaid\n\r100%|\nend\n"
+
+
+def shown_by(command, columns: int | None) -> str:
+    """What a program writes to stderr, a terminal of so many columns (0: it does not say it) or a
+    pipe.
+    """
+    if columns is None:
+        return subprocess.run(command, stderr=subprocess.PIPE, text=True, check=True).stderr
+    ours, its = pty.openpty()
+    termios.tcsetwinsize(its, (24, columns))
+    process = subprocess.Popen(command, stderr=its)
+    os.close(its)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(ours, 4096)
+        except OSError:  # nobody writes there any more
+            break
+    os.close(ours)
+    assert process.wait() == 0
+    return shown.decode()
+
+
+# 300 steps in three seconds: states come each second, or each 30 s, and the last one is shown.
+
+
+def test_a_bar_in_a_log_file_has_a_state_each_30_seconds_and_the_last_one():
+    lines = shown_by(program("show_bar.py"), columns=None).splitlines()
+    assert [re.sub(r"\|.*", "", line) for line in lines] == ["working:   0%", "working: 100%"]
+    assert "300/300" in lines[-1] and "end" in lines[-1]
+
+
+@pytest.mark.parametrize("columns", [0, 70])
+def test_a_bar_on_a_terminal_is_one_line(columns):
+    on_terminal = shown_by(program("show_bar.py"), columns)
+    states = on_terminal.split("\r")
+    assert max(map(len, states)) <= (columns or 80)
+    assert 4 <= sum("working: " in state for state in states) <= 6
+    assert on_terminal.count("\n") == 1 and "300/300" in on_terminal
+    assert "library" not in on_terminal  # its bar took too short to appear
+
+
+def test_a_second_process_shows_no_bar(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    list(progress.bar(range(3)))
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("RANK", "0")
+    list(progress.bar(range(3)))
+    assert "3/3" in capsys.readouterr().err
+
+
+def test_work_that_is_mostly_short_shows_no_bar(capsys):
+    list(progress.bar(range(3), later=True))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.fixture
+def quiet_here(monkeypatch):
+    """This process leaves the noise out, and afterwards is as before."""
+    monkeypatch.setattr("sys.warnoptions", [])
+    monkeypatch.setattr(quiet, "is_cpu_build", lambda: True)
+    for name in ("TQDM_DELAY", "TQDM_MININTERVAL", "TQDM_MAXINTERVAL", "TORCH_CPP_LOG_LEVEL"):
+        monkeypatch.setenv(name, "")
+    names = [*quiet.EVERYWHERE, *quiet.ON_CPU]
+    before = {name: list(logging.getLogger(name).filters) for name in names}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        quiet.leave_out_noise()
+        yield caught
+    for name, filters in before.items():
+        logging.getLogger(name).filters = filters
+
+
+def test_only_known_messages_are_left_out(quiet_here, caplog):
+    warnings.warn("The following rank_pattern keys did not match any", RuntimeWarning, stacklevel=1)
+    message = "The following rank_pattern keys did not match any targeted module and were ignored"
+    warnings.warn(message, RuntimeWarning, stacklevel=1)
+    warnings.warn(message, UserWarning, stacklevel=1)
+    said = [(str(one.message), one.category) for one in quiet_here]
+    assert said == [
+        ("The following rank_pattern keys did not match any", RuntimeWarning),
+        (message, UserWarning),
+    ]
+    worker = logging.getLogger("vllm.v1.worker.cpu_worker")
+    worker.propagate = True
+    worker.addHandler(caplog.handler)
+    try:
+        worker.warning("%s is not found in LD_PRELOAD.", "libtcmalloc")
+        worker.warning("Node %s is not in available memory nodes", 1)
+        worker.error("broken")
+    finally:
+        worker.removeHandler(caplog.handler)
+    lines = {record.getMessage() for record in caplog.records}
+    assert lines == {"Node 1 is not in available memory nodes", "broken"}
