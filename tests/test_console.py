@@ -16,6 +16,7 @@ import pytest
 
 import evaluate
 from distill import next_step, progress, quiet
+from distill.cli import TASK, TEACHER
 from distill.streams import LogFile, Terminal
 from helpers import ROOT, program
 
@@ -96,11 +97,11 @@ def test_each_step_says_how_to_go_on(evaluated, labelled, distilled, said):
     assert words == ["STUDENT", "models/labels", str(labelled[0])]
     python, script, *words = shlex.split(lines["step 2"][-1].partition(": ")[2])
     assert (python, (started_in / script).resolve()) == ("python", ROOT / "evaluate.py")
-    args, engine_flags = evaluate.parse_args(words)
-    assert (args.adapter, args.max_tokens, engine_flags) == (str(distilled[0]), 256, [])
-    assert args.teacher_model.endswith("tiny-thinking")
-    assert args.student_model.endswith("tiny-instruct")
-    assert args.task == evaluate.parse_args([])[0].task
+    asked = evaluate.parse_args(words)
+    assert (asked.adapter, asked.max_tokens, asked.engine_flags) == (str(distilled[0]), 256, [])
+    assert asked.teacher_model.endswith("tiny-thinking")
+    assert asked.student_model.endswith("tiny-instruct")
+    assert asked.task_file == evaluate.parse_args([]).task_file
 
 
 def test_step_3_is_named_with_the_teacher_and_the_task_of_the_rows(tmp_path):
@@ -112,25 +113,24 @@ def test_step_3_is_named_with_the_teacher_and_the_task_of_the_rows(tmp_path):
     manifest.update(reasoning_parser="none", temperature=0.15, max_tokens=512)
     (tmp_path / "my rows.jsonl.manifest.json").write_text(json.dumps(manifest))
     words = shlex.split(next_step.evaluation_command("out", "org/student", str(train_file)))
-    args, engine_flags = evaluate.parse_args(words[2:])
-    assert engine_flags == []
-    assert (args.teacher_model, args.teacher_revision) == ("org/teacher", "v2")
-    assert (args.reasoning_parser, args.max_tokens) == ("none", 512)
-    assert (args.task, args.test_file) == ("my task.yaml", next_step.GOLD)
+    asked = evaluate.parse_args(words[2:])
+    assert asked.engine_flags == []
+    assert (asked.teacher_model, asked.teacher_revision) == ("org/teacher", "v2")
+    assert (asked.reasoning_parser, asked.max_tokens) == ("none", 512)
+    assert (asked.task_file, asked.test_file) == ("my task.yaml", next_step.GOLD)
     assert "--temperature" not in words
 
 
 def test_defaults_that_are_left_out_are_those_of_step_3():
-    args, _ = evaluate.parse_args([])
-    for name, value in next_step.TEACHER_DEFAULTS.items():
-        assert getattr(args, name) == value
-    assert args.task == str(next_step.EXAMPLE_TASK)
-    assert args.teacher_model == next_step.DEFAULT_TEACHER
+    asked = evaluate.parse_args([])
+    for name, value in next_step.SAMPLING.items():
+        assert getattr(asked, name) == value
+    assert (asked.task_file, asked.teacher_model) == (TASK, TEACHER)
 
 
 def test_step_2_is_named_with_what_is_known(monkeypatch):
     monkeypatch.chdir(ROOT)
-    line = next_step.training_command("data/a b.jsonl", next_step.DEFAULT_TEACHER)
+    line = next_step.training_command("data/a b.jsonl", TEACHER)
     assert line == "bash train_trl.sh --train_file 'data/a b.jsonl'"
     line = next_step.training_command("data/x.jsonl", "org/teacher")
     assert line == "bash train_trl.sh STUDENT models/x data/x.jsonl"
