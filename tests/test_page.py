@@ -17,7 +17,8 @@ from distill.evaluation.page import (
 )
 from distill.evaluation.report import write_report
 from distill.evaluation.scores import Prices, measure
-from helpers import ROOT, read_jsonl
+from example_reports import predictions_of, write_free, write_large
+from helpers import read_jsonl
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = (
@@ -39,28 +40,6 @@ TEXTS = {
 }
 
 
-def predictions_of(texts, gold, results):
-    """The lines of predictions.jsonl."""
-    rows = []
-    for i, text in enumerate(texts):
-        row = {"messages": [{"role": "user", "content": text}], "gold": gold[i]}
-        for name, result in results.items():
-            row[name] = {"answer": result["answers"][i], "response": ""}
-        rows.append(row)
-    return rows
-
-
-def costs(rows, prompt, output, latency):
-    """What every request of a system took, with some spread."""
-    return {
-        "prompt_tokens": [prompt] * rows,
-        "cached_tokens": [prompt // 2] * rows,
-        "output_tokens": [output] * rows,
-        "latencies": [latency * (1 + 0.1 * (i % 5)) for i in range(20)],
-        "rows_per_second": 3 / latency,
-    }
-
-
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """report.html of five rows, the last of which the student gets wrong."""
@@ -70,58 +49,6 @@ def small(tmp_path_factory):
     metrics.update(machine="2 cores of X", date="2026-01-31", commit="abc1234")
     folder = tmp_path_factory.mktemp("small")
     write_report(folder, metrics, predictions_of(TEXTS.values(), gold, results))
-    return folder / "report.html"
-
-
-def another(label, labels):
-    """The label after this one."""
-    return labels[(labels.index(label) + 1) % len(labels)]
-
-
-def write_large(folder):
-    """The example's 420 rows and 13 labels, with four systems; returns report.html."""
-    rows = read_jsonl(ROOT / "example-data" / "heldout.jsonl")
-    texts = [row["messages"][0]["content"] for row in rows]
-    gold = [row["messages"][1]["content"] for row in rows]
-    labels = sorted(set(gold))
-    teacher = list(gold)
-    student = list(gold)
-    for i in range(0, 420, 26):
-        teacher[i] = another(gold[i], labels) if i % 4 else None
-    for i in range(7, 420, 32):
-        student[i] = another(gold[i], labels)
-    results = {
-        "teacher": {"answers": teacher, **costs(420, 2333, 41, 0.16)},
-        "base_prompt": {"answers": [None] * 420, **costs(420, 2331, 256, 0.88)},
-        "base": {"answers": [labels[i % 13] for i in range(420)], **costs(420, 44, 12, 0.045)},
-        "student": {"answers": student, **costs(420, 44, 2, 0.0077)},
-    }
-    kinds = [row["kind"] for row in rows]
-    metrics = measure(results, gold, kinds, True, Prices(1.0, 0.1, 4.0))
-    metrics.update(machine="2 cores of X", date="2026-01-31", commit="abc1234")
-    write_report(folder, metrics, predictions_of(texts, gold, results))
-    return folder / "report.html"
-
-
-def write_free(folder):
-    """Free texts as answers, of several lines, with a word that does not break; returns
-    report.html.
-    """
-    notice = "on the matter of fees " * 8
-    texts = [f"Rewrite in plain words: notice {i}, {notice}" for i in range(30)]
-    gold = [f"You have to pay fee {i}.\nThe office tells you when." for i in range(30)]
-    texts[3] = "https://example.com/" + "path/" * 60
-    teacher = list(gold)
-    teacher[4] = None
-    student = [text.replace("has to", "must").replace("tells", "writes to") for text in gold]
-    student[5] = gold[5]
-    results = {
-        "teacher": {"answers": teacher, **costs(30, 900, 160, 1.6)},
-        "student": {"answers": student, **costs(30, 60, 24, 0.3)},
-    }
-    metrics = measure(results, gold, [None] * 30, False, Prices())
-    metrics.update(machine="2 cores of X", date="2026-01-31", commit="abc1234")
-    write_report(folder, metrics, predictions_of(texts, gold, results))
     return folder / "report.html"
 
 
@@ -285,6 +212,8 @@ def numbers(page):
 
 @needs_chromium
 def test_rows_are_searched_filtered_and_sorted_by_keyboard(opened, large):
+    from playwright.sync_api import expect
+
     page = opened(large)
     rows = read_jsonl(large.with_name("predictions.jsonl"))
     count = page.locator("#count")
@@ -322,8 +251,7 @@ def test_rows_are_searched_filtered_and_sorted_by_keyboard(opened, large):
     assert expected and sorted(numbers(page)) == expected
     tab_to(page, "button[type=reset]")
     page.keyboard.press("Enter")
-    page.wait_for_function("document.querySelectorAll('#rows tbody tr[hidden]').length === 0")
-    assert count.inner_text() == "420 of 420 rows shown"
+    expect(count).to_have_text("420 of 420 rows shown")  # once the fields are empty
 
     tab_to(page, "th:first-child button")
     page.keyboard.press("Enter")
