@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Distil a prompt on a machine without a GPU: environment, tiny pair, the three steps, the report.
 #   bash quickstart.sh
-# VENV chooses the virtual environment, OUT where data and adapter go. About ten minutes from nothing on 2 cores.
+# VENV names the virtual environment, PYTHON its Python, OUT where data and adapter go. Each stage says how long it took.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$here"

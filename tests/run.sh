@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All checks: ruff, shellcheck and pytest in the same environment as quickstart.sh.
 #   bash tests/run.sh [--fast] [pytest arguments]
+# --fast leaves out the tests that need the tiny pair.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$here"
