@@ -108,7 +108,8 @@ def train(script, args, checked: Checked) -> int:
     summary = summary_of(trainer, sizes, result.training_loss, seconds, resumed)
     write_results(output_dir, trainer.state.log_history, summary)
     code = finish(output_dir, summary, checked.repository, checked.tokenizer)
-    say_next(args.output_dir, script.model_name, script.train_file)
+    if code == 0:
+        say_next(args.output_dir, script.model_name, script.train_file)
     return code
 
 
