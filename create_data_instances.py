@@ -164,6 +164,8 @@ def main() -> None:
     waiting = instances
     while waiting and not signals:
         time.sleep(LOOK_EVERY)
+        if signals:  # which ends the instances too, and is no failure of theirs
+            break
         still_running = running(waiting)
         for instance in waiting:
             if instance not in still_running:

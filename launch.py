@@ -102,12 +102,15 @@ def check(args) -> int:
     It says what is wrong in one line, before many start.
     """
     command = [sys.executable, args.training_script, *args.training_script_args]
-    processes = args.num_processes // args.num_machines
+    processes = (args.num_processes or 1) // (args.num_machines or 1)
     environment = {**os.environ, TO_LAUNCH: str(processes)}
     done = subprocess.run([*command, "--check_only", "true"], env=environment)
     code = exit_code(done.returncode)
     if stopped(code):
         say_stopped()
+    elif done.returncode < 0:  # it could not say so itself
+        name = signal.Signals(-done.returncode).name
+        print(f"launch.py: the check before the launch was ended by {name}", file=sys.stderr)
     return code
 
 

@@ -14,6 +14,8 @@ SAMPLING = {
     "temperature": TEMPERATURE,
     "max_tokens": MAX_TOKENS,
 }
+# The held-out rows of the example's task.
+HELDOUT = ROOT / "example-data" / "heldout.jsonl"
 # Stands for what only the user knows: held-out rows of a task of his own.
 GOLD = "GOLD.jsonl"
 
@@ -53,17 +55,28 @@ def evaluation_command(adapter: str, student: str, train_file: str) -> str:
         value = manifest.get(name, default)
         if value != default:
             words += [f"--{name}", value]
-    if "task_file" in manifest and manifest.get("task") != load_task(TASK).hash:
+    if "task_file" in manifest and not is_example(manifest.get("task")):
         words += ["--task", manifest["task_file"], "--test_file", GOLD]
+    elif Path.cwd() != ROOT:  # where the default would not be found
+        words += ["--test_file", HELDOUT]
     return command("python", "evaluate.py", *words)
+
+
+def is_example(task: str | None) -> bool:
+    """Whether this is the hash of the example's task."""
+    try:
+        return task == load_task(TASK).hash
+    except (OSError, ValueError):  # somebody is editing it
+        return False
 
 
 def manifest_of(train_file: str) -> dict:
     """Read what step 1 says of the rows that it wrote; empty for rows of another origin."""
     try:
-        return json.loads(beside(Path(train_file), "manifest.json").read_text("utf-8"))
+        manifest = json.loads(beside(Path(train_file), "manifest.json").read_text("utf-8"))
     except (OSError, ValueError):
         return {}
+    return manifest if isinstance(manifest, dict) else {}
 
 
 def merging_command(adapter: str) -> str:

@@ -34,26 +34,29 @@ def bars_of_libraries() -> None:
     os.environ.setdefault("TQDM_MAXINTERVAL", str(seconds_between()))
 
 
-def bar(iterable=None, later: bool = False, **settings):
+def bar(iterable=None, later: bool = False, of_first: bool = False, **settings):
     """Make a bar of tqdm with its `settings`, around an iterable if one is given.
 
-    Of the processes of a launch only the first one shows it. `later`: it appears only after some
-    seconds, for what mostly takes no longer.
+    `later`: it appears only after some seconds, for what mostly takes no longer. `of_first`: of
+    the processes of a launch only the first one shows it. The user's own TQDM_DISABLE and
+    TQDM_MININTERVAL hold here too.
     """
     # here, or it would be imported before bars_of_libraries() was called
     from tqdm import tqdm
 
-    settings.setdefault("disable", os.environ.get("RANK", "0") != "0")
     if is_terminal():
         # one that does not say how wide it is would get a bar of no width
         known = os.get_terminal_size(sys.stderr.fileno()).columns
         settings["dynamic_ncols"] = bool(known)  # it may be resized
         settings["ncols"] = None if known else WIDTH
+    if of_first and os.environ.get("RANK", "0") != "0":
+        settings["disable"] = True
+    interval = float(os.environ.get("TQDM_MININTERVAL") or seconds_between())
     return tqdm(
         iterable,
         delay=LATER if later else 0,
-        mininterval=seconds_between(),
-        maxinterval=seconds_between(),
+        mininterval=interval,
+        maxinterval=interval,
         miniters=1,  # else tqdm guesses after how many it is time to look at the clock
         **settings,
     )

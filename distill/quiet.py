@@ -58,7 +58,10 @@ class LeaveOut(logging.Filter):
         self.texts = texts
 
     def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):  # its handler says that text and values do not fit
+            return True
         return not any(text in message for text in self.texts)
 
 

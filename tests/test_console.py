@@ -104,8 +104,9 @@ def test_each_step_says_how_to_go_on(evaluated, labelled, distilled, said):
     assert asked.task_file == evaluate.parse_args([]).task_file
 
 
-def test_step_3_is_named_with_the_teacher_and_the_task_of_the_rows(tmp_path):
+def test_step_3_is_named_with_the_teacher_and_the_task_of_the_rows(tmp_path, monkeypatch):
     train_file = tmp_path / "my rows.jsonl"
+    monkeypatch.chdir(ROOT)
     line = next_step.evaluation_command("out", "org/student", str(train_file))
     words = shlex.split(line)
     assert words[2:] == ["--adapter", "out", "--student_model", "org/student"]
@@ -119,6 +120,14 @@ def test_step_3_is_named_with_the_teacher_and_the_task_of_the_rows(tmp_path):
     assert (asked.reasoning_parser, asked.max_tokens) == ("none", 512)
     assert (asked.task_file, asked.test_file) == ("my task.yaml", next_step.GOLD)
     assert "--temperature" not in words
+
+
+def test_step_3_finds_the_examples_rows_from_another_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(next_step.evaluation_command("out", "org/student", "rows.jsonl"))
+    assert evaluate.parse_args(words[2:]).test_file == str(next_step.HELDOUT)
+    (tmp_path / "rows.jsonl.manifest.json").write_text("[1]")  # nothing that step 1 has written
+    assert shlex.split(next_step.evaluation_command("out", "org/student", "rows.jsonl")) == words
 
 
 def test_defaults_that_are_left_out_are_those_of_step_3():
@@ -207,12 +216,20 @@ def test_a_bar_on_a_terminal_is_one_line(columns):
 
 
 def test_a_second_process_shows_no_bar(capsys, monkeypatch):
+    """Of a launch. Runs of step 1 show one each, though a manager may have numbered them so."""
     monkeypatch.setenv("RANK", "1")
-    list(progress.bar(range(3)))
+    list(progress.bar(range(3), of_first=True))
     assert capsys.readouterr().err == ""
-    monkeypatch.setenv("RANK", "0")
     list(progress.bar(range(3)))
     assert "3/3" in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "0")
+    list(progress.bar(range(3), of_first=True))
+    assert "3/3" in capsys.readouterr().err
+
+
+def test_a_message_that_does_not_fit_its_values_is_left_to_its_logger():
+    record = logging.LogRecord("x", logging.WARNING, "x.py", 1, "a %s %s", ("b",), None)
+    assert quiet.LeaveOut(("a b",)).filter(record)
 
 
 def test_work_that_is_mostly_short_shows_no_bar(capsys):

@@ -3,7 +3,10 @@ of them, what it refuses, and what it says. test_create_data.py has it at work.
 """
 
 import os
+import signal
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -74,6 +77,25 @@ def test_wrapper_says_how_an_instance_failed(tmp_path):
     assert said[2] == "instance 0 failed with exit code 3; the end of its log:"
     assert said[3].endswith("--shard 0/2")
     assert len(said) == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_is_no_failure_of_an_instance(number, tmp_path):
+    """A terminal's Ctrl-C reaches the instances too."""
+    say_instead_of_step_1(tmp_path, f"touch {tmp_path}/begun-$$\nexec sleep 60")
+    process = subprocess.Popen(
+        ["bash", ROOT / "create_data_h100x8.sh"],
+        env={**gpu_machine(tmp_path, 8), "LOG_DIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while len(list(tmp_path.glob("begun-*"))) < 2:
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    said = process.communicate(timeout=60)[1].splitlines()
+    assert process.returncode == 130
+    assert said[2:] == ["stopped; what is finished is kept, the same command continues"]
 
 
 def test_wrapper_refuses_what_is_no_number(tmp_path):

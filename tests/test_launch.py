@@ -111,6 +111,16 @@ def test_a_check_that_fails_is_all_that_happens(tmp_path):
     assert (result.stdout, result.stderr) == ("", "4 is refused\n")
 
 
+def test_a_check_that_is_killed_is_said(tmp_path):
+    """As where a machine's memory is too small."""
+    script = tmp_path / "script.py"
+    script.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    environment = {**os.environ, "TRAIN_SCRIPT": str(script), "NUM_PROCESSES": "4"}
+    result = run("bash", ROOT / "train_trl.sh", env=environment, code=137)
+    said = "launch.py: the check before the launch was ended by SIGKILL\n"
+    assert (result.stdout, result.stderr) == ("", said)
+
+
 @pytest.mark.parametrize(
     ("flags", "rank", "how", "code", "said"),
     [

@@ -175,7 +175,8 @@ def score(plan: Plan) -> dict:
         log.warning("evaluate.py: %s", not_thinking(metrics))
     lines = predictions(plan.rows.chats, plan.rows.gold, results)
     write_report(choices.report_dir, metrics, lines)
-    add_to_card(choices.adapter, metrics)
+    if not choices.limit:  # a trial on a few rows says too little for the card
+        add_to_card(choices.adapter, metrics)
     plan.unfinished.remove_scored()
     return metrics
 

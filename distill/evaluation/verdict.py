@@ -139,8 +139,11 @@ def student_unreadable(metrics: dict) -> str:
 
 
 def teacher_mostly_wrong(metrics: dict) -> str:
-    """That there was little to learn; empty if the teacher is right more often than wrong."""
-    if quality(metrics["systems"]["teacher"]) >= 0.5:
+    """That there was little to learn; empty if the teacher is right more often than wrong.
+
+    Of free texts it says nothing: how many words they share with gold does not tell it.
+    """
+    if not labelled(metrics) or quality(metrics["systems"]["teacher"]) >= 0.5:
         return ""
     return (
         "The teacher itself is wrong more often than right: "

@@ -19,7 +19,8 @@ def load_rows(path: str, tokenizer, max_length: int | None) -> list[dict]:
     """
     rows = []
     chats = read_chat(path, last_role="assistant")
-    for number, messages in bar(chats, later=True, desc="tokenising the rows", unit="row"):
+    what = {"desc": "tokenising the rows", "unit": "row"}
+    for number, messages in bar(chats, later=True, of_first=True, **what):
         if len(messages) < 2:
             raise ValueError(
                 f"{path}:{number}: an answer without a question; "
