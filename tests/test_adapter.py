@@ -173,16 +173,12 @@ def test_an_adapter_that_vllm_serves_differently_is_merged(continued):
     problem = "LoRA in vLLM gives other tokens than PEFT on 3 of 3 rows (float32, up to "
     assert metrics["served_as"] == "a merged copy" and metrics["instead_of"].startswith(problem)
     assert metrics["check"]["rows"] == 3 and metrics["check"]["differ"] == 0
-    assert metrics["ties"]["rows"] == [] and "two best tokens" not in finished.stdout
-    for text in (finished.stdout, (report / "report.md").read_text()):
-        assert "served as a merged copy for every figure of the distilled student" in text
-        assert (
-            "Taken over from an earlier run of the same command: base student, no prompt (" in text
-        )
-    assert (
-        f"evaluate.py: {problem}" in finished.stderr
-        and f"fell back on it: {problem}" in finished.stdout
-    )
+    text = (report / "report.md").read_text()
+    assert metrics["ties"]["rows"] == [] and "two best tokens" not in text
+    assert "served as a merged copy for every figure of the distilled student" in text
+    assert "Taken over from an earlier run of the same command: base student, no prompt (" in text
+    assert f"evaluate.py: {problem}" in finished.stderr
+    assert f"fell back on it: {problem}" in text
 
 
 @pytest.mark.slow
@@ -191,7 +187,7 @@ def test_an_adapter_that_vllm_refuses_is_evaluated_as_a_merged_copy(student, ref
     assert process.wait(300) == 0, stderr.read_text()[-3000:]
     problem = "LoRA in vLLM failed with ValueError: vLLM does not yet support DoRA"
     lines = [line for line in stderr.read_text().splitlines() if line.startswith("evaluate.py: ")]
-    assert lines == [f"evaluate.py: {problem}; going on with a merged copy"]
+    assert lines[1:] == [f"evaluate.py: {problem}; going on with a merged copy"]
     report = student / "dora" / "report"
     metrics = json.loads((report / "metrics.json").read_text())
     assert (metrics["served_as"], metrics["instead_of"]) == ("a merged copy", problem)

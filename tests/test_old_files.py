@@ -26,6 +26,7 @@ from distill.outputs import beside, parse
 from distill.training.checkpoints import last_checkpoint
 from distill.training.hub import Repository, commit_files
 from distill.training.run_directory import Takeover, prepare_output, refuse_another_run
+from distill.wording import percent
 from helpers import ROOT, last_json, python, read_jsonl, run
 
 OLD = ROOT / "tests" / "old_files"
@@ -246,7 +247,7 @@ def test_its_card_gets_the_figures_of_an_evaluation_and_keeps_them_when_pushed(t
     for text in ((folder / "README.md").read_text(), pushed.path_or_fileobj.decode()):
         shown = {one.metric_name: one.metric_value for one in ModelCard(text).data.eval_results}
         assert shown["accuracy on gold"] == round(accuracy, 4)
-        assert f"| heldout.jsonl | {accuracy:.1%} (" in text
+        assert f"| heldout.jsonl | {percent(accuracy)} (" in text
     assert caplog.messages == []
 
     # a card that the user has broken costs the figures and no push

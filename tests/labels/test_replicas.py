@@ -174,7 +174,7 @@ def test_replicas_whose_node_has_another_revision_are_refused(pair, other_node, 
     environment = {**cache, "RAY_ADDRESS": other_node}
     flags = label_flags(tmp_path / "out.jsonl", *ON_CPU, "--revision", "v2", model="team/teacher")
     said = run(sys.executable, ROOT / "create_data.py", *flags, code=2, env=environment).stderr
-    [line] = [line for line in said.splitlines() if "create_data.py: " in line]
+    [_, line] = [line for line in said.splitlines() if "create_data.py: " in line]
     assert (
         f"team/teacher: --revision {commit_of('v2')} is neither on the hub nor in its cache" in line
     )
