@@ -38,8 +38,8 @@ def bar(iterable=None, later: bool = False, of_first: bool = False, **settings):
     """Make a bar of tqdm with its `settings`, around an iterable if one is given.
 
     `later`: it appears only after some seconds, for what mostly takes no longer. `of_first`: of
-    the processes of a launch only the first one shows it. The user's own TQDM_DISABLE and
-    TQDM_MININTERVAL hold here too.
+    the processes of a launch only the first one shows it. The user's own TQDM_DISABLE holds here
+    too.
     """
     # here, or it would be imported before bars_of_libraries() was called
     from tqdm import tqdm
@@ -51,12 +51,11 @@ def bar(iterable=None, later: bool = False, of_first: bool = False, **settings):
         settings["ncols"] = None if known else WIDTH
     if of_first and os.environ.get("RANK", "0") != "0":
         settings["disable"] = True
-    interval = float(os.environ.get("TQDM_MININTERVAL") or seconds_between())
     return tqdm(
         iterable,
         delay=LATER if later else 0,
-        mininterval=interval,
-        maxinterval=interval,
+        mininterval=seconds_between(),
+        maxinterval=seconds_between(),
         miniters=1,  # else tqdm guesses after how many it is time to look at the clock
         **settings,
     )
