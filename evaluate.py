@@ -137,8 +137,8 @@ def main() -> int:
             return error.exit_code
     print(on_terminal(metrics))
     print(f"Report: {choices.report_dir / 'report.html'}")
-    print(json.dumps(shown_summary(metrics, time.perf_counter() - start)))
     say_next(names, choices.adapter)
+    print(json.dumps(shown_summary(metrics, time.perf_counter() - start)))
     return 0
 
 

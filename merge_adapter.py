@@ -83,8 +83,8 @@ def main() -> int:
     except (ValueError, OSError, SafetensorError) as error:
         print(f"merge_adapter.py: {on_one_line(error)}", file=sys.stderr)
         return 2
-    print(json.dumps({"output_dir": args.output_dir}))
     log.info("next, a server: %s", serving_command(args.output_dir, has_gpu=bool(nvidia_driver())))
+    print(json.dumps({"output_dir": args.output_dir}))
     return 0
 
 

@@ -36,7 +36,7 @@ from distill.training.build import make_trainer
 from distill.training.checkpoints import steps_of
 from distill.training.checks import Checked, check_run
 from distill.training.console import say_next, say_sizes, say_start
-from distill.training.hub import PushError, Repository, push
+from distill.training.hub import PushError, push
 from distill.training.recipe import ScriptArguments
 from distill.training.results import sizes_of, summary_of, write_results
 from distill.training.rows import warn_about_rows
@@ -59,7 +59,7 @@ def main() -> int:
     # the checks let it pass for --push_to_hub alone;
     # a network's file system may still show what they deleted
     if is_finished(Path(args.output_dir)) and not script.overwrite:
-        return leave(push_again(args, checked))
+        return leave(push_again(script, args, checked))
     return leave(train(script, args, checked))
 
 
@@ -107,36 +107,36 @@ def train(script, args, checked: Checked) -> int:
     output_dir = Path(args.output_dir)
     summary = summary_of(trainer, sizes, result.training_loss, seconds, resumed)
     write_results(output_dir, trainer.state.log_history, summary)
-    code = finish(output_dir, summary, checked.repository, checked.tokenizer)
-    if code == 0:
-        say_next(args.output_dir, script.model_name, script.train_file)
-    return code
+    return finish(script, output_dir, summary, checked)
 
 
-def push_again(args, checked: Checked) -> int:
+def push_again(script, args, checked: Checked) -> int:
     """Push a run that an earlier process has finished; returns the exit code."""
     if args.process_index != 0:
         return 0
     output_dir = Path(args.output_dir)
     summary = json.loads((output_dir / "results.json").read_text())
-    return finish(output_dir, summary, checked.repository, checked.tokenizer)
+    return finish(script, output_dir, summary, checked)
 
 
-def finish(output_dir: Path, summary: dict, repository: Repository | None, tokenizer) -> int:
-    """Push a finished run if it has a repository, print the last line.
+def finish(script, output_dir: Path, summary: dict, checked: Checked) -> int:
+    """Push a finished run if it has a repository, say what comes next and print the last line.
 
     Returns 1 where only the push failed.
     """
     code = 0
     line = dict(summary)
+    repository = checked.repository
     if repository is not None:
         try:
-            push(repository, output_dir, tokenizer)
+            push(repository, output_dir, checked.tokenizer)
             line["hub_url"] = repository.url
         except PushError as error:
             print(f"train_sft_trl.py: {error}", file=sys.stderr)
             code = 1
-    print(json.dumps(line))
+    if code == 0:
+        say_next(str(output_dir), script.model_name, script.train_file)
+    print(json.dumps(line))  # last, also where both streams go into one file
     return code
 
 

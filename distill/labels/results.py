@@ -41,11 +41,13 @@ def write_results(run: Run, commit: str | None, seconds: float) -> int:
     ).warn(mode)
     for key in SHOWN:
         summary[key] = manifest[key]
+    enough = manifest["success_rate"] >= choices.min_success_rate
+    if enough:
+        say_next(choices.output_file, choices.teacher.model_name)
     print(json.dumps({"output_file": choices.output_file, **summary}))
-    if manifest["success_rate"] < choices.min_success_rate:
+    if not enough:
         share = 100 * manifest["success_rate"]
         rejected = f"{choices.output_file}.rejected.jsonl"
         log.error("only %.1f %% of the rows got a label; see %s", share, rejected)
         return 1
-    say_next(choices.output_file, choices.teacher.model_name)
     return 0
