@@ -5,8 +5,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$here"
-venv=${VENV:-$here/.venv}
-out=${OUT:-$here}
+venv=${VENV:-$here/.venv} out=${OUT:-$here}
 data=$out/data/tiny.jsonl
 adapter=$out/models/tiny-distilled
 SECONDS=0
@@ -36,5 +35,6 @@ bash train_trl.sh models/tiny-instruct "$adapter" "$data" --config configs/tiny.
 stage "step 3" "an engine for each of teacher, base student and distilled student, with 420 held-out rows each"
 result=$(python evaluate.py --teacher_model models/tiny-thinking --student_model models/tiny-instruct --adapter "$adapter" --max_tokens 256)
 stage ""
-# the last line is evaluate.py's JSON object, which gets the seconds
-printf '%s\n' "$result" | sed "\$s/}\$/, \"seconds\": $SECONDS, \"installation_seconds\": $installation}/"
+# the last line is evaluate.py's JSON object, whose seconds become those of all stages
+all="\"seconds\": $SECONDS, \"installation_seconds\": $installation}"
+printf '%s\n' "$result" | sed "\$s/\"seconds\": [0-9.]*}\$/$all/"
