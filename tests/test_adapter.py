@@ -318,8 +318,9 @@ def test_a_stopped_merge_leaves_nothing(student, tmp_path, number, code):
     (mark.parent / "merged" / "model.safetensors").write_bytes(b"1234")
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
-    started, stopped = stderr.splitlines()
-    assert started.startswith("merge_adapter.py: adapter ") and stopped == STOPPED
+    *started, stopped = stderr.splitlines()
+    assert stopped == STOPPED and len(started) <= 1  # the signal may come before its first line
+    assert "".join(started).startswith("merge_adapter.py: adapter ") or not started
     assert process.returncode == code
     assert list(tmp_path.iterdir()) == []
 
