@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill.cli import HELP_ALL
+from distill.stopping import exit_code
 
 STEP_1 = ["python", str(Path(__file__).resolve().parent / "create_data.py")]
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -121,8 +122,7 @@ def stop(instances: list[Instance]) -> None:
 
 def say_failed(instance: Instance) -> int:
     """Say that an instance failed, if it did; its exit code as a shell has it."""
-    returncode = instance.process.returncode
-    code = 128 - returncode if returncode < 0 else returncode
+    code = exit_code(instance.process.returncode)
     if code:
         print(
             f"instance {instance.number} failed with exit code {code}; the end of its log:",

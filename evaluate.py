@@ -23,6 +23,7 @@ from pathlib import Path
 
 from distill.cli import (
     ADAPTER,
+    HELDOUT,
     MAX_TOKENS,
     REASONING_PARSER,
     STUDENT,
@@ -49,7 +50,6 @@ from distill.teacher.child import begin_child
 from distill.teacher.engine_flags import ENGINE, ENGINE_FLAGS, ENGINE_TITLE, print_engine_flags
 
 log = logging.getLogger("evaluate")
-ROWS = "./example-data/heldout.jsonl"
 ALONE = f"rows asked one by one for the latency (base systems: {BASE_LATENCY_ROWS} at most)"
 WAYS = ["auto", "lora", "merged"]
 
@@ -58,7 +58,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     """Our flags, and the rest for vLLM."""
     parser = Parser(__doc__)
     parser.group("what is asked")
-    parser.add("test_file", ROWS, "chat JSONL; the answers are gold")
+    parser.add("test_file", HELDOUT, "chat JSONL; the answers are gold")
     parser.add("inputs_without_gold", "", "further inputs, as in step 1, for agreement only")
     parser.add("task", TASK, "as in create_data.py")
     parser.add("limit", 0, "only the first N rows of each file (0: all)", at_least=0)

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 
-from distill.stopping import LAUNCHER_SAYS, end_children, say_stopped
+from distill.stopping import LAUNCHER_SAYS, end_children, exit_code, say_stopped
 from distill.system import TO_LAUNCH
 
 CHECK_FIRST = "--check_first"
@@ -84,11 +84,6 @@ def code_of_failure(rank: int, returncode: int) -> int:
     else:
         print(f"launch.py: the process of rank {rank} {how}", file=sys.stderr)
     return code
-
-
-def exit_code(returncode: int) -> int:
-    """What a shell makes of a process's `returncode`, which is negative after a signal."""
-    return 128 - returncode if returncode < 0 else returncode
 
 
 def stopped(code: int) -> bool:

@@ -27,13 +27,13 @@ from growth import driven
 
 import create_data
 from distill.chats import input_hash
-from distill.evaluation.tables import markdown
 from distill.labels import replicas
 from distill.labels.inputs import scan_inputs
 from distill.labels.journal import Journal
 from distill.labels.labelling import record_rows
 from distill.labels.replicas import Assignment
 from distill.task import load_task
+from distill.wording import markdown
 
 ATTEMPT = {
     "response": "Letters: Latin. Step 3. Language: German. " * 4,

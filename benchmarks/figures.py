@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from distill.evaluation.apart import in_child  # noqa: E402
-from distill.evaluation.tables import markdown  # noqa: E402
+from distill.wording import markdown  # noqa: E402
 
 WARM = multiprocessing.get_context("forkserver")
 WARM.set_forkserver_preload(["torch", "peft.peft_model", "trl.trainer.sft_trainer"])

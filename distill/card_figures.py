@@ -16,7 +16,7 @@ from huggingface_hub.repocard import RepoCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
 from distill.card import OURS, TASK
-from distill.wording import percent, show
+from distill.wording import markdown, percent, show
 
 CARD = "README.md"
 # Of the metrics in the metadata, by which they are found again.
@@ -33,14 +33,14 @@ MARKS = ("<!-- evaluation -->", "<!-- end of evaluation -->")
 # From a mark to the next end, without another mark between them.
 SECTION = re.compile(f"{MARKS[0]}(?:(?!{MARKS[0]}).)*?{MARKS[1]}", re.DOTALL)
 BEFORE = "\n## Training\n"  # where a new section goes, in a card that has this heading
-HEADER = (
+HEADER = [
     "test file",
     "accuracy on gold (rows; 95 % interval)",
     "teacher's accuracy",
     "agrees with teacher",
     "tokens per request (teacher's)",
     "speed-up",
-)
+]
 
 
 def figure(rows: str, kind: str, name: str, value: float, about: dict | None = None) -> EvalResult:
@@ -147,7 +147,7 @@ def with_section(text: str, section: str) -> str:
 
 def section_of(entries: Iterable[dict]) -> str:
     """The section between its marks: a line for each test file, and where it was measured."""
-    lines = [HEADER, ["---"] * len(HEADER)]
+    lines = []
     measured = []
     for entry in entries:
         metrics = {metric["name"]: metric for metric in entry["metrics"]}
@@ -155,7 +155,7 @@ def section_of(entries: Iterable[dict]) -> str:
         origin = metrics[ACCURACY].get("args", {}).get("measured")
         if origin and origin not in measured:
             measured.append(origin)
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = markdown(HEADER, lines)
     sentence = "The student is given the input alone, the teacher its prompt too."
     if measured:
         sentence += f" Measured on {'; '.join(measured)}."
@@ -171,7 +171,7 @@ def line_of(rows: str, metrics: dict[str, dict]) -> list[str]:
     if of_teacher is not None:
         tokens += f" ({of_teacher:.1f})"
     return [
-        rows.replace("|", "\\|"),
+        rows,
         f"{percent(metrics[ACCURACY]['value'])} ({of_rows})",
         percent(about.get("teacher")),
         percent(value_of(metrics.get(AGREEMENT))),

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent  # of the repository
 TASK = str(ROOT / "example-data/language_classification.yaml")
 TEACHER = "Qwen/Qwen3-30B-A3B-Thinking-2507"
 STUDENT = "Qwen/Qwen3-30B-A3B-Instruct-2507"
+HELDOUT = "./example-data/heldout.jsonl"  # gold rows of the example's task
 LABELS = "./data/prompt_distillation_lang.jsonl"  # what step 1 writes, and step 2 reads
 ADAPTER = "./models/prompt_distillation_trl"  # what step 2 writes, and step 3 reads
 # how the teacher is asked, in steps 1 and 3 alike

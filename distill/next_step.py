@@ -4,7 +4,7 @@ import json
 import shlex
 from pathlib import Path
 
-from distill.cli import MAX_TOKENS, REASONING_PARSER, ROOT, TASK, TEACHER, TEMPERATURE
+from distill.cli import HELDOUT, MAX_TOKENS, REASONING_PARSER, ROOT, TASK, TEACHER, TEMPERATURE
 from distill.outputs import beside
 from distill.task import load_task
 
@@ -14,8 +14,6 @@ SAMPLING = {
     "temperature": TEMPERATURE,
     "max_tokens": MAX_TOKENS,
 }
-# The held-out rows of the example's task.
-HELDOUT = ROOT / "example-data" / "heldout.jsonl"
 # Stands for what only the user knows: held-out rows of a task of his own.
 GOLD = "GOLD.jsonl"
 
@@ -58,7 +56,7 @@ def evaluation_command(adapter: str, student: str, train_file: str) -> str:
     if "task_file" in manifest and not is_example(manifest.get("task")):
         words += ["--task", manifest["task_file"], "--test_file", GOLD]
     elif Path.cwd() != ROOT:  # where the default would not be found
-        words += ["--test_file", HELDOUT]
+        words += ["--test_file", ROOT / HELDOUT]
     return command("python", "evaluate.py", *words)
 
 

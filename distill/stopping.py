@@ -109,3 +109,8 @@ class UnwindAtSignals:
         log.error(self.message)
         end_anyway(self.code)
         sys.exit(self.code)
+
+
+def exit_code(returncode: int) -> int:
+    """What a shell makes of a process's `returncode`, which is negative after a signal."""
+    return 128 - returncode if returncode < 0 else returncode

@@ -1,4 +1,4 @@
-"""How the figures of step 3 are written: the same in verdict, tables, page and model card."""
+"""How the figures of step 3 and their tables are written: the same in report, README and card."""
 
 import re
 
@@ -55,3 +55,12 @@ def part_of(ratio: float, whole: str) -> str:
     if ratio < 2:
         return f"{100 * ratio:.0f} % of {whole}"
     return f"{ratio:.1f} times {whole}"
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    written = []
+    for line in (header, ["---"] * len(header), *rows):
+        cells = [cell.replace("|", "\\|").replace("\n", " ") for cell in line]
+        written.append("| " + " | ".join(cells) + " |")
+    return "\n".join(written)

@@ -22,10 +22,10 @@ import evaluate  # noqa: E402
 import merge_adapter  # noqa: E402
 import report  # noqa: E402
 from distill.cli import shown_default  # noqa: E402
-from distill.evaluation.tables import markdown  # noqa: E402
 from distill.files import write_between  # noqa: E402
 from distill.teacher.engine_flags import ENGINE, ENGINE_FLAGS  # noqa: E402
 from distill.training.short_help import short_parser  # noqa: E402
+from distill.wording import markdown  # noqa: E402
 
 OPTIONS = ROOT / "docs" / "options.md"
 HEADER = ["flag", "default", "meaning"]

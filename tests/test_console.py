@@ -125,7 +125,7 @@ def test_step_3_is_named_with_the_teacher_and_the_task_of_the_rows(tmp_path, mon
 def test_step_3_finds_the_examples_rows_from_another_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = shlex.split(next_step.evaluation_command("out", "org/student", "rows.jsonl"))
-    assert evaluate.parse_args(words[2:]).test_file == str(next_step.HELDOUT)
+    assert evaluate.parse_args(words[2:]).test_file == str(ROOT / "example-data" / "heldout.jsonl")
     (tmp_path / "rows.jsonl.manifest.json").write_text("[1]")  # nothing that step 1 has written
     assert shlex.split(next_step.evaluation_command("out", "org/student", "rows.jsonl")) == words
 

@@ -20,6 +20,7 @@ from distill.card_figures import (
     with_figures,
 )
 from distill.cli import on_one_line
+from distill.evaluation.sentences import origin
 from distill.files import Replacing
 
 log = logging.getLogger("evaluate")
@@ -89,9 +90,8 @@ def about_accuracy(metrics: dict) -> dict:
     about = {"rows": student["rows"], "low": rounded(low, 4), "high": rounded(high, 4)}
     if "teacher" in metrics["systems"]:
         about["teacher"] = rounded(metrics["systems"]["teacher"]["accuracy"], 4)
-    origin = [metrics[key] for key in ("machine", "date", "commit") if metrics.get(key)]
-    if origin:
-        about["measured"] = ", ".join(origin)
+    if origin(metrics):
+        about["measured"] = origin(metrics)
     return about
 
 

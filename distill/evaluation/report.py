@@ -11,10 +11,10 @@ from distill.evaluation.page import page
 from distill.evaluation.plots import draw
 from distill.evaluation.sentences import measured_on, sentences
 from distill.evaluation.systems import titles_of
-from distill.evaluation.tables import aligned, markdown, overview, tables
+from distill.evaluation.tables import aligned, overview, tables
 from distill.evaluation.verdict import verdict
 from distill.files import Replacing
-from distill.wording import NO_BREAK, unbroken
+from distill.wording import NO_BREAK, markdown, unbroken
 
 WIDTH = 100  # characters of a line on the terminal
 
@@ -44,9 +44,9 @@ def in_markdown(metrics: dict, images: list[tuple[str, Path]]) -> str:
         parts.append(f"## {title}\n\n![{title}]({path.name})")
     for table in tables(metrics):
         parts.append(f"## {table.title}\n\n{markdown(table.header, table.rows)}")
-    if sentences(metrics):
-        parts.append("## How it was measured")
-        parts += sentences(metrics)
+    how = sentences(metrics)
+    if how:
+        parts += ["## How it was measured", *how]
     return "\n\n".join(parts) + "\n"
 
 

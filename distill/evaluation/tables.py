@@ -190,15 +190,6 @@ def labels_table(metrics: dict) -> Table | None:
     return Table("Labels", header, rows)
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
-    written = []
-    for line in (header, ["---"] * len(header), *rows):
-        cells = [cell.replace("|", "\\|").replace("\n", " ") for cell in line]
-        written.append("| " + " | ".join(cells) + " |")
-    return "\n".join(written)
-
-
 def aligned(header: list[str], rows: list[list[str]]) -> str:
     """A table as plain text: the first column from the left, figures from the right."""
     lines = [header, *rows]

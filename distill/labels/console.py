@@ -3,19 +3,28 @@
 import logging
 
 from distill.cli import TEACHER
+from distill.labels.choices import Shard
 from distill.next_step import training_command
 
 log = logging.getLogger("create_data")
 
 
 def say_start(
-    inputs: int, asked: int, teacher: str, output_file: str, shard: str = "0/1", replicas: int = 0
+    inputs: int,
+    asked: int,
+    teacher: str,
+    output_file: str,
+    shard: Shard | None = None,
+    replicas: int = 0,
 ) -> None:
     """Say in one line that so many of the inputs are asked, by whom, and where the labels go.
 
-    `shard` is i/n; `replicas` is 0 for one engine in this process.
+    Replicas share the inputs out themselves and have no `shard`; `replicas` is 0 for one engine in
+    this process.
     """
-    share = "" if shard.endswith("/1") else f", share {shard} of them"
+    share = ""
+    if shard and shard.count > 1:
+        share = f", share {shard.text} of them"
     others = "" if asked == inputs else " (the others are finished, repeated or not ours)"
     where = ""
     if replicas:

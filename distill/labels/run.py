@@ -107,7 +107,7 @@ def start_teacher(run: Run, stop: UnwindAtSignals) -> Started:
     model = replace(model, revision=engine_args.revision)  # replicas load it too
     asked = (len(run.inputs), run.asked, model.model_name, choices.output_file)
     if not choices.cluster.num_replicas:
-        say_start(*asked, choices.shard.text)
+        say_start(*asked, choices.shard)
         return Started(model, start_engine(engine_args))
     if engine_args.pipeline_parallel_size > 1:
         raise ValueError(

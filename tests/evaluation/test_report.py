@@ -13,7 +13,8 @@ from distill.evaluation.report import write_report
 from distill.evaluation.scores import SHOWN_LABELS, Prices, measure
 from distill.evaluation.sentences import sentences
 from distill.evaluation.systems import STYLES, titles_of
-from distill.evaluation.tables import markdown, tables
+from distill.evaluation.tables import tables
+from distill.wording import markdown
 from helpers import ROOT, fails, program, python, run
 from report import MARKS
 
