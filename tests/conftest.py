@@ -5,6 +5,7 @@ import os
 import subprocess
 
 import pytest
+from filelock import FileLock
 
 from helpers import (
     AS_A_USER,
@@ -33,12 +34,30 @@ def pytest_addoption(parser):
     )
 
 
+# Fixtures that take minutes, of which one process makes each: tests of the same one stay together.
+SHARED = {"trained": "trained", "distilled": "labelled", "labelled": "labelled"}
+
+
+def group_of(item) -> str:
+    """The tests that run in one process, one after the other, where several share the work.
+
+    Those of a file stay together, for what its fixtures make.
+    """
+    for fixture, group in SHARED.items():
+        if fixture in item.fixturenames:
+            return group
+    return item.path.name
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups
 def pytest_collection_modifyitems(config, items):
     """Tests that need no models come first: they are the quickest to fail.
 
     Those that train the tiny pair as a whole are left out unless they are asked for.
     """
     items.sort(key=lambda item: "pair" in item.fixturenames)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
     if not config.getoption("--rebuild-pair"):
         left_out = [item for item in items if item.get_closest_marker("rebuild_pair")]
         config.hook.pytest_deselected(items=left_out)
@@ -47,11 +66,13 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="session")
 def pair():
-    """Both models below models/.
+    """Both models below models/, put there by one process while the others wait.
 
     Trained only where task or sentences are not those of the shipped pair.
     """
-    python("tests/tiny_pair.py")
+    TEACHER.parent.mkdir(exist_ok=True)
+    with FileLock(TEACHER.parent / ".pair.lock"):
+        python("tests/tiny_pair.py")
 
 
 @pytest.fixture(scope="session")
@@ -199,20 +220,9 @@ def nodes():
         for name in NODES:
             ip("netns", "delete", name, check=False)
             ip("netns", "add", name)
-        ip(
-            "link",
-            "add",
-            "pd0",
-            "netns",
-            "pd-node-0",
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "pd1",
-            "netns",
-            "pd-node-1",
-        )
+        first, second = NODES
+        cable = f"link add pd0 netns {first} type veth peer name pd1 netns {second}"
+        ip(*cable.split())
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no network namespaces here: {getattr(error, 'stderr', error)}")
     for number, (name, address) in enumerate(NODES.items()):

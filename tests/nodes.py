@@ -1,6 +1,7 @@
 """Two nodes on one machine, for tests: network namespaces with addresses of their own."""
 
 import contextlib
+import os
 import tempfile
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import psutil
 
 from helpers import descendants
 
-NODES = {"pd-node-0": "10.77.0.1", "pd-node-1": "10.77.0.2"}
+OURS = "pd-" + os.environ.get("PYTEST_XDIST_WORKER", "alone")  # of this process of the tests
+NODES = {f"{OURS}-node-0": "10.77.0.1", f"{OURS}-node-1": "10.77.0.2"}
 
 
 def on_node(name, folder, *command):

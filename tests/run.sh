@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # All checks: ruff, shellcheck and pytest in the same environment as quickstart.sh.
 #   bash tests/run.sh [--fast] [pytest arguments]
-# --fast leaves out the tests that need the tiny pair.
+# --fast leaves out the tests that need the tiny pair. Two processes of pytest share the tests
+# (WORKERS=1 is for machines with one core): much of the time of one is waiting for an engine to start.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$here"
@@ -18,4 +19,6 @@ export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
 ruff check .
 ruff format --check .
 find . '(' -name '*.sh' -o -name '*.sbatch' ')' -not -path './.venv*' -print0 | xargs -0 shellcheck .ci/run
-python -m pytest tests -q --durations=30 "${fast[@]}" "$@"
+# groups, and their order, are those of tests/conftest.py
+python -m pytest tests -q --durations=30 -n "${WORKERS:-2}" --dist loadgroup --no-loadscope-reorder \
+  "${fast[@]}" "$@"
