@@ -49,21 +49,23 @@ def program(name, *arguments):
     return [str(part) for part in ["env", path, sys.executable, PROGRAMS / name, *arguments]]
 
 
-def python(script, *flags, **kwargs):
-    """Run one of the scripts."""
-    return run(sys.executable, ROOT / script, *flags, **kwargs)
-
-
 def labelling_flags(output) -> list:
     """Step 1's flags for all sentences, labelled by the tiny teacher."""
     common = ["--model_name", TEACHER, "--input_file", SENTENCES]
     return [*common, "--output_file", output, "--max_tokens", 256]
 
 
-# Scripts that must refuse run in forks of a process that has imported the libraries, which takes
-# longest.
+# Scripts run in forks of a process that has imported the libraries, which takes longest.
 WARM = multiprocessing.get_context("forkserver")
-WARM.set_forkserver_preload(["peft.peft_model", "trl.trainer.sft_trainer"])
+WARM.set_forkserver_preload(
+    [
+        "peft.peft_model",
+        "trl.trainer.sft_trainer",
+        "vllm.v1.engine.core",
+        "vllm.v1.worker.cpu_worker",
+    ]
+)
+SCRIPTS = [path.name for path in ROOT.glob("*.py")]
 
 
 def as_script(path, flags, environment, folder):
@@ -82,18 +84,37 @@ def as_script(path, flags, environment, folder):
         atexit._run_exitfuncs()  # as a process does that is no fork
 
 
-def fails(script, *flags):
-    """Run a script that must refuse: exit code 2 and one line on stderr, which is returned."""
+def in_fork(script, *flags):
+    """The finished process of a script, run as_script()."""
+    arguments = [str(flag) for flag in flags]
     with tempfile.TemporaryDirectory() as folder:
-        arguments = (str(ROOT / script), [str(flag) for flag in flags], dict(os.environ), folder)
-        process = WARM.Process(target=as_script, args=arguments)
+        target = (str(ROOT / script), arguments, dict(os.environ), folder)
+        process = WARM.Process(target=as_script, args=target)
         process.start()
         process.join()
         stdout, stderr = (Path(folder, name).read_text() for name in ("stdout", "stderr"))
-    assert process.exitcode == 2, stdout + stderr[-4000:]
-    assert len(stderr.strip().splitlines()) == 1, stderr
-    assert stdout == ""
-    return stderr
+    return subprocess.CompletedProcess([script, *arguments], process.exitcode, stdout, stderr)
+
+
+def python(script, *flags, code=0, **kwargs):
+    """Run a Python file of the repository until it ends with the exit code `code`.
+
+    One of the scripts runs in a fork, unless it needs an environment or a directory of its own,
+    which libraries may read when they are imported. (Ray reads more, so pass os.environ there.)
+    """
+    if kwargs or script not in SCRIPTS:
+        return run(sys.executable, ROOT / script, *flags, code=code, **kwargs)
+    result = in_fork(script, *flags)
+    assert result.returncode == code, result.stdout[-2000:] + result.stderr[-4000:]
+    return result
+
+
+def fails(script, *flags, **kwargs):
+    """Run a script that must refuse: exit code 2 and one line on stderr, which is returned."""
+    result = python(script, *flags, code=2, **kwargs)
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert result.stdout == ""
+    return result.stderr
 
 
 def qwen_tokenizer(**settings):

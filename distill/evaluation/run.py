@@ -78,7 +78,7 @@ def prepare(choices: Choices, task: Task, at_end: contextlib.ExitStack) -> Plan:
     given = {}
     if choices.teacher_answers:
         given["teacher"] = read_teacher(Path(choices.teacher_answers), rows.chats, task)
-    process = at_end.enter_context(Apart())
+    process = at_end.enter_context(Apart(quickly=True))
     models = check_models(choices, process)
     unfinished = at_end.enter_context(Unfinished(choices.report_dir))
     if choices.asks_teacher:

@@ -76,6 +76,8 @@ def connect(cluster: Cluster) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray would warn of what we do about lost replicas
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # with Ray's 15 a replica's process waits for whatever else runs on the machine
+    os.environ.setdefault("RAY_worker_niceness", "0")
     token = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
     if token or (Path.home() / ".ray" / "auth_token").exists():
         # as `ray start` decides it; a driver would not by itself

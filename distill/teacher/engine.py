@@ -52,8 +52,8 @@ class EngineFailed(ValueError):
         return f"{CANNOT_START}: {self.reason}{further}"
 
 
-def engine_parser() -> argparse.ArgumentParser:
-    """The parser of vLLM's own command-line flags and --log_stats."""
+def set_environment() -> None:
+    """What vLLM reads when it is imported; what the user has set stays."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for the result
     # GiB; only read on a machine without a GPU
@@ -63,6 +63,11 @@ def engine_parser() -> argparse.ArgumentParser:
     # create_data.py has checked the task's
     os.environ.setdefault("VLLM_REGEX_COMPILATION_TIMEOUT_S", "0")
     leave_out_noise()
+
+
+def engine_parser() -> argparse.ArgumentParser:
+    """The parser of vLLM's own command-line flags and --log_stats."""
+    set_environment()
     from vllm import EngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 

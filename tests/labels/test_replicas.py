@@ -26,6 +26,7 @@ from helpers import (
     fails,
     last_json,
     program,
+    python,
     read_jsonl,
     run,
     trace,
@@ -72,7 +73,7 @@ def starts(replica):
 @pytest.fixture(scope="module")
 def on_one_engine(pair, tmp_path_factory):
     output = tmp_path_factory.mktemp("one") / "out.jsonl"
-    run(sys.executable, ROOT / "create_data.py", *label_flags(output))
+    python("create_data.py", *label_flags(output))
     return output
 
 
@@ -129,7 +130,7 @@ def test_stopped_by_ctrl_c_and_resumed_on_one_engine(on_one_engine, tmp_path):
     assert_gone(tree)
     kept = trace(output)
     assert 0 < len(kept) < ROWS and not output.exists()
-    summary = last_json(run(sys.executable, ROOT / "create_data.py", *label_flags(output)))
+    summary = last_json(python("create_data.py", *label_flags(output)))
     assert summary["asked"] == ROWS - len(kept) and trace(output)[: len(kept)] == kept
     assert read_jsonl(output) == read_jsonl(on_one_engine)
 
@@ -137,7 +138,7 @@ def test_stopped_by_ctrl_c_and_resumed_on_one_engine(on_one_engine, tmp_path):
 @pytest.mark.slow
 def test_replicas_that_cannot_start(pair, tmp_path):
     flags = label_flags(tmp_path / "out.jsonl", *ON_CPU, "--max_model_len", 999999)
-    said = run(sys.executable, ROOT / "create_data.py", *flags, code=2).stderr
+    said = python("create_data.py", *flags, code=2, env=os.environ).stderr
     assert "no replica could decide any of 400 inputs" in said and "max_model_len (999999)" in said
     assert "the engine cannot start: User-specified" in said
 
@@ -185,7 +186,7 @@ def test_replicas_whose_node_has_another_revision_are_refused(pair, other_node, 
 def test_what_is_missing_is_said_in_one_line(pair, tmp_path, monkeypatch):
     flags = label_flags(tmp_path / "out.jsonl", "--num_replicas", 2)
     assert "needs 2 GPUs, the cluster has 0; without GPUs pass --cpus_per_replica" in fails(
-        "create_data.py", *flags
+        "create_data.py", *flags, env=os.environ
     )
     assert "drop --shard" in fails("create_data.py", *flags, "--shard", "0/2")
     assert "drop --num_replicas" in fails("create_data.py", *flags, "--pipeline_parallel_size", 2)
@@ -196,7 +197,7 @@ def test_what_is_missing_is_said_in_one_line(pair, tmp_path, monkeypatch):
     }.items():
         monkeypatch.setenv(name, value)
     assert "RAY_ADDRESS 127.0.0.1:6399: Token authentication is enabled but no" in fails(
-        "create_data.py", *flags
+        "create_data.py", *flags, env=os.environ
     )
     monkeypatch.setattr(replicas, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install -r requirements/ray.txt"):
