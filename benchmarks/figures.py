@@ -14,8 +14,7 @@ sys.path.insert(0, str(ROOT))
 from distill.evaluation.apart import in_child  # noqa: E402
 from distill.wording import markdown  # noqa: E402
 
-WARM = multiprocessing.get_context("forkserver")
-WARM.set_forkserver_preload(["torch", "peft.peft_model", "trl.trainer.sft_trainer"])
+LIBRARIES = ["torch", "peft.peft_model", "trl.trainer.sft_trainer"]
 
 
 def write_inputs(path: Path, rows: int) -> Path:
@@ -57,7 +56,9 @@ def size(tensors) -> int:
 
 def apart_warm(function, *arguments):
     """apart.apart() in a process forked right after the libraries had been imported."""
-    with ProcessPoolExecutor(1, mp_context=WARM) as pool:
+    warm = multiprocessing.get_context("forkserver")
+    warm.set_forkserver_preload(LIBRARIES)
+    with ProcessPoolExecutor(1, mp_context=warm) as pool:
         return pool.submit(in_child, function, *arguments).result()
 
 

@@ -51,11 +51,11 @@ def group_of(item) -> str:
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups
 def pytest_collection_modifyitems(config, items):
-    """Tests that need no models come first: they are the quickest to fail.
+    """Slow tests come first, so that no process is left alone with them at the end.
 
     Those that train the tiny pair as a whole are left out unless they are asked for.
     """
-    items.sort(key=lambda item: "pair" in item.fixturenames)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group_of(item)))
     if not config.getoption("--rebuild-pair"):

@@ -56,15 +56,12 @@ def labelling_flags(output) -> list:
 
 
 # Scripts run in forks of a process that has imported the libraries, which takes longest.
-WARM = multiprocessing.get_context("forkserver")
-WARM.set_forkserver_preload(
-    [
-        "peft.peft_model",
-        "trl.trainer.sft_trainer",
-        "vllm.v1.engine.core",
-        "vllm.v1.worker.cpu_worker",
-    ]
-)
+LIBRARIES = [
+    "peft.peft_model",
+    "trl.trainer.sft_trainer",
+    "vllm.v1.engine.core",
+    "vllm.v1.worker.cpu_worker",
+]
 SCRIPTS = [path.name for path in ROOT.glob("*.py")]
 
 
@@ -87,9 +84,11 @@ def as_script(path, flags, environment, folder):
 def in_fork(script, *flags):
     """The finished process of a script, run as_script()."""
     arguments = [str(flag) for flag in flags]
+    warm = multiprocessing.get_context("forkserver")
+    warm.set_forkserver_preload(LIBRARIES)
     with tempfile.TemporaryDirectory() as folder:
         target = (str(ROOT / script), arguments, dict(os.environ), folder)
-        process = WARM.Process(target=as_script, args=target)
+        process = warm.Process(target=as_script, args=target)
         process.start()
         process.join()
         stdout, stderr = (Path(folder, name).read_text() for name in ("stdout", "stderr"))
