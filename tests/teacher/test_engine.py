@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -120,22 +121,29 @@ def test_a_failed_start_reaches_another_process_as_it_is():
     assert str(EngineFailed("no room")) == "the engine cannot start: no room"
 
 
+@pytest.fixture
+def near():
+    """A directory with a short path: that of a socket has at most 107 characters."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["create_data.py", "evaluate.py"])
-def test_an_engine_that_cannot_start(pair, tmp_path, script):
+def test_an_engine_that_cannot_start(pair, near, script):
     flags = [
         "--model_name",
         TEACHER,
         "--input_file",
         SENTENCES,
         "--output_file",
-        tmp_path / "out.jsonl",
+        near / "out.jsonl",
     ]
     if script == "evaluate.py":
         heldout = ROOT / "example-data" / "heldout.jsonl"
         flags = ["--systems", "base", "--student_model", STUDENT, "--test_file", heldout]
-        flags += ["--report_dir", tmp_path / "report"]
-    environment = {**os.environ, **TOO_LARGE, "TMPDIR": str(tmp_path)}
+        flags += ["--report_dir", near / "report"]
+    environment = {**os.environ, **TOO_LARGE, "TMPDIR": str(near)}
     result = python(script, *flags, code=2, env=environment)
     said = result.stderr.splitlines()
     reasons = [line for line in said if "the engine cannot start: " in line]
@@ -149,7 +157,7 @@ def test_an_engine_that_cannot_start(pair, tmp_path, script):
     log_file = Path(re.search(r"\(its log: (.+)\)$", reasons[0])[1])
     log = log_file.read_text()
     assert log.count("Traceback (most recent call last)") >= 5
-    assert [path for path in tmp_path.iterdir() if path.suffix in (".log", ".jsonl")] == [log_file]
+    assert [path for path in near.iterdir() if path.suffix in (".log", ".jsonl")] == [log_file]
 
 
 @pytest.mark.slow
