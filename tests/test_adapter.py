@@ -20,7 +20,17 @@ from transformers import AutoModelForCausalLM
 
 from distill.adapter import merge
 from distill.staging import Staging
-from helpers import ROOT, assert_gone, descendants, fails, last_json, python, read_jsonl
+from helpers import (
+    ENDS,
+    HANGS,
+    ROOT,
+    assert_gone,
+    descendants,
+    fails,
+    last_json,
+    python,
+    read_jsonl,
+)
 from merge_adapter import MARK_TEXT, STOPPED
 from small_models import small_model
 from small_tokenizers import byte_tokenizer
@@ -184,7 +194,7 @@ def test_an_adapter_that_vllm_serves_differently_is_merged(continued):
 @pytest.mark.slow
 def test_an_adapter_that_vllm_refuses_is_evaluated_as_a_merged_copy(student, refused):
     process, stderr = refused
-    assert process.wait(300) == 0, stderr.read_text()[-3000:]
+    assert process.wait(HANGS) == 0, stderr.read_text()[-3000:]
     problem = "LoRA in vLLM failed with ValueError: vLLM does not yet support DoRA"
     lines = [line for line in stderr.read_text().splitlines() if line.startswith("evaluate.py: ")]
     assert lines[1:] == [f"evaluate.py: {problem}; going on with a merged copy"]
@@ -219,7 +229,7 @@ def test_a_stopped_run_leaves_neither_copy_nor_process(student, tmp_path, number
     process = subprocess.Popen(
         line, stderr=subprocess.PIPE, text=True, cwd="/", start_new_session=True
     )
-    end = time.monotonic() + 120
+    end = time.monotonic() + HANGS
     while not (tmp_path / "report" / "unfinished" / "merged").exists():
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.02)
@@ -228,7 +238,7 @@ def test_a_stopped_run_leaves_neither_copy_nor_process(student, tmp_path, number
         os.killpg(process.pid, number)  # a terminal sends it to the script's processes too
     else:
         process.send_signal(number)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=ENDS)
     assert process.returncode == code
     assert "Traceback" not in stderr
     said = "evaluate.py: stopped; what was scored is kept, the same command goes on from there\n"
@@ -310,14 +320,14 @@ def test_a_stopped_merge_leaves_nothing(student, tmp_path, number, code):
         [str(part) for part in command], stderr=subprocess.PIPE, text=True, cwd="/"
     )
     mark = tmp_path / "new" / "merged.unfinished" / "made-by-merge_adapter.txt"
-    end = time.monotonic() + 60
+    end = time.monotonic() + HANGS
     while not (mark.exists() and mark.read_text() == MARK_TEXT):
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.01)
     (mark.parent / "merged").mkdir()  # half of a model
     (mark.parent / "merged" / "model.safetensors").write_bytes(b"1234")
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=ENDS)
     *started, stopped = stderr.splitlines()
     assert stopped == STOPPED and len(started) <= 1  # the signal may come before its first line
     assert "".join(started).startswith("merge_adapter.py: adapter ") or not started

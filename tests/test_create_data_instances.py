@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from helpers import ROOT, run
+from helpers import ENDS, ROOT, run
 
 VISIBLE_GPUS = {
     "four": ({}, 4, "need 8 GPUs, 4 are visible; INSTANCES=1 GPUS_PER_INSTANCE=4 fit"),
@@ -93,7 +93,7 @@ def test_a_signal_to_all_is_no_failure_of_an_instance(number, tmp_path):
     while len(list(tmp_path.glob("begun-*"))) < 2:
         time.sleep(0.05)
     os.killpg(process.pid, number)
-    said = process.communicate(timeout=60)[1].splitlines()
+    said = process.communicate(timeout=ENDS)[1].splitlines()
     assert process.returncode == 130
     assert said[2:] == ["stopped; what is finished is kept, the same command continues"]
 

@@ -15,6 +15,8 @@ import psutil
 import pytest
 
 from helpers import (
+    ENDS,
+    HANGS,
     ROOT,
     SENTENCES,
     TEACHER,
@@ -59,7 +61,7 @@ def start(*command, **kwargs):
     return process
 
 
-def wait_for_rows(output, count, process, seconds=180):
+def wait_for_rows(output, count, process, seconds=HANGS):
     """Wait until the journals hold `count` finished inputs, or the process has ended."""
     begin = polled = time.monotonic()
     # the longest time without a look at the journal; a busy machine can keep this process waiting
@@ -186,7 +188,7 @@ def test_instances_killed_and_resumed(pair, source, tmp_path):
             children = victim.children(recursive=True)
             victim.kill()
             assert_gone(children)
-        assert process.wait(120) not in (0, None) and not output.exists()
+        assert process.wait(HANGS) not in (0, None) and not output.exists()
         records = {r["index"]: r for r in trace(output)}
         assert all(records[r["index"]] == r for r in kept) and len(records) > len(kept)
         kept = list(records.values())
@@ -209,7 +211,7 @@ def test_instances_killed_and_resumed(pair, source, tmp_path):
     wait_for_rows(output, len(kept) + 1, process)
     children = descendants(process)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(15) == 130
+    assert process.wait(ENDS) == 130
     assert_gone(children)
     kept = trace(output)
     result = run(*command, env={**os.environ, **environment})
@@ -242,7 +244,7 @@ def test_the_engine_dies_and_ctrl_c(pair, source, tmp_path):
         # it tidies up /dev/shm behind the others
         if "resource_tracker" not in " ".join(child.cmdline()):
             child.kill()
-    assert process.wait(30) == 1
+    assert process.wait(ENDS) == 1
     process.log.seek(0)
     assert (
         "the engine has ended: one of its processes ended without saying why" in process.log.read()
@@ -252,6 +254,6 @@ def test_the_engine_dies_and_ctrl_c(pair, source, tmp_path):
     wait_for_rows(output, len(kept) + 1, process)
     children = descendants(process)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(30) == 130
+    assert process.wait(ENDS) == 130
     assert_gone(children)
     assert trace(output)[: len(kept)] == kept and not output.exists()

@@ -8,7 +8,7 @@ import pytest
 
 from chat_rows import chat, write
 from distill.evaluation.scores import Prices
-from helpers import ROOT, fails, qwen_tokenizer
+from helpers import ENDS, ROOT, fails, qwen_tokenizer
 
 TASK = ROOT / "example-data" / "language_classification.yaml"
 PRICES = Prices(input=1.0, cached=0.1, output=4.0)
@@ -109,6 +109,6 @@ def test_ctrl_c_at_once_ends_without_a_traceback():
         if line.strip().endswith("early_stop"):
             process.send_signal(signal.SIGINT)
             break
-    stderr = process.communicate(timeout=60)[1]
+    stderr = process.communicate(timeout=ENDS)[1]
     assert process.returncode == 130 and "Traceback" not in stderr
     assert " journal" not in stderr  # it did not go on to read all of them

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from distill.stopping import SAID
-from helpers import PROGRAM_PATH, PROGRAMS, ROOT, assert_gone, descendants, run
+from helpers import ENDS, HANGS, PROGRAM_PATH, PROGRAMS, ROOT, assert_gone, descendants, run
 
 FLAGS = ["--config_file", str(ROOT / "accelerate_configs" / "ddp.yaml"), "--num_processes", "2"]
 ONE = ["--config_file", str(ROOT / "accelerate_configs" / "single_gpu.yaml")]
@@ -35,7 +35,7 @@ def launch(tmp_path, flags, script, *arguments):
 )
 def test_a_signal_ends_all_in_one_line(flags, processes, number, tmp_path):
     process = launch(tmp_path, flags, "wait_in_library.py")
-    end = time.monotonic() + 120
+    end = time.monotonic() + HANGS
     while len(list(tmp_path.glob("begun-*"))) < processes:
         assert process.poll() is None and time.monotonic() < end, process.communicate()
         time.sleep(0.05)
@@ -45,7 +45,7 @@ def test_a_signal_ends_all_in_one_line(flags, processes, number, tmp_path):
         os.killpg(process.pid, number)  # as a terminal sends it
     else:
         process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=ENDS)
     assert process.returncode == 128 + number
     assert (stdout, stderr.splitlines()) == ("", [SAID])
     assert_gone(below)
@@ -63,7 +63,7 @@ def test_a_signal_ends_a_launcher_that_waits_for_another_machine(tmp_path):
         connection, _ = server.accept()
         with connection:
             process.send_signal(signal.SIGTERM)
-            stdout, stderr = process.communicate(timeout=20)
+            stdout, stderr = process.communicate(timeout=ENDS)
     assert process.returncode == 143
     assert stdout == ""
     assert stderr.splitlines().count(SAID) == 1  # PyTorch may say beside it that it was interrupted
@@ -88,7 +88,7 @@ def test_a_signal_before_the_launch_ends_the_check(number, tmp_path):
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=20)
+    stdout, stderr = process.communicate(timeout=ENDS)
     assert process.returncode == 128 + number
     assert (stdout, stderr.splitlines()) == ("", [SAID])
     assert_gone(below)
@@ -133,6 +133,6 @@ def test_a_check_that_is_killed_is_said(tmp_path):
 )
 def test_a_failed_process_ends_all_with_its_exit_code(flags, rank, how, code, said, tmp_path):
     process = launch(tmp_path, flags, "fail_on_rank.py", str(rank), how)
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=HANGS)
     assert process.returncode == code
     assert (stdout, stderr.splitlines()) == ("", said)

@@ -27,7 +27,7 @@ from distill.training.checkpoints import last_checkpoint
 from distill.training.hub import Repository, commit_files
 from distill.training.run_directory import Takeover, prepare_output, refuse_another_run
 from distill.wording import percent
-from helpers import ROOT, last_json, python, read_jsonl, run
+from helpers import HANGS, ROOT, last_json, python, read_jsonl, run
 
 OLD = ROOT / "tests" / "old_files"
 # as the old files name them
@@ -332,7 +332,7 @@ def test_a_checkpoint_is_resumed(evaluation, tmp_path):
 def test_an_adapter_is_evaluated_with_the_teacher_s_old_answers(evaluation):
     """Merged into the student of today and checked against PEFT; the report of then is replaced."""
     process, stderr, adapter, teacher = evaluation
-    stdout, _ = process.communicate(timeout=300)
+    stdout, _ = process.communicate(timeout=HANGS)
     assert process.returncode == 0, stderr.read_text()[-3000:]
     found = json.loads(stdout.strip().splitlines()[-1])
     assert found["rows"] == 12

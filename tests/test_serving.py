@@ -20,6 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from distill.tokens import prompt_ids
 from helpers import (
+    ENDS,
+    HANGS,
     ROOT,
     STUDENT,
     TEACHER,
@@ -75,7 +77,7 @@ def server(log, model, *flags):
         )
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
     try:
-        end = time.monotonic() + 180
+        end = time.monotonic() + HANGS
         while True:
             assert process.poll() is None and time.monotonic() < end, log.read_text()[-3000:]
             with contextlib.suppress(openai.OpenAIError):
@@ -86,7 +88,7 @@ def server(log, model, *flags):
     finally:
         processes = descendants(process)
         process.terminate()
-        process.wait(60)
+        process.wait(ENDS)
         assert_gone(processes, 30)
 
 

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from distill.tokens import prompt_ids
 from helpers import (
+    HANGS,
     MODES,
     ROOT,
     STEPS,
@@ -154,7 +155,7 @@ def test_killed_and_resumed_gives_the_same_adapter(trained, train_file, tmp_path
     process = subprocess.Popen(
         line, env=environment, cwd=ROOT, stdout=silent, stderr=silent, start_new_session=True
     )
-    end = time.monotonic() + 120
+    end = time.monotonic() + HANGS
     while not (output_dir / "checkpoint-20" / "complete.json").exists():
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.01)

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from distill.stopping import SAID
-from helpers import ROOT, assert_gone, descendants
+from helpers import ENDS, HANGS, ROOT, assert_gone, descendants
 
 # How long the start takes differs, so the second phase is waited for.
 PHASES = {"imports": signal.SIGINT, "training": signal.SIGINT, "training, SIGTERM": signal.SIGTERM}
@@ -22,12 +22,12 @@ def test_a_signal_ends_training_in_one_line(phase, endless, tmp_path):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if phase == "imports":
         time.sleep(1)
-    end = time.monotonic() + 120
+    end = time.monotonic() + HANGS
     while phase != "imports" and not list(out.glob("checkpoint-*/complete.json")):
         assert process.poll() is None and time.monotonic() < end, process.communicate()[1][-3000:]
         time.sleep(0.05)
     process.send_signal(PHASES[phase])
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=ENDS)
     assert process.returncode == 128 + PHASES[phase]
     assert "Traceback" not in stderr
     if phase != "imports":
@@ -47,14 +47,14 @@ def test_ctrl_c_ends_all_processes_of_a_wrapper_in_one_line(endless, tmp_path):
     environment = {**os.environ, "NUM_PROCESSES": "2", "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
-    end = time.monotonic() + 120
+    end = time.monotonic() + HANGS
     while not list(out.glob("checkpoint-*/complete.json")):
         assert process.poll() is None and time.monotonic() < end, process.communicate()[1][-3000:]
         time.sleep(0.05)
     below = descendants(process)
     assert len(below) >= 2
     os.killpg(process.pid, signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=ENDS)
     assert process.returncode == 130
     assert stderr.count(SAID) == 1 and stderr.splitlines()[-1].endswith(SAID)
     assert "Traceback" not in stderr and "torch.distributed" not in stderr

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from helpers import ROOT, STEPS, cosine, losses, training_command
+from helpers import HANGS, ROOT, STEPS, cosine, losses, training_command
 from nodes import NODES, kill_node
 
 
@@ -34,7 +34,7 @@ def on_nodes(nodes, mode, output_dir, train_file, *flags):
 def test_two_nodes_train_what_one_does(mode, nodes, trained, train_file, tmp_path):
     output_dir = tmp_path / "adapter"
     started = on_nodes(nodes, mode, output_dir, train_file)
-    printed = [process.communicate(timeout=300)[0] for process in started]
+    printed = [process.communicate(timeout=HANGS)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0], printed
     summary = json.loads(printed[0].strip().splitlines()[-1])
     assert (summary["steps"], summary["effective_batch_size"]) == (STEPS, 16)
@@ -51,9 +51,9 @@ def test_a_node_is_killed_and_the_job_resumed(nodes, trained, train_file, tmp_pa
         assert all(process.poll() is None for process in started)
         time.sleep(0.05)
     kill_node(started[1])
-    printed = started[0].communicate(timeout=300)[0]
+    printed = started[0].communicate(timeout=HANGS)[0]
     assert started[0].returncode != 0 and not (output_dir / "results.json").exists(), printed
     started = on_nodes(nodes, "ddp", output_dir, train_file)
-    printed = [process.communicate(timeout=300)[0] for process in started]
+    printed = [process.communicate(timeout=HANGS)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0], printed
     assert cosine(trained["ddp"][0], output_dir) > 0.999

@@ -18,7 +18,7 @@ from distill.adapter import LORA, MERGED, TIE
 from distill.evaluation.ties import LEAST, NAMED, closest_place, find_ties, ties_sentence, width
 from distill.teacher.base import Completion, Prompt, Request, Sampling
 from distill.tokens import decode, prompt_ids
-from helpers import ROOT, python, read_jsonl
+from helpers import HANGS, ROOT, python, read_jsonl
 from small_models import small_model
 from small_tokenizers import byte_tokenizer
 
@@ -194,7 +194,7 @@ def evaluated_both_ways(undecided):
         )
     found = {}
     for way, process in runs.items():
-        _, stderr = process.communicate(timeout=300)
+        _, stderr = process.communicate(timeout=HANGS)
         assert process.returncode == 0, stderr[-3000:]
         found[way] = json.loads((undecided / way / "metrics.json").read_text())
         responses = read_jsonl(undecided / way / "predictions.jsonl")

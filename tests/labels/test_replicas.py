@@ -17,6 +17,8 @@ import pytest
 from create_data import parse_args
 from distill.labels import replicas
 from helpers import (
+    ENDS,
+    HANGS,
     ROOT,
     SENTENCES,
     STUDENT,
@@ -100,7 +102,7 @@ def test_a_replica_is_killed_and_nothing_is_lost(on_one_engine, tmp_path):
         assert engine and before < ROWS
         victim.kill()
         assert_gone(engine)
-        out, _ = process.communicate(timeout=300)
+        out, _ = process.communicate(timeout=HANGS)
     said = (tmp_path / "log.txt").read_text()
     assert process.returncode == 0 and json.loads(out.splitlines()[-1])["rows"] == ROWS, said[
         -3000:
@@ -126,7 +128,7 @@ def test_stopped_by_ctrl_c_and_resumed_on_one_engine(on_one_engine, tmp_path):
         time.sleep(0.1)
     tree = descendants(process)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(60) == 130
+    assert process.wait(ENDS) == 130
     assert_gone(tree)
     kept = trace(output)
     assert 0 < len(kept) < ROWS and not output.exists()
@@ -246,7 +248,7 @@ def ray_nodes(nodes, tmp_path, request, monkeypatch):
                 subprocess.Popen(line, stdout=log, stderr=log, env={**os.environ, **environment})
             )
         line = on_node(nodes[0], tmp_path, *program("connect_to_cluster.py", count))
-        end = time.monotonic() + 60
+        end = time.monotonic() + HANGS
         while subprocess.run(line, cwd=ROOT, capture_output=True).returncode:
             assert started[-1].poll() is None and time.monotonic() < end, (
                 tmp_path / f"{name}.log"
@@ -282,7 +284,7 @@ def test_a_node_of_the_cluster_is_killed_and_the_other_finishes(
         assert [len(replicas_of(node)) for node in ray_nodes] == [1, 1]
         before = len(trace(output))
         kill_node(ray_nodes[1])
-        out, _ = process.communicate(timeout=300)
+        out, _ = process.communicate(timeout=HANGS)
     said = (tmp_path / "log.txt").read_text()
     assert process.returncode == 0 and json.loads(out.splitlines()[-1])["rows"] == ROWS, said[
         -3000:

@@ -20,6 +20,8 @@ from distill.teacher import engine
 from distill.teacher.engine import EngineFailed, engine_arguments, find_nvcc
 from helpers import (
     AS_A_USER,
+    ENDS,
+    HANGS,
     ROOT,
     SENTENCES,
     STUDENT,
@@ -205,13 +207,13 @@ def test_ctrl_c_with_several_workers_leaves_nothing(pair, tmp_path):
     with open(tmp_path / "log", "w") as log:
         command = [str(word) for word in command]
         process = subprocess.Popen(command, stderr=log, env=environment, start_new_session=True)
-        end = time.monotonic() + 180
+        end = time.monotonic() + HANGS
         while not trace(output) and process.poll() is None and time.monotonic() < end:
             time.sleep(0.05)
         family = descendants(process)
         used = shared_memory_of(family)
         os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(ENDS) == 130
     said = (tmp_path / "log").read_text()
     assert len(family) >= 3 and used, said[-3000:]
     assert_gone(family)

@@ -15,7 +15,7 @@ from transformers.trainer_utils import HubStrategy
 
 from distill.card import public_name
 from distill.training.hub import open_repository, without_paths
-from helpers import MODES, ROOT, STUDENT, run, train, training_command
+from helpers import HANGS, MODES, ROOT, STUDENT, run, train, training_command
 from loopback_hub import READ_TOKEN, LoopbackHub
 
 PUSHED = {
@@ -208,7 +208,7 @@ def test_what_the_hub_did_not_take_is_pushed_by_the_same_command(pair, train_fil
         environment.update(hub.environment)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         process = subprocess.Popen(line, env=environment, cwd=ROOT, **pipes)
-        end = time.monotonic() + 120
+        end = time.monotonic() + HANGS
         while not (output_dir / "run.json").exists():
             assert process.poll() is None and time.monotonic() < end
             time.sleep(0.01)
