@@ -182,7 +182,10 @@ def read_gold(path: str, columns: Columns = NO_COLUMNS) -> Iterator[GoldRow]:
             raise ValueError(f"{where}: an answer without a question")
         found = columns.id_of(row, where)
         seen.add(found, number)
-        yield GoldRow(number, chat, gold, found, row.get("kind"))
+        kind = row.get("kind")
+        if kind == "":  # an empty cell
+            kind = None
+        yield GoldRow(number, chat, gold, found, kind)
 
 
 def digest(messages: list[dict]) -> bytes:

@@ -38,6 +38,10 @@ class Columns:
             raise ValueError(
                 f"--text_template {self.text_template!r}: names no column, as {{subject}} would"
             )
+        if self.label_column and self.label_column in (self.text_column, *self.in_template):
+            raise ValueError(
+                f"--label_column {self.label_column}: the gold answer would be part of the input"
+            )
 
     @property
     def names_text(self) -> bool:

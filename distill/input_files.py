@@ -141,7 +141,7 @@ def refuse_other_kinds(path: str | Path, head: bytes) -> None:
     """Raise ValueError if the file begins with the signature of another kind."""
     for signature, kind in SIGNATURES.items():
         if re.match(signature, head):
-            raise ValueError(f"{path}: is a {kind} file, not text; {REMEDY}")
+            raise ValueError(f"{path}: is a {kind} file, not text; {REMEDY}, each also .gz")
 
 
 def refuse_other_encodings(
@@ -235,7 +235,8 @@ def is_json_document(head: bytes, file: io.BufferedReader) -> bool:
 def is_table(text: str, is_whole: bool = True) -> bool:
     """Whether the first lines are a table.
 
-    That is a header of known names, and as many cells in each row as there.
+    That is a header of known names, or of any where cells are quoted, and as many cells in each
+    row as there.
     """
     for delimiter in DELIMITERS:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -248,19 +249,23 @@ def is_table(text: str, is_whole: bool = True) -> bool:
         if len(rows) < 3 or len(rows[0]) < 2:
             continue
         same_length = all(len(row) == len(rows[0]) for row in rows)
-        if same_length and is_header(rows[0]):
+        first, _, others = text.partition("\n")
+        quoted = '"' not in first and (f'{delimiter}"' in others or '\n"' in text)
+        if same_length and is_header(rows[0], any_names=quoted):
             return True
     return False
 
 
-def is_header(cells: list[str]) -> bool:
-    """Whether these are names of columns, one of them of a text or a label."""
+def is_header(cells: list[str], any_names: bool = False) -> bool:
+    """Whether these are names of columns, one of them of a text or a label unless `any_names`."""
     if not cells[0]:
         cells = cells[1:]  # pandas writes the numbers of rows without a name
     if not all(COLUMN.fullmatch(cell) for cell in cells):
         return False
     if len(set(cells)) < len(cells):
         return False
+    if any_names:
+        return True
     words = re.findall(r"[a-z]+", " ".join(cells).lower().replace("_", " "))
     return bool(COLUMN_WORDS.intersection(words))
 

@@ -59,7 +59,7 @@ def read_csv(path: str | Path, encoding: str) -> Iterator[tuple[int, dict[str, s
     try:
         for cells in reader:
             if any(cells) and not header:
-                header = checked_header(path, cells)
+                header = checked_header(path, [name.strip() for name in cells])
             elif any(cells):
                 if len(cells) != len(header):
                     raise ValueError(
@@ -116,7 +116,8 @@ def read_parquet(path: str | Path) -> Iterator[tuple[int, dict]]:
                 if is_chat or not pyarrow.types.is_nested(column.type):
                     wanted.append(column.name)
             checked_header(path, wanted)
-            for batch in table.iter_batches(BATCH):
+            # threads of its own would be copied in vain where the engine's process is forked
+            for batch in table.iter_batches(BATCH, use_threads=False):
                 for row in batch.select(wanted).to_pylist():
                     number += 1
                     yield number, row

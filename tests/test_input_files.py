@@ -74,6 +74,11 @@ REFUSED = {
         'id,review text\n1,"a\nb"\n2,"c, d"\n',
         "in.txt: is a table",
     ),
+    "table of other words": (
+        "in.txt",
+        'nr;betreff;inhalt\n1;Paket;"Wo ist es; ich warte"\n2;Rechnung;Zu hoch\n',
+        "in.txt: is a table with a header; name it .csv or .tsv",
+    ),
     "CR alone": (
         "in.txt",
         "Guten Tag.\rBonjour\rПривет\r",
@@ -147,6 +152,7 @@ TEXTS = {
     "CRLF": "a\r\nb\r\n",
     "CR at the end": "a\r",
     "form feed": "a\fb\nc\n",
+    "quotes": 'Anna,"Hello"\nBob,"no"\nEva,"Well, yes"\n',
     "tabs in all lines": "a\tb\nc\td\ne\tf\n",
 }
 

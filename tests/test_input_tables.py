@@ -88,6 +88,13 @@ def test_numbers_are_written_as_they_stand(tmp_path):
     assert texts_and_ids(path, columns) == (["a", "b"], ["7", "8"])
 
 
+def test_kinds_of_a_table_are_read_as_those_of_chats(tmp_path):
+    content = b"text, label, kind\na,es,edge\nb,en,\n"  # with spaces in the header
+    path = write(tmp_path / "gold.csv", content)
+    rows = list(read_gold(path, Columns(text_column="text", label_column="label")))
+    assert [(row.gold, row.kind) for row in rows] == [("es", "edge"), ("en", None)]
+
+
 def test_one_column_needs_no_name(tmp_path):
     path = write(tmp_path / "in.csv", b'\n"review text"\n"a, b"\n\n"c\nd"\n')
     assert texts_and_ids(path, Columns()) == (["a, b", "c\nd"], [None, None])
@@ -300,6 +307,11 @@ BAD_COLUMNS = {
     "no column": ({"text_template": "subject"}, "names no column"),
     "open brace": ({"text_template": "{subject"}, "--text_template '{subject': expected '}'"),
     "no name": ({"text_template": "{}"}, "expected a column's name"),
+    "gold in the text": ({"text_column": "a", "label_column": "a"}, "would be part of the input"),
+    "gold in the template": (
+        {"text_template": "{a} {b}", "label_column": "b"},
+        "--label_column b: the gold answer would be part",
+    ),
     "format": ({"text_template": "{a:>30}"}, "expected a column's name"),
     "encoding": ({"encoding": "utf-9"}, "--encoding utf-9: no encoding that Python knows"),
     "no text": ({"encoding": "base64"}, "--encoding base64: no encoding"),
