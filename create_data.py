@@ -33,6 +33,7 @@ from distill.cli import (
     from_flags,
     one_line,
 )
+from distill.columns import Columns, add_column_flags
 from distill.labels.choices import Choices, Cluster, default_thinking_budget, shard_of
 from distill.labels.inputs import InputsChanged
 from distill.labels.labelling import Settings
@@ -56,7 +57,8 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     """Our flags, and the rest for vLLM."""
     parser = Parser(__doc__)
     parser.group("what is labelled")
-    parser.add("input_file", INPUTS, "one input a line, or JSON lines (.jsonl) of text or chats")
+    parser.add("input_file", INPUTS, ".txt: one a line; .jsonl, .json, .csv, .tsv, .parquet; .gz")
+    add_column_flags(parser)
     parser.add("output_file", LABELS, "chat JSONL for step 2: input and answer, no prompt")
     parser.add("task", TASK, "prompt, labels and how an answer is read")
     parser.add("limit", 0, "only the first N inputs (0: all)", at_least=0)
@@ -86,6 +88,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     try:
         shard = shard_of(args.shard)
         check_together(args, shard)
+        columns = from_flags(Columns, args, label_column="")
     except ValueError as error:
         parser.error(str(error))
     budget = args.thinking_token_budget or default_thinking_budget(args.max_tokens)
@@ -93,6 +96,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
         Choices,
         args,
         task_file=args.task,
+        columns=columns,
         shard=shard,
         teacher=from_flags(TeacherModel, args, engine_flags=engine_flags),
         cluster=from_flags(Cluster, args),

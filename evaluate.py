@@ -34,6 +34,7 @@ from distill.cli import (
     from_flags,
     one_line,
 )
+from distill.columns import Columns, add_column_flags
 from distill.evaluation.apart import end_at_signals
 from distill.evaluation.ask import SystemFailed
 from distill.evaluation.choices import Choices, systems_of
@@ -58,8 +59,9 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     """Our flags, and the rest for vLLM."""
     parser = Parser(__doc__)
     parser.group("what is asked")
-    parser.add("test_file", HELDOUT, "chat JSONL; the answers are gold")
+    parser.add("test_file", HELDOUT, "with gold: chat JSONL, or a table with --label_column")
     parser.add("inputs_without_gold", "", "further inputs, as in step 1, for agreement only")
+    add_column_flags(parser, gold=True)
     parser.add("task", TASK, "as in create_data.py")
     parser.add("limit", 0, "only the first N rows of each file (0: all)", at_least=0)
     parser.group("who is asked")
@@ -87,7 +89,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.group("the report, or labels of step 1 against gold without any model")
     parser.add("report_dir", "", "where the report goes (default: report/ in the adapter)")
     parser.add("labels", "", "without any model: what create_data.py wrote, against --gold")
-    parser.add("gold", "", "the right answers for the same inputs, chat JSONL")
+    parser.add("gold", "", "the right answers for the same inputs, a file like --test_file")
     parser.mention(ENGINE_TITLE, ENGINE_FLAGS)
     parser.help_all(print_engine_flags, whose=ENGINE)
     args, engine_flags = parser.parse_known_args(argv)
@@ -97,11 +99,15 @@ def parse_args(argv: list[str] | None = None) -> Choices:
             raise ValueError("--teacher_answers: --systems leaves the teacher out")
         if bool(args.labels) != bool(args.gold):
             raise ValueError("--labels and --gold go together")
+        columns = from_flags(Columns, args)
+        if columns.names_text and not columns.label_column and not args.inputs_without_gold:
+            raise ValueError("--text_column, --text_template: name that of gold, --label_column")
     except ValueError as error:
         parser.error(str(error))
     return from_flags(
         Choices,
         args,
+        columns=columns,
         task_file=args.task,
         systems=systems,
         engine_flags=engine_flags,
@@ -121,7 +127,9 @@ def main() -> int:
         try:
             task = load_task(choices.task_file)
             if choices.labels:
-                quality = label_quality(choices.labels, choices.gold, choices.limit, task)
+                quality = label_quality(
+                    choices.labels, choices.gold, choices.limit, task, choices.columns
+                )
                 print(json.dumps(quality))
                 return 0
             plan = prepare(choices, task, at_end)

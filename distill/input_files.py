@@ -1,11 +1,14 @@
 """What a file must be to be read as inputs. No torch, no vLLM.
 
-It can be read again, is text in UTF-8, and its lines are inputs of their own. A table or a JSON
-document that is taken for plain lines would be labelled line by line, header and brackets included.
-Such files are refused by their ending, and by what they hold where that is sure. No torch, no vLLM.
+It can be read again, is text in UTF-8 or a named encoding, and its lines are inputs of their own. A
+table or a JSON document that is taken for plain lines would be labelled line by line, header and
+brackets included. Such files are refused by their ending (those that are read are in
+input_tables.py), and by what they hold where that is sure. No torch, no vLLM.
 """
 
+import codecs
 import csv
+import gzip
 import hashlib
 import io
 import json
@@ -19,12 +22,15 @@ HEAD = 2**16  # bytes at the start of a file that are looked at
 # bytes of a file that is parsed as a whole to see whether it is one JSON document
 LARGEST_DOCUMENT = 2**26
 FIRST_LINES = 50  # that must all look alike
-REMEDY = 'pass one input a line (.txt), or JSON lines (.jsonl) with {"text": ...} or chat messages'
+REMEDY = "pass one input a line (.txt), or .jsonl, .json, .csv, .tsv or .parquet"
 
+GZIP = ".gz"  # after any other ending
 JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
+FLAT = (".csv", ".tsv", ".parquet")  # tables of cells
+TABLES = (*FLAT, ".json")
 STRUCTURED = tuple(
-    ".json .csv .tsv .parquet .arrow .feather .xlsx .xls .ods .docx .pdf .xml .yaml .yml .db "
-    ".sqlite .pkl .npy .h5 .gz .bz2 .xz .zst .zip .7z .tar .tgz".split()
+    ".arrow .feather .xlsx .xls .ods .docx .pdf .xml .yaml .yml .db "
+    ".sqlite .pkl .npy .h5 .bz2 .xz .zst .zip .7z .tar .tgz".split()
 )
 # How files of other kinds begin. No text begins like this.
 SIGNATURES = {
@@ -77,23 +83,35 @@ def check_regular(path: str | Path) -> None:
         )
 
 
-def open_text(path: str | Path, are_inputs: bool = False) -> io.BufferedReader:
+def open_bytes(path: str | Path) -> io.BufferedReader:
+    """Open a file for reading; what a .gz file holds is read as if it were not compressed.
+
+    Raises ValueError for a pipe or a device.
+    """
+    check_regular(path)
+    if str(path).lower().endswith(GZIP):
+        return io.BufferedReader(gzip.open(path), HEAD)
+    return open(path, "rb", buffering=HEAD)
+
+
+def open_text(
+    path: str | Path, are_inputs: bool = False, encoding: str | None = None
+) -> io.BufferedReader:
     """Open a file for reading lines of bytes.
 
-    Raises ValueError if what it holds shows that it is no text in UTF-8. Where its lines
-    `are_inputs`, a table or JSON is refused too. All is judged by the one open file that is then
-    read, so that nobody can put another one in its place in between.
+    Raises ValueError if what it holds shows that it is no text, or none in UTF-8 where that is its
+    `encoding`. Where its lines `are_inputs`, a table or JSON is refused too. All is judged by the
+    one open file that is then read, so that nobody can put another one in its place in between.
     """
     if are_inputs:
         refuse_structured_ending(path)
-    check_regular(path)
-    file = open(path, "rb", buffering=HEAD)  # noqa: SIM115
+    file = open_bytes(path)
     try:
         head = file.read(HEAD)
         refuse_other_kinds(path, head)
-        refuse_other_encodings(path, head, file)
+        refuse_other_encodings(path, head, file, encoding)
         if are_inputs:
-            refuse_other_lines(path, head, file)
+            refuse_other_lines(path, head, file, encoding or "utf-8")
         file.seek(0)
     except BaseException:
         file.close()
@@ -101,9 +119,20 @@ def open_text(path: str | Path, are_inputs: bool = False) -> io.BufferedReader:
     return file
 
 
+def ending_of(path: str | Path) -> str:
+    """A file's ending in lower case, such as .csv; that of compression does not count."""
+    name = str(path).lower().removesuffix(GZIP)
+    return os.path.splitext(name)[1]
+
+
+def is_utf8(encoding: str | None) -> bool:
+    """Whether an encoding is UTF-8, with a mark at its start or without; None is."""
+    return encoding is None or codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
+
+
 def refuse_structured_ending(path: str | Path) -> None:
     """Raise ValueError if a file is by its name one of another kind than text."""
-    ending = os.path.splitext(str(path).lower())[1]
+    ending = ending_of(path)
     if ending in STRUCTURED:
         raise ValueError(f"{path}: {ending} files are not read; {REMEDY}")
 
@@ -112,17 +141,22 @@ def refuse_other_kinds(path: str | Path, head: bytes) -> None:
     """Raise ValueError if the file begins with the signature of another kind."""
     for signature, kind in SIGNATURES.items():
         if re.match(signature, head):
-            raise ValueError(f"{path}: is a {kind} file, not text; {REMEDY}")
+            raise ValueError(f"{path}: is a {kind} file, not text; {REMEDY}, each also .gz")
 
 
-def refuse_other_encodings(path: str | Path, head: bytes, file: io.BufferedReader) -> None:
-    """Raise ValueError for a byte order mark that is not UTF-8's.
+def refuse_other_encodings(
+    path: str | Path, head: bytes, file: io.BufferedReader, encoding: str | None
+) -> None:
+    """Raise ValueError for a byte order mark that is not that of UTF-8, where this is expected.
 
-    And for lines that end with CR alone.
+    For UTF-8's where it is not, and for lines that end with CR alone.
     """
-    for mark, encoding in BYTE_ORDER_MARKS.items():
-        if head.startswith(mark):
-            raise ValueError(f"{path}:1: not UTF-8 but {encoding}; convert the file to UTF-8")
+    if is_utf8(encoding):
+        for mark, other in BYTE_ORDER_MARKS.items():
+            if head.startswith(mark):
+                raise ValueError(f"{path}:1: not UTF-8 but {other}; convert the file to UTF-8")
+    elif head.startswith(codecs.BOM_UTF8):
+        raise ValueError(f"{path}:1: begins with the mark of UTF-8; drop --encoding {encoding}")
     if b"\r" in head.rstrip(b"\r") and b"\n" not in head and not has_line_feed(file):
         raise ValueError(
             f"{path}:1: its lines end with CR alone; convert them to LF, as with tr '\\r' '\\n'"
@@ -134,26 +168,30 @@ def has_line_feed(file: io.BufferedReader) -> bool:
     return any(b"\n" in block for block in iter(lambda: file.read(HEAD), b""))
 
 
-def refuse_other_lines(path: str | Path, head: bytes, file: io.BufferedReader) -> None:
+def refuse_other_lines(
+    path: str | Path, head: bytes, file: io.BufferedReader, encoding: str
+) -> None:
     """Raise ValueError for a file whose lines are not inputs of their own.
 
     That is a table or JSON, by what it holds.
     """
     is_whole = len(head) < HEAD
-    text = head.decode("utf-8-sig", errors="replace")
+    text = head.decode(encoding, errors="replace").removeprefix("\ufeff")
     if not is_whole:
         text = text.rpartition("\n")[0]
     if is_json_rows(text):
         raise ValueError(f"{path}: holds JSON lines; name it .jsonl")
     if is_json_document(head, file):
-        raise ValueError(f"{path}: is one JSON document, not a line for each input; {REMEDY}")
+        raise ValueError(
+            f"{path}: is one JSON document, not a line for each input; name a list of rows .json"
+        )
     if is_table(text, is_whole):
-        raise ValueError(f"{path}: is a table with a header; {REMEDY}")
+        raise ValueError(f"{path}: is a table with a header; name it .csv or .tsv")
 
 
 def is_json_lines(path: str | Path) -> bool:
     """Whether a file holds one JSON object a line, by its name."""
-    return str(path).lower().endswith(JSON_LINES)
+    return ending_of(path) in JSON_LINES
 
 
 def is_json_rows(text: str) -> bool:
@@ -197,7 +235,8 @@ def is_json_document(head: bytes, file: io.BufferedReader) -> bool:
 def is_table(text: str, is_whole: bool = True) -> bool:
     """Whether the first lines are a table.
 
-    That is a header of known names, and as many cells in each row as there.
+    That is a header of known names, or of any where cells are quoted, and as many cells in each
+    row as there.
     """
     for delimiter in DELIMITERS:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -210,19 +249,23 @@ def is_table(text: str, is_whole: bool = True) -> bool:
         if len(rows) < 3 or len(rows[0]) < 2:
             continue
         same_length = all(len(row) == len(rows[0]) for row in rows)
-        if same_length and is_header(rows[0]):
+        first, _, others = text.partition("\n")
+        quoted = '"' not in first and (f'{delimiter}"' in others or '\n"' in text)
+        if same_length and is_header(rows[0], any_names=quoted):
             return True
     return False
 
 
-def is_header(cells: list[str]) -> bool:
-    """Whether these are names of columns, one of them of a text or a label."""
+def is_header(cells: list[str], any_names: bool = False) -> bool:
+    """Whether these are names of columns, one of them of a text or a label unless `any_names`."""
     if not cells[0]:
         cells = cells[1:]  # pandas writes the numbers of rows without a name
     if not all(COLUMN.fullmatch(cell) for cell in cells):
         return False
     if len(set(cells)) < len(cells):
         return False
+    if any_names:
+        return True
     words = re.findall(r"[a-z]+", " ".join(cells).lower().replace("_", " "))
     return bool(COLUMN_WORDS.intersection(words))
 

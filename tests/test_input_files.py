@@ -33,19 +33,14 @@ def test_json_lines_are_known_by_their_ending(tmp_path, name):
 
 
 REFUSED = {
-    "JSON by its ending": (
-        "in.json",
-        LINES,
-        r"in.json: .json files are not read; .*\.jsonl\) with {\"text\": ...}",
-    ),
-    "table by its ending": (
-        "in.CSV",
+    "JSON lines as a list": ("in.json", LINES, "in.json: holds JSON lines; name it .jsonl"),
+    "spreadsheet": (
+        "in.XLSX",
         "a\nb\n",
-        "in.CSV: .csv files are not read; pass one input a line",
+        r"in.XLSX: .xlsx files are not read; pass one input a line \(.txt\), or .jsonl",
     ),
-    "tabs by its ending": ("in.tsv", "a\nb\n", "in.tsv: .tsv files are not read"),
-    "Parquet by its ending": ("in.parquet", "a\n", "in.parquet: .parquet files are not read"),
-    "compressed lines": ("in.jsonl.gz", "a\n", "in.jsonl.gz: .gz files are not read"),
+    "text as Parquet": ("in.parquet", "a\n", "in.parquet: cannot be read as Parquet"),
+    "not compressed": ("in.jsonl.gz", "a\n", "in.jsonl.gz: a damaged gzip file or none"),
     "JSON lines as text": ("in.txt", LINES, "in.txt: holds JSON lines; name it .jsonl"),
     "chat lines as text": ("in", '{"messages": []}\n', "in: holds JSON lines"),
     "JSON array": ("in.txt", json.dumps(ROWS), "in.txt: is one JSON document"),
@@ -78,6 +73,11 @@ REFUSED = {
         "in.txt",
         'id,review text\n1,"a\nb"\n2,"c, d"\n',
         "in.txt: is a table",
+    ),
+    "table of other words": (
+        "in.txt",
+        'nr;betreff;inhalt\n1;Paket;"Wo ist es; ich warte"\n2;Rechnung;Zu hoch\n',
+        "in.txt: is a table with a header; name it .csv or .tsv",
     ),
     "CR alone": (
         "in.txt",
@@ -152,6 +152,7 @@ TEXTS = {
     "CRLF": "a\r\nb\r\n",
     "CR at the end": "a\r",
     "form feed": "a\fb\nc\n",
+    "quotes": 'Anna,"Hello"\nBob,"no"\nEva,"Well, yes"\n',
     "tabs in all lines": "a\tb\nc\td\ne\tf\n",
 }
 

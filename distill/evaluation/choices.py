@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from distill.columns import Columns
 from distill.evaluation.scores import Prices
 
 
@@ -12,6 +13,7 @@ class Choices:
 
     test_file: str
     inputs_without_gold: str  # empty: none
+    columns: Columns  # of both
     task_file: str
     limit: int  # only so many rows of each file; 0: all
 

@@ -45,6 +45,7 @@ class ShownRow:
     """One line of the table of rows."""
 
     number: int  # its line in predictions.jsonl
+    id: str | None  # as the file of inputs has it
     text: str  # the last message of its input
     gold: str | None
     cells: list[Cell]
@@ -73,6 +74,7 @@ def page(metrics: dict, predictions: list[dict], images: list[tuple[str, Path]])
         tables=tables(metrics),
         sentences=sentences(metrics),
         rows=rows,
+        has_ids=any(row.id is not None for row in rows),
         total=len(predictions),
         free_texts=not of_labels,
         labels=labels_of(rows) if of_labels else [],
@@ -118,7 +120,7 @@ def shown_row(number: int, row: dict, systems: list[str]) -> ShownRow:
     if "teacher" in systems and "student" in systems:
         differs = not same(row["teacher"]["answer"], row["student"]["answer"])
     text = row["messages"][-1]["content"]
-    return ShownRow(number, text, row["gold"], cells, wrong, differs)
+    return ShownRow(number, row.get("id"), text, row["gold"], cells, wrong, differs)
 
 
 def interest(row: ShownRow) -> tuple[bool, bool]:

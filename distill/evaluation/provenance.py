@@ -65,12 +65,22 @@ def thinking(teacher: dict, thinks: bool, from_file: bool, rows: int) -> dict:
     return {"teacher_thinks": thinks, "unfinished_thinking": unfinished}
 
 
-def predictions(chats: list[list[dict]], gold: list[str], results: dict[str, dict]) -> list[dict]:
-    """The lines of predictions.jsonl; inputs without gold come last."""
+def predictions(
+    chats: list[list[dict]],
+    gold: list[str],
+    results: dict[str, dict],
+    ids: list[str | None] | None = None,
+) -> list[dict]:
+    """The lines of predictions.jsonl; inputs without gold come last.
+
+    `ids` are those of all rows, None where a row has none.
+    """
     rows = []
     tied = {name: set(result.get("ties", {}).get("rows", [])) for name, result in results.items()}
     for i, chat in enumerate(chats):
         row = {"messages": chat, "gold": gold[i] if i < len(gold) else None}
+        if ids and ids[i] is not None:
+            row = {"id": ids[i], **row}
         for name, result in results.items():
             row[name] = {"answer": result["answers"][i], "response": result["responses"][i]}
             if i in tied[name]:

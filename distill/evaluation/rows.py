@@ -6,7 +6,8 @@ Inputs with gold, a teacher's answers that are there already, and labels compare
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill.chats import input_hash, read_chat, read_chat_rows, read_inputs
+from distill.chats import NO_COLUMNS, has_columns, input_hash, read_gold, read_input_rows
+from distill.columns import Columns
 from distill.evaluation.scores import in_one_form, quality
 from distill.outputs import TOKEN_COUNTS, read_finished
 from distill.task import Task
@@ -19,9 +20,16 @@ class Rows:
     chats: list[list[dict]]  # of all rows, without their answers
     gold: list[str]  # of the gold rows
     kinds: list[str | None]  # of the gold rows, where they have one
+    ids: list[str | None]  # of all rows, where they have one
 
 
-def read_rows(test_file: str, inputs_without_gold: str, limit: int, task: Task) -> Rows:
+def read_rows(
+    test_file: str,
+    inputs_without_gold: str,
+    limit: int,
+    task: Task,
+    columns: Columns = NO_COLUMNS,
+) -> Rows:
     """Read the first `limit` rows of each file (0: all).
 
     Raises ValueError that names file and line.
@@ -29,27 +37,40 @@ def read_rows(test_file: str, inputs_without_gold: str, limit: int, task: Task) 
     chats = []
     gold = []
     kinds = []
-    for number, messages, row in read_chat_rows(test_file, last_role="assistant"):
-        where = f"{test_file}:{number}"
-        *chat, answer = messages
-        if not chat:
-            raise ValueError(f"{where}: an answer without a question")
-        kind = row.get("kind")
-        chats.append(chat)
-        gold.append(known_answer(task, answer["content"], f"{where}: gold answer"))
-        kinds.append(kind)
-        if not isinstance(kind, str | None):
+    ids = []
+    for row in read_gold(test_file, columns):
+        where = f"{test_file}:{row.number}"
+        chats.append(row.chat)
+        gold.append(known_answer(task, row.gold, f"{where}: gold answer"))
+        kinds.append(row.kind)
+        ids.append(row.id)
+        if not isinstance(row.kind, str | None):
             raise ValueError(f"{where}: 'kind' must be a text such as \"edge\"")
         if len(chats) == limit:
             break
     if not chats:
         raise ValueError(f"{test_file}: no rows")
     if inputs_without_gold:
-        further = [messages for _, messages in read_inputs(inputs_without_gold)]
+        further = list(
+            read_input_rows(inputs_without_gold, columns_of(inputs_without_gold, columns))
+        )
         if not further:
             raise ValueError(f"{inputs_without_gold}: no inputs")
-        chats += further[: limit or None]
-    return Rows(chats, gold, kinds)
+        for row in further[: limit or None]:
+            chats.append(row.messages)
+            ids.append(row.id)
+    return Rows(chats, gold, kinds, ids)
+
+
+def columns_of(path: str, columns: Columns) -> Columns:
+    """The columns of inputs without gold: those of the test file, but plain lines have none.
+
+    Flags that could only be meant for the plain lines stay, and are refused.
+    """
+    of_test_file = columns.label_column or not columns.names_text
+    if of_test_file and not has_columns(path):
+        return Columns(encoding=columns.encoding)
+    return columns
 
 
 def known_answer(task: Task, text: str, where: str) -> str:
@@ -108,13 +129,15 @@ def read_teacher(path: Path, chats: list[list[dict]], task: Task) -> dict:
     return results
 
 
-def label_quality(labels_file: str, gold_file: str, limit: int, task: Task) -> dict:
+def label_quality(
+    labels_file: str, gold_file: str, limit: int, task: Task, columns: Columns = NO_COLUMNS
+) -> dict:
     """The teacher's training labels against gold, matched by input.
 
     An input without a label counts as wrong.
     """
     labels = read_known_answers(labels_file, task)
-    gold = read_known_answers(gold_file, task)
+    gold = read_known_answers(gold_file, task, columns)
     gold = dict(list(gold.items())[: limit or None])
     if not labels.keys() & gold.keys():
         raise ValueError(
@@ -127,13 +150,13 @@ def label_quality(labels_file: str, gold_file: str, limit: int, task: Task) -> d
     return quality(in_one_form(answers), in_one_form(right), labelled=False)
 
 
-def read_known_answers(path: str, task: Task) -> dict[str, str]:
-    """The answers of a chat JSONL by input_hash() of what precedes them.
+def read_known_answers(path: str, task: Task, columns: Columns = NO_COLUMNS) -> dict[str, str]:
+    """The answers of a file by input_hash() of the inputs.
 
     Raises ValueError that names file and line.
     """
     found = {}
-    for number, messages in read_chat(path, last_role="assistant"):
-        *chat, answer = messages
-        found[input_hash(chat)] = known_answer(task, answer["content"], f"{path}:{number}: answer")
+    for row in read_gold(path, columns):
+        answer = known_answer(task, row.gold, f"{path}:{row.number}: answer")
+        found[input_hash(row.chat)] = answer
     return found

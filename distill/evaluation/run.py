@@ -73,7 +73,8 @@ def prepare(choices: Choices, task: Task, at_end: contextlib.ExitStack) -> Plan:
     Processes and locks are held until `at_end`. Raises ValueError, KeyError, OSError, RuntimeError
     or ImportError.
     """
-    rows = read_rows(choices.test_file, choices.inputs_without_gold, choices.limit, task)
+    files = (choices.test_file, choices.inputs_without_gold)
+    rows = read_rows(*files, choices.limit, task, choices.columns)
     warn_of_guard(choices, task)
     given = {}
     if choices.teacher_answers:
@@ -173,7 +174,7 @@ def score(plan: Plan) -> dict:
     metrics = metrics_of(plan, results, how_measured(results, check, taken_over))
     if not_thinking(metrics):
         log.warning("evaluate.py: %s", not_thinking(metrics))
-    lines = predictions(plan.rows.chats, plan.rows.gold, results)
+    lines = predictions(plan.rows.chats, plan.rows.gold, results, plan.rows.ids)
     write_report(choices.report_dir, metrics, lines)
     if not choices.limit:  # a trial on a few rows says too little for the card
         add_to_card(choices.adapter, metrics)

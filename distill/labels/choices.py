@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from distill.columns import Columns
 from distill.labels.labelling import Settings
 from distill.teacher.check import TeacherModel
 
@@ -32,6 +33,7 @@ class Choices:
     input_file: str
     output_file: str
     task_file: str
+    columns: Columns  # of the input file
     limit: int  # only so many inputs from the beginning; 0: all
     shard: Shard
     teacher: TeacherModel

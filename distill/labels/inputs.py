@@ -1,6 +1,7 @@
 """The inputs of step 1.
 
-A first pass finds out what each later one must be like, in 40 bytes an input.
+A first pass finds out what each later one must be like, in 40 bytes an input, and about 100 more
+where inputs have ids.
 """
 
 import hashlib
@@ -10,7 +11,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from distill.chats import digest, input_hash, read_inputs
+from distill.chats import NO_COLUMNS, digest, input_hash, read_input_rows
+from distill.columns import Columns
+from distill.input_files import open_bytes
+from distill.input_tables import is_table_file
 from distill.progress import bar
 from distill.unfit_rows import roles_of
 
@@ -44,6 +48,8 @@ class Inputs:
     limited: bool = False  # to the first ones of the file
     # how many inputs have which roles, by roles_of()
     roles: Counter = field(default_factory=Counter)
+    columns: Columns = NO_COLUMNS
+    ids: list[str] | None = None  # of all inputs, equal ones too; None: they have none
 
     def __len__(self):
         return len(self.first)
@@ -58,16 +64,17 @@ class Inputs:
         Raises InputsChanged if one of them is another than in the first pass, or if there are
         fewer.
         """
-        rows = read_inputs(self.path)
+        rows = read_input_rows(self.path, self.columns)
         try:
             for index in range(len(self)):
-                number, messages = next(rows, (0, None))
-                if messages is None:
+                row = next(rows, None)
+                if row is None:
                     raise InputsChanged(self.path, f"holds {index} inputs, no longer {len(self)},")
                 if wanted is None or wanted[index]:
-                    if input_hash(messages) != self.hash(index):
-                        raise InputsChanged(f"{self.path}:{number}", "has changed")
-                    yield index, messages
+                    same = input_hash(row.messages) == self.hash(index)
+                    if not same or row.id != self.id(index):
+                        raise InputsChanged(f"{self.path}:{row.number}", "has changed")
+                    yield index, row.messages
             if wanted is None and not self.limited and next(rows, None):
                 log.warning(
                     "%s: holds more inputs than when this run began; they are left out", self.path
@@ -79,8 +86,16 @@ class Inputs:
         """Eight bytes of an input's digest, by which a journal line is checked."""
         return f"{self.digests[index, 0]:016x}"
 
+    def id(self, index: int) -> str | None:
+        """The id of an input, None where inputs have none."""
+        return None if self.ids is None else self.ids[index]
 
-def scan_inputs(path: str, limit: int = 0) -> Inputs:
+    def named(self, index: int) -> dict[str, str]:
+        """The id of an input as files have it: {"id": ...}, or nothing where inputs have none."""
+        return {} if self.ids is None else {"id": self.ids[index]}
+
+
+def scan_inputs(path: str, limit: int = 0, columns: Columns = NO_COLUMNS) -> Inputs:
     """Read and check all inputs, or the first `limit`.
 
     Raises ValueError that names file and line.
@@ -89,16 +104,20 @@ def scan_inputs(path: str, limit: int = 0) -> Inputs:
     of_all = hashlib.sha256()
     lines = 0
     roles = Counter()
-    rows = bar(read_inputs(path), later=True, desc="reading the inputs", unit="input")
-    for lines, messages in rows:  # noqa: B007, its last value is used below
-        sha256 = digest(messages)
+    ids = []
+    rows = read_input_rows(path, columns)
+    for row in bar(rows, later=True, desc="reading the inputs", unit="input"):
+        sha256 = digest(row.messages)
         of_all.update(sha256)
-        roles[roles_of(messages)] += 1
+        roles[roles_of(row.messages)] += 1
         digests += sha256[:16]
+        lines = row.number
+        if row.id is not None:
+            ids.append(row.id)
         if len(digests) == 16 * limit:
             break
     else:
-        with open(path, "rb") as file:  # blank lines after the last input
+        with open_bytes(path) as file:  # blank lines after the last input
             lines = sum(1 for _ in file)
     if not digests:
         raise ValueError(f"{path}: no inputs; the file is empty or holds only blank lines")
@@ -108,9 +127,11 @@ def scan_inputs(path: str, limit: int = 0) -> Inputs:
         first=first_occurrences(pairs),
         digests=pairs,
         sha256=of_all.hexdigest(),
-        blank_lines=lines - len(pairs),
+        blank_lines=0 if is_table_file(path) else lines - len(pairs),
         limited=len(pairs) == limit,
         roles=roles,
+        columns=columns,
+        ids=ids or None,
     )
 
 

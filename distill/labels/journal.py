@@ -169,7 +169,8 @@ class Journal:
     def record(self, index: int, **record) -> None:
         """Append one decided input."""
         self.forced.count(record["attempts"], self.run.get("structured_outputs"))
-        self._write({"index": index, "hash": self.inputs.hash(index), **record})
+        known = {"index": index, "hash": self.inputs.hash(index), **self.inputs.named(index)}
+        self._write({**known, **record})
 
     def _write(self, line: dict) -> None:
         self.file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -199,6 +200,7 @@ class Journal:
                     responses = [attempt["response"] for attempt in record["attempts"]]
                     row = {
                         "index": index,
+                        **self.inputs.named(index),
                         "messages": messages,
                         "reason": record["reason"],
                         "responses": responses,
@@ -206,9 +208,8 @@ class Journal:
                     bad.write(json.dumps(row, ensure_ascii=False) + "\n")
                 else:
                     answer = {"role": "assistant", "content": record["answer"]}
-                    good.write(
-                        json.dumps({"messages": [*messages, answer]}, ensure_ascii=False) + "\n"
-                    )
+                    row = {**self.inputs.named(index), "messages": [*messages, answer]}
+                    good.write(json.dumps(row, ensure_ascii=False) + "\n")
         manifest = self._manifest(totals, details)
         with Replacing(beside(self.output, "manifest.json")) as file:
             file.write(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")

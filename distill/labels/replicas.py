@@ -25,6 +25,7 @@ from pathlib import Path
 
 from distill.chats import input_hash, read_inputs
 from distill.cli import one_line
+from distill.columns import Columns
 from distill.labels.choices import Cluster
 from distill.labels.inputs import Inputs, InputsChanged
 from distill.labels.labelling import Labelling, Settings
@@ -211,7 +212,7 @@ def pass_over(cluster: Cluster, assignment: Assignment, inputs: Inputs, missing)
     # few rows are shared out evenly too
     at_once = min(CHUNKS, math.ceil(missing.sum() / CHUNK / cluster.num_replicas))
     chunks = ray.data.read_datasource(
-        chunks_of(inputs.path, missing.copy()), num_cpus=0, override_num_blocks=1
+        chunks_of(inputs.path, inputs.columns, missing.copy()), num_cpus=0, override_num_blocks=1
     )
     return chunks.map_batches(
         Replica,
@@ -229,7 +230,7 @@ def pass_over(cluster: Cluster, assignment: Assignment, inputs: Inputs, missing)
     )
 
 
-def chunks_of(path: str, missing):
+def chunks_of(path: str, columns: Columns, missing):
     """A Ray datasource that reads the missing inputs on the driver's machine.
 
     CHUNK of them are a row.
@@ -251,7 +252,7 @@ def chunks_of(path: str, missing):
             return [ReadTask(read, metadata)]
 
     def read():
-        rows = zip(range(len(missing)), read_inputs(path), strict=False)
+        rows = zip(range(len(missing)), read_inputs(path, columns), strict=False)
         wanted = ((index, messages) for index, (_, messages) in rows if missing[index])
         chunk = list(islice(wanted, CHUNK))
         while chunk:

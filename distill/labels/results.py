@@ -33,6 +33,8 @@ def write_results(run: Run, commit: str | None, seconds: float) -> int:
         log.error("create_data.py: %d inputs are not decided; the same command asks them", left)
         return 1
     files = {"task_file": choices.task_file, "input_file": choices.input_file}
+    if choices.columns.given():
+        files["input_columns"] = choices.columns.given()
     manifest = journal.write_outputs(bool(run.task.labels), **files, **run.details(commit))
     Forced(
         answers=manifest["answers"],

@@ -86,7 +86,7 @@ def begin(choices: Choices, at_end: contextlib.ExitStack) -> Run:
     at_end.enter_context(OutputLock(output, shard.index, shard.count))
     if output.exists() and not choices.overwrite:
         raise ValueError(f"{output}: exists and is finished; --overwrite replaces it")
-    inputs = scan_inputs(choices.input_file, choices.limit)
+    inputs = scan_inputs(choices.input_file, choices.limit, choices.columns)
     header = header_of(choices, task, inputs)
     journal = Journal(output, header, inputs, shard.index, shard.count)
     journal.open(choices.overwrite)

@@ -9,12 +9,13 @@ import pytest
 
 from distill.evaluation.page import is_wrong
 from distill.evaluation.plots import SETTINGS, figures_of, shortened
+from distill.evaluation.provenance import predictions
 from distill.evaluation.report import write_report
 from distill.evaluation.scores import SHOWN_LABELS, Prices, measure
 from distill.evaluation.sentences import sentences
 from distill.evaluation.systems import STYLES, titles_of
 from distill.evaluation.tables import tables
-from distill.wording import markdown
+from distill.wording import MISSING, markdown
 from helpers import ROOT, fails, program, python, run
 from report import MARKS
 
@@ -233,3 +234,24 @@ def test_a_system_looks_the_same_in_every_plot_and_differs_in_grey():
     assert len(lines) == len(hatches) == 2
     for part in ("colour", "line", "hatch"):
         assert len({getattr(style, part) for style in STYLES.values()}) == len(STYLES)
+
+
+def test_ids_are_beside_the_rows_where_rows_have_them(tmp_path):
+    gold = ["a", "b", "a"]
+    metrics = figures(gold, gold, gold)
+    results = {name: {"answers": gold, "responses": gold} for name in ("teacher", "student")}
+    chats = [[{"role": "user", "content": text}] for text in ("x", "y", "z")]
+    lines = predictions(chats, gold[:2], results, ["007", "<b>", None])
+    assert [row.get("id") for row in lines] == ["007", "<b>", None]
+    write_report(tmp_path / "ids", metrics, lines)
+    with_ids = (tmp_path / "ids" / "report.html").read_text("utf-8")
+    assert '<th scope="col">id</th>' in with_ids
+    assert re.findall(r'data-name="id" dir="auto">(.+?)<', with_ids) == [
+        "007",
+        "&lt;b&gt;",
+        MISSING,
+    ]
+    without = predictions(chats, gold[:2], results, [None] * 3)
+    assert without == predictions(chats, gold[:2], results)
+    write_report(tmp_path / "none", metrics, without)
+    assert 'data-name="id"' not in (tmp_path / "none" / "report.html").read_text("utf-8")

@@ -26,6 +26,7 @@ ODD_INPUTS = [
     {"text": "mot " * 9000},
     {"messages": TURNS},
 ]
+IDS = ["007", "NA", "3", "4", "5", "6"]  # the third has the text of the first
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,8 @@ def voted(pair, tmp_path_factory):
     folder = tmp_path_factory.mktemp("voted")
     source = folder / "in.jsonl"
     output = folder / "out.jsonl"
-    lines = [json.dumps(row, ensure_ascii=False) for row in ODD_INPUTS]
+    rows = [{"nr": nr, **row} for nr, row in zip(IDS, ODD_INPUTS, strict=True)]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     source.write_bytes(b"\xef\xbb\xbf" + "\r\n\r\n".join(lines).encode() + b"\r\n")
     flags = [
         "--model_name",
@@ -45,6 +47,8 @@ def voted(pair, tmp_path_factory):
         source,
         "--output_file",
         output,
+        "--id_column",
+        "nr",
         "--max_tokens",
         36,
     ]
@@ -130,12 +134,15 @@ def test_outputs_hold_every_input_in_order(voted):
         "--max-model-len",
         "8192",
     ]
+    assert all(record["id"] == IDS[index] for index, record in records.items())
     rejected = read_jsonl(Path(f"{output}.rejected.jsonl"))
+    assert all(row["id"] == IDS[row["index"]] for row in rejected)
     assert rejected[[r["index"] for r in rejected].index(4)]["reason"] == "input_too_long"
     contents = [r["messages"][-2]["content"] for r in read_jsonl(output)]
     wanted = [0, 1, 2, 3, 5]
     wanted = [i for i in wanted if records[0 if i == 2 else i]["answer"]]
     assert contents == [ODD_INPUTS[i].get("text", LATE_TRAIN) for i in wanted]
+    assert [row["id"] for row in read_jsonl(output)] == [IDS[i] for i in wanted]
 
 
 @pytest.mark.slow
