@@ -10,7 +10,7 @@ Beside OUTPUT (chat JSONL in input order, without the prompt) it writes
                            reason, tokens
     OUTPUT.rejected.jsonl  the inputs that never got a valid answer, with the reason
     OUTPUT.manifest.json   model, task, sampling, versions, counts, tokens, seconds
-The same command again continues where it was stopped.
+The same command again continues where it was stopped. --dry_run says what it would do.
 """
 
 if __name__ == "__main__":
@@ -34,6 +34,7 @@ from distill.cli import (
     one_line,
 )
 from distill.labels.choices import Choices, Cluster, default_thinking_budget, shard_of
+from distill.labels.dry_run import dry_run
 from distill.labels.inputs import InputsChanged
 from distill.labels.labelling import Settings
 from distill.labels.replicas import ReplicasFailed
@@ -80,6 +81,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.group("the run")
     parser.add("min_success_rate", 0.95, "exit code 1 if fewer get a label", at_least=0, at_most=1)
     parser.switch("overwrite", "start afresh, also over a finished output")
+    parser.switch("dry_run", "ask nobody and write nothing: say what would be asked, and how much")
     parser.mention(ENGINE_TITLE, ENGINE_FLAGS)
     parser.help_all(print_engine_flags, whose=ENGINE)
     args, engine_flags = parser.parse_known_args(argv)
@@ -132,6 +134,8 @@ def main() -> int:
         started = None
         try:
             run = begin(choices, at_end)
+            if choices.dry_run:
+                return dry_run(run)
             if run.asked:
                 started = start_teacher(run, stop)
         except (ValueError, OSError) as error:

@@ -39,6 +39,7 @@ class Choices:
     settings: Settings
     min_success_rate: float  # share of labelled rows below which the run has failed
     overwrite: bool
+    dry_run: bool  # nobody is asked and nothing is written
 
 
 def shard_of(text: str) -> Shard:

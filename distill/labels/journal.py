@@ -77,14 +77,14 @@ class Journal:
         """All journals of this output, the single one and those of shards."""
         return journals_of(self.output)
 
-    def open(self, overwrite: bool = False) -> None:
-        """Read what is there, under an OutputLock.
+    def open(self, overwrite: bool = False, repair: bool = True) -> None:
+        """Read what is there, under an OutputLock; without one it must not `repair` anything.
 
         Raises ValueError if the journal is another run's.
         """
         self._forget()
         if not overwrite:
-            self.replay(repair=True)
+            self.replay(repair)
 
     def clear(self) -> None:
         """Delete the output and its journals.

@@ -70,8 +70,8 @@ def header_of(choices: Choices, task: Task, inputs: Inputs) -> dict:
 def begin(choices: Choices, at_end: contextlib.ExitStack) -> Run:
     """Check everything that needs no model, and find what is to be asked.
 
-    Takes the output's lock until `at_end`. Raises ValueError or OSError, and then nothing was
-    changed.
+    Takes the output's lock until `at_end`, which a dry run does not need, for it only looks.
+    Raises ValueError or OSError, and then nothing was changed.
     """
     output = Path(choices.output_file)
     shard = choices.shard
@@ -83,13 +83,14 @@ def begin(choices: Choices, at_end: contextlib.ExitStack) -> Run:
         raise ValueError(
             "--overwrite does not go with --shard; remove the output and its journals instead"
         )
-    at_end.enter_context(OutputLock(output, shard.index, shard.count))
+    if not choices.dry_run:
+        at_end.enter_context(OutputLock(output, shard.index, shard.count))
     if output.exists() and not choices.overwrite:
         raise ValueError(f"{output}: exists and is finished; --overwrite replaces it")
     inputs = scan_inputs(choices.input_file, choices.limit)
     header = header_of(choices, task, inputs)
     journal = Journal(output, header, inputs, shard.index, shard.count)
-    journal.open(choices.overwrite)
+    journal.open(choices.overwrite, repair=not choices.dry_run)
     return Run(choices, task, inputs, journal, journal.missing())
 
 
