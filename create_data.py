@@ -81,6 +81,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.group("the run")
     parser.add("min_success_rate", 0.95, "exit code 1 if fewer get a label", at_least=0, at_most=1)
     parser.switch("overwrite", "start afresh, also over a finished output")
+    parser.switch("show", "print all rows in full at the end; goes well with --limit 5")
     parser.switch("dry_run", "ask nobody and write nothing: say what would be asked, and how much")
     parser.mention(ENGINE_TITLE, ENGINE_FLAGS)
     parser.help_all(print_engine_flags, whose=ENGINE)
@@ -109,6 +110,8 @@ def check_together(args, shard) -> None:
         raise ValueError(f"--thinking_token_budget {budget}: must be below --max_tokens")
     if args.num_replicas and shard.count > 1:
         raise ValueError("--num_replicas shares the inputs out itself; drop --shard")
+    if args.show and shard.count > 1:
+        raise ValueError("--show prints the rows of a whole run; drop --shard")
     if args.max_repeats == 1:
         raise ValueError("--max_repeats 1: a loop is seen from the second time on; 0 lets it run")
     if args.num_samples > 1 and args.temperature == 0:

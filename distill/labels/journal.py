@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -213,6 +214,16 @@ class Journal:
         with Replacing(beside(self.output, "manifest.json")) as file:
             file.write(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
         return manifest
+
+    def decided(self) -> Iterator[tuple[int, list[dict], dict]]:
+        """Yield (index, messages, its journal line) of each input, when all are decided.
+
+        Equal inputs have the line of the first. Raises InputsChanged.
+        """
+        with contextlib.ExitStack() as opened:
+            files = [opened.enter_context(open(path, "rb")) for path in self.files]
+            for index, messages in self.inputs.read():
+                yield index, messages, self._recorded(files, int(self.inputs.first[index]))
 
     def _recorded(self, files: list, index: int) -> dict:
         """A decided input's line."""

@@ -6,6 +6,7 @@ import logging
 from distill.labels.console import say_next
 from distill.labels.forced import Forced
 from distill.labels.run import Run
+from distill.labels.shown_rows import show_rows
 
 log = logging.getLogger("create_data")
 # what the last line has of the manifest
@@ -41,6 +42,8 @@ def write_results(run: Run, commit: str | None, seconds: float) -> int:
     ).warn(mode)
     for key in SHOWN:
         summary[key] = manifest[key]
+    if choices.show:
+        show_rows(run)
     enough = manifest["success_rate"] >= choices.min_success_rate
     if enough:
         say_next(choices.output_file, choices.teacher.model_name)
