@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill.evaluation.scores import Prices
+from distill.evaluation.prices import Prices
 
 
 @dataclass(frozen=True)

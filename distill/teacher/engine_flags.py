@@ -39,6 +39,16 @@ def given(engine_flags: list[str], name: str) -> str | None:
     return value
 
 
+def further_gpus(engine_flags: list[str]) -> int:
+    """By how much vLLM's own flags multiply the GPUs that a model is split over."""
+    count = 1
+    for name in ("pipeline_parallel_size", "data_parallel_size"):
+        value = given(engine_flags, name)
+        if value and value.isdecimal():
+            count *= int(value)
+    return count
+
+
 def print_engine_flags() -> None:
     """Print every flag as vLLM describes it, and end the process with exit code 0."""
     engine_parser().parse_args(["--help=all"])
