@@ -38,7 +38,7 @@ from distill.labels.dry_run import dry_run
 from distill.labels.inputs import InputsChanged
 from distill.labels.labelling import Settings
 from distill.labels.replicas import ReplicasFailed
-from distill.labels.results import write_results
+from distill.labels.results import leave_finished, write_results
 from distill.labels.run import begin, label, start_teacher
 from distill.stopping import UnwindAtSignals
 from distill.streams import lasting_streams
@@ -81,6 +81,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.group("the run")
     parser.add("min_success_rate", 0.95, "exit code 1 if fewer get a label", at_least=0, at_most=1)
     parser.switch("overwrite", "start afresh, also over a finished output")
+    parser.switch("skip_finished", "exit code 0 where the output of the same run is finished")
     parser.switch("show", "print all rows in full at the end; goes well with --limit 5")
     parser.switch("dry_run", "ask nobody and write nothing: say what would be asked, and how much")
     parser.mention(ENGINE_TITLE, ENGINE_FLAGS)
@@ -110,6 +111,8 @@ def check_together(args, shard) -> None:
         raise ValueError(f"--thinking_token_budget {budget}: must be below --max_tokens")
     if args.num_replicas and shard.count > 1:
         raise ValueError("--num_replicas shares the inputs out itself; drop --shard")
+    if args.overwrite and args.skip_finished:
+        raise ValueError("--overwrite and --skip_finished contradict each other")
     if args.show and shard.count > 1:
         raise ValueError("--show prints the rows of a whole run; drop --shard")
     if args.max_repeats == 1:
@@ -137,6 +140,8 @@ def main() -> int:
         started = None
         try:
             run = begin(choices, at_end)
+            if run.finished:
+                return leave_finished(run)
             if choices.dry_run:
                 return dry_run(run)
             if run.asked:

@@ -94,8 +94,8 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.add("price_output", 0.0, "of output tokens", at_least=0)
     for system in PAID_SYSTEMS:
         for what in PAID_TOKENS:
-            help = f"the {system}'s own, instead of --price_{what}"
-            parser.add(f"{system}_price_{what}", None, help, at_least=0, kind=float)
+            meaning = f"the {system}'s own, instead of --price_{what}"
+            parser.add(f"{system}_price_{what}", None, meaning, at_least=0, kind=float)
     parser.add("gpu_price_per_hour", 0.0, "of one, for systems without own prices", at_least=0)
     parser.group("the report, or labels of step 1 against gold without any model")
     parser.add("report_dir", "", "where the report goes (default: report/ in the adapter)")

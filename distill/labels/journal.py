@@ -128,7 +128,7 @@ class Journal:
             for line in lines:  # noqa: B007, the last one is looked at below
                 record = parse(line)
                 if record and "run" in record:
-                    self._compare(path, record["run"])
+                    self.compare(path, record["run"])
                     self.commit = record.get("commit") or self.commit
                     known = True
                     spent += last
@@ -143,7 +143,8 @@ class Journal:
             os.truncate(path, offset - len(line))  # the run was killed while it wrote this line
         self.seconds = max(self.seconds, spent + last)
 
-    def _compare(self, path: Path, run: dict) -> None:
+    def compare(self, path: Path, run: dict) -> None:
+        """Raise ValueError if what `path` holds is of another `run`, by its header."""
         found = first_difference(run, self.run, OLD_HEADER)
         if found:
             before = json.dumps(found.before, ensure_ascii=False)

@@ -33,6 +33,7 @@ class Run:
     inputs: Inputs
     journal: Journal
     missing: np.ndarray  # which inputs are to be asked
+    finished: bool = False  # the output is there and stays, so that nothing is to be done
 
     @property
     def asked(self) -> int:
@@ -85,13 +86,14 @@ def begin(choices: Choices, at_end: contextlib.ExitStack) -> Run:
         )
     if not choices.dry_run:
         at_end.enter_context(OutputLock(output, shard.index, shard.count))
-    if output.exists() and not choices.overwrite:
+    finished = output.exists() and not choices.overwrite
+    if finished and not choices.skip_finished:
         raise ValueError(f"{output}: exists and is finished; --overwrite replaces it")
     inputs = scan_inputs(choices.input_file, choices.limit)
     header = header_of(choices, task, inputs)
     journal = Journal(output, header, inputs, shard.index, shard.count)
     journal.open(choices.overwrite, repair=not choices.dry_run)
-    return Run(choices, task, inputs, journal, journal.missing())
+    return Run(choices, task, inputs, journal, journal.missing(), finished)
 
 
 def start_teacher(run: Run, stop: UnwindAtSignals) -> Started:

@@ -44,7 +44,9 @@ def look(teacher: TeacherModel) -> Here:
         return Here(None, f"the tokenizer of {named} may bring code, which is not run", context)
     try:
         return Here(load_tokenizer(str(folder)), "", context)
-    except ValueError:
+    except ValueError as error:
+        if "torch" in str(error).lower():
+            return Here(None, f"the tokenizer of {named} needs torch, which is left out", context)
         if Path(named).expanduser().is_dir():  # a real run would refuse it too
             raise
         return Here(None, f"the hub's cache holds no complete tokenizer of {named}", context)
