@@ -45,8 +45,8 @@ def look(teacher: TeacherModel) -> Here:
     try:
         return Here(load_tokenizer(str(folder)), "", context)
     except ValueError as error:
-        if "torch" in str(error).lower():
-            return Here(None, f"the tokenizer of {named} needs torch, which is left out", context)
+        if isinstance(error.__cause__, ImportError):  # it may be torch
+            return Here(None, f"the tokenizer of {named} needs what is left out here", context)
         if Path(named).expanduser().is_dir():  # a real run would refuse it too
             raise
         return Here(None, f"the hub's cache holds no complete tokenizer of {named}", context)
