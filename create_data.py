@@ -10,7 +10,7 @@ Beside OUTPUT (chat JSONL in input order, without the prompt) it writes
                            reason, tokens
     OUTPUT.rejected.jsonl  the inputs that never got a valid answer, with the reason
     OUTPUT.manifest.json   model, task, sampling, versions, counts, tokens, seconds
-The same command again continues where it was stopped.
+The same command again continues where it was stopped. --dry_run says what it would do.
 """
 
 if __name__ == "__main__":
@@ -35,10 +35,11 @@ from distill.cli import (
 )
 from distill.columns import Columns, add_column_flags
 from distill.labels.choices import Choices, Cluster, default_thinking_budget, shard_of
+from distill.labels.dry_run import dry_run
 from distill.labels.inputs import InputsChanged
 from distill.labels.labelling import Settings
 from distill.labels.replicas import ReplicasFailed
-from distill.labels.results import write_results
+from distill.labels.results import leave_finished, write_results
 from distill.labels.run import begin, label, start_teacher
 from distill.stopping import UnwindAtSignals
 from distill.streams import lasting_streams
@@ -82,6 +83,9 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.group("the run")
     parser.add("min_success_rate", 0.95, "exit code 1 if fewer get a label", at_least=0, at_most=1)
     parser.switch("overwrite", "start afresh, also over a finished output")
+    parser.switch("skip_finished", "exit code 0 where the output of the same run is finished")
+    parser.switch("show", "print all rows in full at the end; goes well with --limit 5")
+    parser.switch("dry_run", "ask nobody and write nothing: say what would be asked, and how much")
     parser.mention(ENGINE_TITLE, ENGINE_FLAGS)
     parser.help_all(print_engine_flags, whose=ENGINE)
     args, engine_flags = parser.parse_known_args(argv)
@@ -111,6 +115,10 @@ def check_together(args, shard) -> None:
         raise ValueError(f"--thinking_token_budget {budget}: must be below --max_tokens")
     if args.num_replicas and shard.count > 1:
         raise ValueError("--num_replicas shares the inputs out itself; drop --shard")
+    if args.overwrite and args.skip_finished:
+        raise ValueError("--overwrite and --skip_finished contradict each other")
+    if args.show and shard.count > 1:
+        raise ValueError("--show prints the rows of a whole run; drop --shard")
     if args.max_repeats == 1:
         raise ValueError("--max_repeats 1: a loop is seen from the second time on; 0 lets it run")
     if args.num_samples > 1 and args.temperature == 0:
@@ -136,6 +144,10 @@ def main() -> int:
         started = None
         try:
             run = begin(choices, at_end)
+            if run.finished:
+                return leave_finished(run)
+            if choices.dry_run:
+                return dry_run(run)
             if run.asked:
                 started = start_teacher(run, stop)
         except (ValueError, OSError) as error:

@@ -4,9 +4,10 @@
 
     python create_data_instances.py [any flag of create_data.py]
 
-The environment variables INSTANCES and GPUS_PER_INSTANCE say how many, and LOG_DIR where their logs
-go. Each instance labels a part of the inputs; one more call of create_data.py then writes the
-output. A signal ends all of them, with exit code 130.
+The environment variables INSTANCES and GPUS_PER_INSTANCE say how many, LOG_DIR where their logs
+go, and PYTHON which Python they run in (else in that of this script). Each instance labels a part
+of the inputs; one more call of create_data.py then writes the output. A signal ends all of them,
+with exit code 130.
 """
 
 if __name__ == "__main__":
@@ -25,7 +26,8 @@ from pathlib import Path
 from distill.cli import HELP_ALL
 from distill.stopping import exit_code
 
-STEP_1 = ["python", str(Path(__file__).resolve().parent / "create_data.py")]
+PYTHON = os.environ.get("PYTHON") or sys.executable
+STEP_1 = [PYTHON, str(Path(__file__).resolve().parent / "create_data.py")]
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 END_WITHIN = 15.0  # seconds; an engine has 10 for its own end
 LOOK_EVERY = 0.1  # seconds

@@ -39,20 +39,28 @@ from distill.evaluation.apart import end_at_signals
 from distill.evaluation.ask import SystemFailed
 from distill.evaluation.choices import Choices, systems_of
 from distill.evaluation.console import say_next, say_start
+from distill.evaluation.prices import Prices, TokenPrices, own_prices
 from distill.evaluation.provenance import shown_summary
 from distill.evaluation.report import on_terminal
 from distill.evaluation.rows import label_quality
 from distill.evaluation.run import prepare, score
-from distill.evaluation.scores import Prices
 from distill.evaluation.systems import BASE_LATENCY_ROWS, TITLES
 from distill.streams import lasting_streams
 from distill.task import load_task
 from distill.teacher.child import begin_child
-from distill.teacher.engine_flags import ENGINE, ENGINE_FLAGS, ENGINE_TITLE, print_engine_flags
+from distill.teacher.engine_flags import (
+    ENGINE,
+    ENGINE_FLAGS,
+    ENGINE_TITLE,
+    further_gpus,
+    print_engine_flags,
+)
 
 log = logging.getLogger("evaluate")
 ALONE = f"rows asked one by one for the latency (base systems: {BASE_LATENCY_ROWS} at most)"
 WAYS = ["auto", "lora", "merged"]
+PAID_SYSTEMS = ("teacher", "student")
+PAID_TOKENS = ("input", "cached", "output")
 
 
 def parse_args(argv: list[str] | None = None) -> Choices:
@@ -82,10 +90,15 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.add("latency_rows", 50, ALONE, at_least=1)
     parser.add("check_rows", 8, "rows whose tokens must be PEFT's (0: no check)", at_least=0)
     parser.add("tensor_parallel_size", 1, "GPUs a model is split over", at_least=1)
-    parser.group("what a million tokens cost")
-    parser.add("price_input", 0.0, "of input tokens that are not cached")
-    parser.add("price_cached", 0.0, "of cached input tokens")
-    parser.add("price_output", 0.0, "of output tokens")
+    parser.group("what a million tokens cost, or else an hour of a GPU")
+    parser.add("price_input", 0.0, "of input tokens that are not cached", at_least=0)
+    parser.add("price_cached", 0.0, "of cached input tokens", at_least=0)
+    parser.add("price_output", 0.0, "of output tokens", at_least=0)
+    for system in PAID_SYSTEMS:
+        for what in PAID_TOKENS:
+            meaning = f"the {system}'s own, instead of --price_{what}"
+            parser.add(f"{system}_price_{what}", None, meaning, at_least=0, kind=float)
+    parser.add("gpu_price_per_hour", 0.0, "of one, for systems without own prices", at_least=0)
     parser.group("the report, or labels of step 1 against gold without any model")
     parser.add("report_dir", "", "where the report goes (default: report/ in the adapter)")
     parser.add("labels", "", "without any model: what create_data.py wrote, against --gold")
@@ -102,6 +115,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
         columns = from_flags(Columns, args)
         if columns.names_text and not columns.label_column and not args.inputs_without_gold:
             raise ValueError("--text_column, --text_template: name that of gold, --label_column")
+        prices = prices_of(args, engine_flags)
     except ValueError as error:
         parser.error(str(error))
     return from_flags(
@@ -111,8 +125,32 @@ def parse_args(argv: list[str] | None = None) -> Choices:
         task_file=args.task,
         systems=systems,
         engine_flags=engine_flags,
-        prices=Prices(args.price_input, args.price_cached, args.price_output),
+        prices=prices,
         report_dir=Path(args.report_dir or Path(args.adapter) / "report"),
+    )
+
+
+def prices_of(args, engine_flags: list[str]) -> Prices:
+    """What the flags say about prices; raises ValueError where they contradict each other."""
+    default = TokenPrices(args.price_input, args.price_cached, args.price_output)
+    if args.gpu_price_per_hour and default != TokenPrices():
+        raise ValueError(
+            "--gpu_price_per_hour takes the place of --price_*; "
+            "for one system beside it there are --teacher_price_* and --student_price_*"
+        )
+    own = {}
+    for system in PAID_SYSTEMS:
+        given = [getattr(args, f"{system}_price_{what}") for what in PAID_TOKENS]
+        own[system] = own_prices(given, default)
+    return Prices(
+        input=default.input,
+        cached=default.cached,
+        output=default.output,
+        teacher=own["teacher"],
+        student=own["student"],
+        gpu_per_hour=args.gpu_price_per_hour,
+        gpus=args.tensor_parallel_size * further_gpus(engine_flags),
+        teacher_asked=not args.teacher_answers,
     )
 
 

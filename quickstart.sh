@@ -20,7 +20,7 @@ stage() { # TITLE WORK: says how long the last stage took, and what is done in t
 stage "environment in $venv" "installs the libraries of requirements/cpu.txt, some minutes the first time"
 bash requirements/install_cpu.sh "$venv"
 installation=$SECONDS
-export PATH=$venv/bin:$PATH
+export PATH=$venv/bin:$PATH PYTHON=$venv/bin/python # which the wrapper of step 2 takes
 export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 # idle threads sleep instead of slowing the other process down
 
 stage "tiny pair" "models/tiny-thinking and models/tiny-instruct, copied from tests/pair if task and sentences fit"

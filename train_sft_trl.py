@@ -56,10 +56,10 @@ def main() -> int:
         return 2
     if script.check_only:
         return 0
-    # the checks let it pass for --push_to_hub alone;
+    # the checks let it pass for --push_to_hub and --skip_finished alone;
     # a network's file system may still show what they deleted
     if is_finished(Path(args.output_dir)) and not script.overwrite:
-        return leave(push_again(script, args, checked))
+        return leave(leave_finished(script, args, checked))
     return leave(train(script, args, checked))
 
 
@@ -110,12 +110,15 @@ def train(script, args, checked: Checked) -> int:
     return finish(script, output_dir, summary, checked)
 
 
-def push_again(script, args, checked: Checked) -> int:
-    """Push a run that an earlier process has finished; returns the exit code."""
+def leave_finished(script, args, checked: Checked) -> int:
+    """Push a run that an earlier process has finished, if it is to be; returns the exit code."""
     if args.process_index != 0:
         return 0
     output_dir = Path(args.output_dir)
+    log.info("train_sft_trl.py: %s is finished, nothing to train", output_dir)
     summary = json.loads((output_dir / "results.json").read_text())
+    if checked.repository is None:
+        summary["skipped"] = True
     return finish(script, output_dir, summary, checked)
 
 

@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
 # Step 2 on one GPU (or a CPU with --config configs/tiny.yaml).
 #   bash train_trl.sh [model] [output_dir] [train_file] [any flag of train_sft_trl.py]
-# NUM_PROCESSES, ACCELERATE_CONFIG and TRAIN_SCRIPT override what is launched. With MAX_LENGTH, which the two multi-GPU
-# wrappers set, 16 rows are shared among the GPUs; with BATCH_PER_GPU accumulation brings the effective batch to 16.
+# NUM_PROCESSES, ACCELERATE_CONFIG, TRAIN_SCRIPT and PYTHON override what is launched. With MAX_LENGTH, which the two
+# multi-GPU wrappers set, 16 rows are shared among the GPUs; BATCH_PER_GPU accumulates to an effective batch of 16.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 script=${TRAIN_SCRIPT:-$here/train_sft_trl.py}
+python=${PYTHON:-python} # a path such as .venv/bin/python needs no activated environment
+command -v "$python" >/dev/null || { echo "train_trl.sh: no $python here; PYTHON names the environment's" >&2 && exit 2; }
 for flag; do # --help needs neither check nor launch
-  case $flag in -h | --help | --help[_-]all) exec python "$script" "$flag" ;; esac
+  case $flag in -h | --help | --help[_-]all) exec "$python" "$script" "$flag" ;; esac
 done
 processes=${NUM_PROCESSES:-1} machines=${NUM_MACHINES:-1} # over all machines; all: one for each visible GPU
 number='^[1-9][0-9]*$'
 if [ "$processes" = all ] && [[ $machines =~ $number ]]; then
-  processes=$(python "$here/launch.py" --for_all_gpus "$machines")
+  processes=$("$python" "$here/launch.py" --for_all_gpus "$machines")
 fi
 if ! [[ $machines =~ $number && $processes =~ $number ]] || ((processes % machines)); then
   echo "train_trl.sh: NUM_PROCESSES=$processes cannot be shared out equally to NUM_MACHINES=$machines" >&2
@@ -30,9 +32,9 @@ if [ -n "${MAX_LENGTH:-}" ]; then
   args+=(--max_length "$MAX_LENGTH" --per_device_train_batch_size "$batch" --gradient_accumulation_steps "$steps")
 fi
 if [ "$processes" -eq 1 ] && [ -z "${ACCELERATE_CONFIG:-}" ]; then
-  exec python "$script" "${args[@]}" "$@" # one process needs no launcher, and keeps the script's exit code
+  exec "$python" "$script" "${args[@]}" "$@" # one process needs no launcher, and keeps the script's exit code
 fi
-exec python "$here/launch.py" --check_first --config_file "${ACCELERATE_CONFIG:-$here/accelerate_configs/single_gpu.yaml}" \
+exec "$python" "$here/launch.py" --check_first --config_file "${ACCELERATE_CONFIG:-$here/accelerate_configs/single_gpu.yaml}" \
   --num_processes "$processes" --num_machines "$machines" --machine_rank "${MACHINE_RANK:-0}" \
   --main_process_ip "${MAIN_PROCESS_IP:-127.0.0.1}" --main_process_port "${MAIN_PROCESS_PORT:-0}" \
   "$script" "${args[@]}" "$@"

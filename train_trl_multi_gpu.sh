@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Step 2 with DDP: every GPU holds the whole student.
 #   bash train_trl_multi_gpu.sh [model] [output_dir] [train_file] [any flag of train_sft_trl.py]
-# NUM_PROCESSES (default: all, the visible GPUs), BATCH_PER_GPU (default: 16 rows over all) and MAX_LENGTH override.
+# NUM_PROCESSES (default: all, the visible GPUs), BATCH_PER_GPU (default: 16 rows over all), MAX_LENGTH and PYTHON override.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export NUM_PROCESSES=${NUM_PROCESSES:-all}

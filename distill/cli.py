@@ -103,14 +103,17 @@ class Parser(argparse.ArgumentParser):
         """Put the flags that are added from now on under a title."""
         self.titled = self.add_argument_group(title)
 
-    def add(self, name: str, default, help: str, at_least=None, at_most=None, **kwargs) -> None:
-        """Add a flag, whose type is that of its default; None is a text's.
+    def add(
+        self, name: str, default, help: str, at_least=None, at_most=None, kind=None, **kwargs
+    ) -> None:
+        """Add a flag of a type: `kind`, or else that of its default; None is a text's.
 
         A value below `at_least` or above `at_most` is refused; both are inclusive.
         """
         if at_least is not None:
             self.ranges[name] = Range(at_least, at_most)
-        kind = type(default) if isinstance(default, int | float) else str
+        if kind is None:
+            kind = type(default) if isinstance(default, int | float) else str
         self.titled.add_argument(*spellings(name), type=kind, default=default, help=help, **kwargs)
 
     def switch(self, name: str, help: str) -> None:
@@ -122,7 +125,9 @@ class Parser(argparse.ArgumentParser):
         found, others = super().parse_known_args(args, namespace)
         for name, allowed in self.ranges.items():
             value = getattr(found, name)
-            problem = allowed.problem(value)
+            problem = ""
+            if value is not None:  # a flag without a default may be left out
+                problem = allowed.problem(value)
             if problem:
                 self.error(f"--{name} {value}: {problem}")
         return found, others

@@ -75,6 +75,17 @@ def versions() -> dict[str, str]:
     return found
 
 
+def find_own_programs() -> None:
+    """Let this process and those below it find the programs of its environment, such as ninja.
+
+    They are not in PATH where nobody has activated it, as from cron. What is there comes first.
+    """
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    own = str(Path(sys.executable).parent)
+    if own not in folders:
+        os.environ["PATH"] = os.pathsep.join([*folders, own])
+
+
 def end_with_parent() -> None:
     """Let the kernel kill this process when its parent ends.
 

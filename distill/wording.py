@@ -32,6 +32,15 @@ def seconds(value: float | None) -> str:
     return show(value, ".1f")
 
 
+def money(value: float | None) -> str:
+    """A price in whatever currency, in ten characters: large ones in whole units."""
+    if value is None or 0.01 <= value < 10_000 or value == 0:
+        return show(value, ",.2f")
+    if 10_000 <= value < 100_000_000:
+        return show(value, ",.0f")
+    return show(value, ".2g")
+
+
 def duration(value: float | None) -> str:
     """The seconds of a request with their unit."""
     if value is None:

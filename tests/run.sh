@@ -14,6 +14,7 @@ if [ "${1:-}" = --fast ]; then
 fi
 bash requirements/install_cpu.sh "$venv" requirements/ray.txt requirements/test.txt
 export PATH=$venv/bin:$PATH
+unset PYTHON # the environment is made, and the wrappers take its own
 export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
 
 ruff check .

@@ -121,9 +121,12 @@ def say_instead_of_step_1(folder, then=""):
 
 
 def gpu_machine(folder, gpus):
-    """An environment in which nvidia-smi lists so many GPUs."""
+    """An environment in which nvidia-smi lists so many GPUs.
+
+    Programs of the folder come first, and one of them may be python.
+    """
     numbers = "\\n".join(map(str, range(gpus)))
     (folder / "nvidia-smi").write_text(f'#!/bin/sh\nprintf "{numbers}\\n"\n')
     (folder / "nvidia-smi").chmod(0o755)
     visible = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
-    return {**visible, "PATH": f"{folder}:{os.environ['PATH']}"}
+    return {**visible, "PATH": f"{folder}:{os.environ['PATH']}", "PYTHON": "python"}

@@ -113,6 +113,33 @@ def test_a_finished_output_is_refused(without_weights, tmp_path):
     same_outputs(output, OLD / "finished" / "labels.jsonl")
 
 
+def test_a_finished_output_is_nothing_to_do(without_weights, tmp_path):
+    """With --skip_finished, for make and cron; only where it is the same run."""
+    output = copy_of("finished", tmp_path) / "labels.jsonl"
+    skip = labelling(output, "--skip_finished")
+    result = run(*skip, cwd=without_weights)
+    summary = last_json(result)
+    assert summary["skipped"] and (summary["asked"], summary["rejected"]) == (0, 1)
+    assert result.stderr == f"create_data.py: {output} is finished, nothing to do\n"
+    assert last_json(run(*skip, "--shard", "1/2", cwd=without_weights))["skipped"]
+    # as the run that wrote it has ended
+    too_few = run(*skip, "--min_success_rate", 1, code=1, cwd=without_weights)
+    assert "of the rows got a label" in too_few.stderr and last_json(too_few) == summary
+    error = run(*skip, "--temperature", 0.3, code=2, cwd=without_weights).stderr
+    assert "made with temperature 0.15, now 0.3" in error
+    for journal in journals_of(output):
+        journal.unlink()  # the manifest knows it too
+    error = run(*skip, "--temperature", 0.3, code=2, cwd=without_weights).stderr
+    assert "manifest.json: made with temperature 0.15, now 0.3" in error
+    assert last_json(run(*skip, cwd=without_weights)) == summary
+    error = run(*skip, "--overwrite", code=2, cwd=without_weights).stderr
+    assert "--overwrite and --skip_finished contradict each other" in error
+    same_outputs(output, OLD / "finished" / "labels.jsonl")
+    beside(output, "manifest.json").unlink()
+    error = run(*skip, code=2, cwd=without_weights).stderr
+    assert "no manifest says how it was made" in error
+
+
 def test_a_journal_is_not_continued_under_another_value(without_weights, tmp_path):
     output = copy_of("half", tmp_path) / "labels.jsonl"
     before = (tmp_path / "half" / "labels.jsonl.trace.jsonl").read_bytes()

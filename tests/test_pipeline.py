@@ -120,6 +120,8 @@ def test_figures_are_those_of_the_rows(evaluated):
 @pytest.mark.slow
 def test_report_says_how_it_was_made(evaluated):
     metrics = json.loads((evaluated[0] / "metrics.json").read_text())
+    assert "cost/1M" in evaluated[1].stdout
+    assert metrics["prices"]["student"] == {"input": 0.1, "cached": 0.01, "output": 0.4}
     assert (
         metrics["systems"]["teacher"]["cached_tokens"]
         > 0.8 * metrics["systems"]["teacher"]["prompt_tokens"]

@@ -44,6 +44,10 @@ def test_slurm_files(slurm):
     assert choices.cluster == Cluster(8, tensor_parallel_size=2, cpus_per_replica=0)
     assert choices.input_file == "my inputs.txt"
     assert not choices.teacher.engine_flags
+    python = slurm["PATH"].split(":")[0] + "/python"  # with ray beside it
+    named = {**slurm, "PYTHON": python}
+    words = run("bash", ROOT / "slurm" / "create_data.sbatch", env=named).stdout.splitlines()
+    assert words[words.index("create_data.py") - 1] == python
     words = run(
         "bash", ROOT / "slurm" / "train_fsdp.sbatch", "a model", "out", env=slurm
     ).stdout.splitlines()

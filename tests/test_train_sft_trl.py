@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -287,6 +288,23 @@ def test_finished_adapter_and_other_runs_are_kept(trained, train_file):
         assert "begun with max_grad_norm 1.0, now 0.5" in fails("train_sft_trl.py", *flags)
     finally:
         (output_dir / "results.kept").rename(results)
+    assert (output_dir / "adapter_model.safetensors").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_finished_adapter_is_nothing_to_do(trained, train_file):
+    """With --skip_finished, as cron calls it: from another directory, with no Python in PATH."""
+    output_dir = trained["single"][0]
+    before = (output_dir / "adapter_model.safetensors").read_bytes()
+    flags = ["--eval_file", output_dir.parent / "eval.jsonl", "--skip_finished"]
+    line, _ = command("single", output_dir, train_file, *flags)
+    bare = {"PATH": "/usr/bin:/bin", "HOME": os.environ["HOME"], "PYTHON": sys.executable}
+    again = run(*line, env=bare, cwd="/")
+    results = json.loads((output_dir / "results.json").read_text())
+    assert last_json(again) == {**results, "skipped": True} and "skipped" not in results
+    assert f"{output_dir} is finished, nothing to train" in again.stderr
+    other = run(*line, "--learning_rate", 0.5, env=bare, cwd="/", code=2)
+    assert "now 0.5; --overwrite starts afresh" in other.stderr
     assert (output_dir / "adapter_model.safetensors").read_bytes() == before
 
 

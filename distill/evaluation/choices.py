@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill.columns import Columns
-from distill.evaluation.scores import Prices
+from distill.evaluation.prices import Prices
 
 
 @dataclass(frozen=True)

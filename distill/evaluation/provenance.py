@@ -100,6 +100,9 @@ def shown_summary(metrics: dict, seconds: float) -> dict:
             value = systems.get(name, {}).get(key)
             if value is not None:
                 summary[f"{name}_{key}"] = round(value, digits)
+        money = systems.get(name, {}).get("cost_per_million")
+        if money:  # without prices it is 0
+            summary[f"{name}_cost_per_million"] = round(money, 4)
     speedup = systems.get("student", {}).get("speedup")
     if speedup:
         summary["speedup"] = round(speedup, 1)

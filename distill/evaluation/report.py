@@ -14,9 +14,8 @@ from distill.evaluation.systems import titles_of
 from distill.evaluation.tables import aligned, overview, tables
 from distill.evaluation.verdict import verdict
 from distill.files import Replacing
+from distill.terminal import WIDTH
 from distill.wording import NO_BREAK, markdown, unbroken
-
-WIDTH = 100  # characters of a line on the terminal
 
 
 def write_report(folder: Path, metrics: dict, predictions: list[dict]) -> None:

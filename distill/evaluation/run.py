@@ -199,6 +199,7 @@ def metrics_of(plan: Plan, results: dict[str, dict], measured: dict) -> dict:
     gold = plan.rows.gold
     has_labels = bool(plan.task.labels)
     metrics = measure(results, gold, plan.rows.kinds, has_labels, choices.prices)
+    metrics["prices"] = {name: choices.prices.basis(name) for name in results}
     metrics.update(origin(choices, plan.models.revisions, plan.task, results))
     metrics.update(measured)
     metrics.update(left_out=plan.left_out, dated_templates=plan.dated)

@@ -5,25 +5,16 @@ No model, no vLLM.
 
 import statistics
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
 
+from distill.evaluation.prices import Prices
 from distill.outputs import TOKEN_COUNTS
 from distill.same_text import comparable
 
 SHOWN_LABELS = 40  # in a confusion matrix, whose cost grows with their square
 # in a confusion matrix, an answer that is no shown label; a private-use character, so no label
 ELSEWHERE = "\ue000"
-
-
-@dataclass(frozen=True)
-class Prices:
-    """Of a million tokens, in one currency."""
-
-    input: float = 0.0  # tokens of a prompt that are not cached
-    cached: float = 0.0
-    output: float = 0.0
 
 
 def quality(answers: list[str | None], gold: list[str], labelled: bool = True) -> dict:
@@ -99,8 +90,8 @@ def agreement(answers: list[str | None], teacher: list[str | None]) -> float | N
     return sum(equal) / len(equal) if equal else None
 
 
-def cost(result: dict, rows: int, prices: Prices) -> dict:
-    """Tokens (means of the first `rows` requests), seconds and money of one system.
+def cost(result: dict, rows: int) -> dict:
+    """Tokens (means of the first `rows` requests) and seconds of one system.
 
     None where not measured.
     """
@@ -110,13 +101,6 @@ def cost(result: dict, rows: int, prices: Prices) -> dict:
     found["tokens"] = None
     if found["prompt_tokens"] is not None:
         found["tokens"] = found["prompt_tokens"] + found["output_tokens"]
-        computed = found["prompt_tokens"] - found["cached_tokens"]
-        # of a million requests, for prices are for a million tokens
-        found["cost_per_million"] = (
-            computed * prices.input
-            + found["cached_tokens"] * prices.cached
-            + found["output_tokens"] * prices.output
-        )
     latencies = result.get("latencies", [])
     found["latency_s"] = float(np.percentile(latencies, 50)) if latencies else None
     found["latency_p95_s"] = float(np.percentile(latencies, 95)) if latencies else None
@@ -236,7 +220,8 @@ def measure(
         "mcnemar": None,
     }
     for name, result in results.items():
-        found = {**quality(on_gold[name], gold, labelled), **cost(result, rows, prices)}
+        found = {**quality(on_gold[name], gold, labelled), **cost(result, rows)}
+        found["cost_per_million"] = prices.of_system(name, found)
         metrics["systems"][name] = found
         for kind, of_kind in by_kind(on_gold[name], gold, kinds, labelled).items():
             metrics["kinds"].setdefault(kind, {})[name] = of_kind

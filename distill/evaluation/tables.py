@@ -5,8 +5,9 @@ The first one compares the systems, the others go into detail.
 
 from dataclasses import dataclass
 
+from distill.evaluation.prices import basis_text
 from distill.evaluation.systems import titles_of
-from distill.wording import MISSING, percent, rate, seconds, show
+from distill.wording import MISSING, money, percent, rate, seconds, show
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,10 @@ def overview(metrics: dict) -> Table:
     """The systems in six columns that fit into 100 characters, for the terminal and the README.
 
     A free text is seldom equal to gold, and two are seldom equal, so there token-F1 takes the place
-    of agreement.
+    of agreement. With prices, costs take the place of the speed-up, which the seconds beside it
+    show too.
     """
+    priced = has_costs(metrics)
     titles = titles_of(metrics)
     of_labels = labelled(metrics)
     header = [
@@ -43,7 +46,7 @@ def overview(metrics: dict) -> Table:
         "agreement" if of_labels else "token-F1",
         "tokens/request",
         "s/request",
-        "speed-up",
+        "cost/1M" if priced else "speed-up",
     ]
     rows = []
     for name, measured in metrics["systems"].items():
@@ -52,6 +55,9 @@ def overview(metrics: dict) -> Table:
             likeness = percent(measured.get("agreement"))
         else:
             likeness = show(measured["token_f1"], ".3f")
+        last = times(measured.get("speedup"))
+        if priced:
+            last = money(measured.get("cost_per_million"))
         rows.append(
             [
                 titles[name],
@@ -59,10 +65,18 @@ def overview(metrics: dict) -> Table:
                 likeness,
                 show(measured["tokens"], ".1f"),
                 seconds(measured["latency_s"]),
-                times(measured.get("speedup")),
+                last,
             ]
         )
-    return Table(f"Systems on {metrics['rows']} held-out rows", header, rows)
+    title = f"Systems on {metrics['rows']} held-out rows"
+    if priced:
+        title += ", and what a million requests cost"
+    return Table(title, header, rows)
+
+
+def has_costs(metrics: dict) -> bool:
+    """Whether prices were given, with which some system costs something."""
+    return any(measured.get("cost_per_million") for measured in metrics["systems"].values())
 
 
 def times(factor: float | None) -> str:
@@ -131,17 +145,24 @@ def systems_table(metrics: dict) -> Table:
 
 
 def cost_table(metrics: dict) -> Table | None:
-    """What a million requests cost; None without prices."""
-    titles = titles_of(metrics)
-    costs = {
-        name: measured.get("cost_per_million") for name, measured in metrics["systems"].items()
-    }
-    if not any(costs.values()):
+    """What a million requests cost; None without prices.
+
+    Old metrics do not say by what.
+    """
+    if not has_costs(metrics):
         return None
-    rows = [[titles[name], show(cost, ",.2f")] for name, cost in costs.items()]
-    return Table(
-        "Cost of a million requests, in the currency of the prices given", ["system", "cost"], rows
-    )
+    titles = titles_of(metrics)
+    prices = metrics.get("prices", {})
+    header = ["system", "cost"]
+    if prices:
+        header.append("paid by")
+    rows = []
+    for name, measured in metrics["systems"].items():
+        row = [titles[name], money(measured.get("cost_per_million"))]
+        if prices:
+            row.append(basis_text(prices[name], measured["rows_per_second"]))
+        rows.append(row)
+    return Table("Cost of a million requests, in the currency of the prices given", header, rows)
 
 
 def kinds_table(metrics: dict) -> Table | None:

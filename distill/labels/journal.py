@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,14 +78,14 @@ class Journal:
         """All journals of this output, the single one and those of shards."""
         return journals_of(self.output)
 
-    def open(self, overwrite: bool = False) -> None:
-        """Read what is there, under an OutputLock.
+    def open(self, overwrite: bool = False, repair: bool = True) -> None:
+        """Read what is there, under an OutputLock; without one it must not `repair` anything.
 
         Raises ValueError if the journal is another run's.
         """
         self._forget()
         if not overwrite:
-            self.replay(repair=True)
+            self.replay(repair)
 
     def clear(self) -> None:
         """Delete the output and its journals.
@@ -127,7 +128,7 @@ class Journal:
             for line in lines:  # noqa: B007, the last one is looked at below
                 record = parse(line)
                 if record and "run" in record:
-                    self._compare(path, record["run"])
+                    self.compare(path, record["run"])
                     self.commit = record.get("commit") or self.commit
                     known = True
                     spent += last
@@ -142,7 +143,8 @@ class Journal:
             os.truncate(path, offset - len(line))  # the run was killed while it wrote this line
         self.seconds = max(self.seconds, spent + last)
 
-    def _compare(self, path: Path, run: dict) -> None:
+    def compare(self, path: Path, run: dict) -> None:
+        """Raise ValueError if what `path` holds is of another `run`, by its header."""
         found = first_difference(run, self.run, OLD_HEADER)
         if found:
             before = json.dumps(found.before, ensure_ascii=False)
@@ -214,6 +216,16 @@ class Journal:
         with Replacing(beside(self.output, "manifest.json")) as file:
             file.write(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
         return manifest
+
+    def decided(self) -> Iterator[tuple[int, list[dict], dict]]:
+        """Yield (index, messages, its journal line) of each input, when all are decided.
+
+        Equal inputs have the line of the first. Raises InputsChanged.
+        """
+        with contextlib.ExitStack() as opened:
+            files = [opened.enter_context(open(path, "rb")) for path in self.files]
+            for index, messages in self.inputs.read():
+                yield index, messages, self._recorded(files, int(self.inputs.first[index]))
 
     def _recorded(self, files: list, index: int) -> dict:
         """A decided input's line."""

@@ -2,10 +2,14 @@
 
 import json
 import logging
+from pathlib import Path
 
+from distill.labels.choices import Choices
 from distill.labels.console import say_next
 from distill.labels.forced import Forced
 from distill.labels.run import Run
+from distill.labels.shown_rows import show_rows
+from distill.next_step import manifest_of
 
 log = logging.getLogger("create_data")
 # what the last line has of the manifest
@@ -43,13 +47,42 @@ def write_results(run: Run, commit: str | None, seconds: float) -> int:
     ).warn(mode)
     for key in SHOWN:
         summary[key] = manifest[key]
-    enough = manifest["success_rate"] >= choices.min_success_rate
-    if enough:
+    if choices.show:
+        show_rows(run)
+    if manifest["success_rate"] >= choices.min_success_rate:
         say_next(choices.output_file, choices.teacher.model_name)
     print(json.dumps({"output_file": choices.output_file, **summary}))
-    if not enough:
-        share = 100 * manifest["success_rate"]
-        rejected = f"{choices.output_file}.rejected.jsonl"
-        log.error("only %.1f %% of the rows got a label; see %s", share, rejected)
-        return 1
-    return 0
+    return code_of(manifest["success_rate"], choices)
+
+
+def leave_finished(run: Run) -> int:
+    """Print the last line for an output that an earlier call has finished; returns its exit code.
+
+    Raises ValueError if it was made otherwise than the flags say, or nobody knows how.
+    """
+    choices = run.choices
+    manifest = manifest_of(choices.output_file)
+    if "success_rate" not in manifest:
+        raise ValueError(
+            f"{choices.output_file}: no manifest says how it was made; --overwrite replaces it"
+        )
+    made = {key: manifest[key] for key in run.journal.run if key in manifest}
+    run.journal.compare(Path(f"{choices.output_file}.manifest.json"), made)
+    log.info("create_data.py: %s is finished, nothing to do", choices.output_file)
+    summary = {"output_file": choices.output_file, "skipped": True, "asked": 0, "seconds": 0.0}
+    for key in SHOWN:
+        if key in manifest:  # older ones do not count forced answers
+            summary[key] = manifest[key]
+    print(json.dumps(summary))
+    if choices.shard.count > 1:  # whoever started the shards calls once more
+        return 0
+    return code_of(manifest["success_rate"], choices)
+
+
+def code_of(success_rate: float, choices: Choices) -> int:
+    """The exit code of a finished output; says it where too few rows got a label."""
+    if success_rate >= choices.min_success_rate:
+        return 0
+    rejected = f"{choices.output_file}.rejected.jsonl"
+    log.error("only %.1f %% of the rows got a label; see %s", 100 * success_rate, rejected)
+    return 1

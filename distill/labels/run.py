@@ -33,6 +33,7 @@ class Run:
     inputs: Inputs
     journal: Journal
     missing: np.ndarray  # which inputs are to be asked
+    finished: bool = False  # the output is there and stays, so that nothing is to be done
 
     @property
     def asked(self) -> int:
@@ -70,8 +71,8 @@ def header_of(choices: Choices, task: Task, inputs: Inputs) -> dict:
 def begin(choices: Choices, at_end: contextlib.ExitStack) -> Run:
     """Check everything that needs no model, and find what is to be asked.
 
-    Takes the output's lock until `at_end`. Raises ValueError or OSError, and then nothing was
-    changed.
+    Takes the output's lock until `at_end`, which a dry run does not need, for it only looks.
+    Raises ValueError or OSError, and then nothing was changed.
     """
     output = Path(choices.output_file)
     shard = choices.shard
@@ -83,14 +84,16 @@ def begin(choices: Choices, at_end: contextlib.ExitStack) -> Run:
         raise ValueError(
             "--overwrite does not go with --shard; remove the output and its journals instead"
         )
-    at_end.enter_context(OutputLock(output, shard.index, shard.count))
-    if output.exists() and not choices.overwrite:
+    if not choices.dry_run:
+        at_end.enter_context(OutputLock(output, shard.index, shard.count))
+    finished = output.exists() and not choices.overwrite
+    if finished and not choices.skip_finished:
         raise ValueError(f"{output}: exists and is finished; --overwrite replaces it")
     inputs = scan_inputs(choices.input_file, choices.limit, choices.columns)
     header = header_of(choices, task, inputs)
     journal = Journal(output, header, inputs, shard.index, shard.count)
-    journal.open(choices.overwrite)
-    return Run(choices, task, inputs, journal, journal.missing())
+    journal.open(choices.overwrite, repair=not choices.dry_run)
+    return Run(choices, task, inputs, journal, journal.missing(), finished)
 
 
 def start_teacher(run: Run, stop: UnwindAtSignals) -> Started:

@@ -62,8 +62,10 @@ def check_guard(task_file: str, task: Task, guards: str) -> None:
     """Refuse a task whose labels a guard would write otherwise than they are read.
 
     `guards` says which attempts are guarded: retry, always or never. Raises ValueError. Where none
-    is it is only a warning: the teacher may still write an answer in that way.
+    is it is only a warning: the teacher may still write an answer in that way. Refuse also to guard
+    every attempt where there is nothing to guard it with.
     """
+    refuse_empty_guard(task_file, task, guards)
     problem = guard_problem(task_file, task)
     if not problem:
         return
@@ -73,6 +75,19 @@ def check_guard(task_file: str, task: Task, guards: str) -> None:
         "create_data.py: %s; no attempt is guarded, it matters where the teacher answers so",
         problem,
     )
+
+
+def refuse_empty_guard(task_file: str, task: Task, guards: str) -> None:
+    """Raise ValueError where every attempt is to be guarded and any text may be an answer.
+
+    Where only retries are, a task without labels has always been taken: they are asked again as
+    they are.
+    """
+    if guards == "always" and not task.constraint():
+        raise ValueError(
+            f"--structured_outputs always: {task_file} has no labels, so nothing can be guarded; "
+            "leave the flag out, or list the allowed answers under 'labels'"
+        )
 
 
 def check_teacher(

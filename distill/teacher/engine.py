@@ -18,7 +18,7 @@ from pathlib import Path
 from distill.cli import one_line
 from distill.quiet import leave_out_noise
 from distill.revisions import check_loaded
-from distill.system import driver_problem, nvidia_driver
+from distill.system import driver_problem, find_own_programs, nvidia_driver
 from distill.teacher.child import begin_child
 from distill.teacher.engine_log import EngineLog, root_cause
 
@@ -62,6 +62,7 @@ def set_environment() -> None:
     # else each guarded request starts a thread to compile its expression again;
     # create_data.py has checked the task's
     os.environ.setdefault("VLLM_REGEX_COMPILATION_TIMEOUT_S", "0")
+    find_own_programs()  # it compiles with ninja, where it finds it
     leave_out_noise()
 
 

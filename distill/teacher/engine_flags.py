@@ -21,6 +21,34 @@ ENGINE_FLAGS = {
 }
 
 
+def given(engine_flags: list[str], name: str) -> str | None:
+    """What a flag of vLLM's has been given, read without vLLM, which takes seconds to import.
+
+    The last one counts. None: it is not there, or has no value of its own.
+    """
+    value = None
+    spellings = (f"--{name}", f"--{name.replace('_', '-')}")
+    for place, word in enumerate(engine_flags):
+        flag, equals, after = word.partition("=")
+        if flag not in spellings:
+            continue
+        if equals:
+            value = after
+        elif place + 1 < len(engine_flags):
+            value = engine_flags[place + 1]
+    return value
+
+
+def further_gpus(engine_flags: list[str]) -> int:
+    """By how much vLLM's own flags multiply the GPUs that a model is split over."""
+    count = 1
+    for name in ("pipeline_parallel_size", "data_parallel_size"):
+        value = given(engine_flags, name)
+        if value and value.isdecimal():
+            count *= int(value)
+    return count
+
+
 def print_engine_flags() -> None:
     """Print every flag as vLLM describes it, and end the process with exit code 0."""
     engine_parser().parse_args(["--help=all"])

@@ -78,6 +78,7 @@ def check_run(script, args) -> Checked:
         overwrite=script.overwrite,
         resume=args.resume_from_checkpoint or LAST,
         push=args.push_to_hub,
+        skip=script.skip_finished,
         check_only=script.check_only,
     )
     checked.checkpoint = prepare_output(

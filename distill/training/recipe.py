@@ -37,6 +37,7 @@ class ScriptArguments:
     checkpoint_from_tokens: int = flag(1536, "shorter micro-batches keep all activations")
     load_in_4bit: bool = flag(False, "refused: fused experts cannot be")
     overwrite: bool = flag(False, "start afresh, also over a finished adapter")
+    skip_finished: bool = flag(False, "exit code 0 where the adapter of the same run is finished")
     check_only: bool = flag(False, "stop where training would begin, with exit code 0 or 2")
 
     def __post_init__(self):
@@ -48,6 +49,8 @@ class ScriptArguments:
                 "--load_in_4bit: fused experts cannot be loaded in 4 bits; "
                 "shard with train_trl_fsdp.sh"
             )
+        if self.overwrite and self.skip_finished:
+            raise ValueError("--overwrite and --skip_finished contradict each other")
         if not 0 <= self.eval_fraction < 1 or self.eval_fraction and self.eval_file:
             raise ValueError(
                 f"--eval_fraction {self.eval_fraction}: "

@@ -58,7 +58,13 @@ COMPARED = (
     "eos_token",
 )
 # The train file counts by its contents, and the others do not change the result.
-NOT_COMPARED = ("train_file", "overwrite", "check_only", "checkpoint_from_tokens")
+NOT_COMPARED = (
+    "train_file",
+    "overwrite",
+    "skip_finished",
+    "check_only",
+    "checkpoint_from_tokens",
+)
 
 
 @dataclass
@@ -68,6 +74,7 @@ class Takeover:
     overwrite: bool = False
     resume: str = LAST  # or NONE, or a checkpoint's path
     push: bool = False  # a finished adapter is pushed
+    skip: bool = False  # a finished adapter of the same run is left as it is, and that is no error
     check_only: bool = False  # nothing is deleted or written
 
 
@@ -154,12 +161,12 @@ def prepare_output(
     """Make the directory ready for `run` and return the checkpoint to resume from.
 
     None: the run begins afresh. All processes call it; `is_main` is the one that deletes and
-    writes. With takeover.push a finished adapter of the same run passes: only the push is left to
-    do. Raises ValueError rather than overwrite a finished adapter or continue another run, and
-    ValueError or OSError for a checkpoint that is none.
+    writes. With takeover.push or takeover.skip a finished adapter of the same run passes: at most
+    the push is left to do. Raises ValueError rather than overwrite a finished adapter or continue
+    another run, and ValueError or OSError for a checkpoint that is none.
     """
     if not takeover.overwrite:
-        refuse_finished(output_dir, takeover.push)
+        refuse_finished(output_dir, takeover.push or takeover.skip)
         if is_finished(output_dir):
             refuse_another_run(output_dir, run)
             return None
@@ -186,11 +193,14 @@ def prepare_output(
     return checkpoint
 
 
-def refuse_finished(output_dir: Path, push: bool) -> None:
-    """Raise ValueError if the directory holds a finished adapter that a new run would replace."""
+def refuse_finished(output_dir: Path, stays: bool) -> None:
+    """Raise ValueError if the directory holds a finished adapter that a new run would replace.
+
+    It may be there where it `stays`, unless nobody knows whose it is.
+    """
     adapter = output_dir / "adapter_model.safetensors"
     unknown = adapter.exists() and not (output_dir / "run.json").exists()
-    if unknown or (is_finished(output_dir) and not push):
+    if unknown or (is_finished(output_dir) and not stays):
         raise ValueError(f"{output_dir}: holds a finished adapter; --overwrite replaces it")
 
 

@@ -62,7 +62,7 @@ def voted(pair, tmp_path_factory):
         "--min_success_rate",
         0,
     ]
-    return output, python("create_data.py", *flags, "--max-model-len", 8192)
+    return output, python("create_data.py", *flags, "--max-model-len", 8192, "--show")
 
 
 def records_of(output):
@@ -122,6 +122,30 @@ def test_forced_answers_are_counted_and_said(voted):
     shares = {"guarded_share": 1, "cut_share": 1}
     assert {**forced, **shares}.items() <= manifest.items() and forced.items() <= summary.items()
     assert len(warnings) == 2 and "guarded 100.0%, cut 100.0%" in result.stderr
+
+
+@pytest.mark.slow
+def test_rows_are_shown_in_full(voted):
+    output, result = voted
+    records = records_of(output)
+    *shown, last = result.stdout.rstrip().splitlines()
+    assert last.startswith("{") and max(map(len, shown)) <= 100
+    titles = [line for line in shown if line.startswith("Row ")]
+    assert len(titles) == 6 and titles[4].startswith("Row 5 of 6: rejected, input_too_long ")
+    for place, record in enumerate(records[index] for index in (0, 1, 0, 3, 4, 5)):
+        outcome = "rejected, " if record["answer"] is None else "accepted"
+        assert titles[place].startswith(f"Row {place + 1} of 6: {outcome}")
+    whys = [line.split(maxsplit=1)[1] for line in shown if line.startswith("    why ")]
+    attempts = [a for index in (0, 1, 0, 3, 5) for a in records[index]["attempts"]]
+    assert len(whys) == len(attempts)
+    assert {attempt["answer"] is None for attempt in attempts} == {True, False}
+    for line, attempt in zip(whys, attempts, strict=True):
+        expected = f"accepted: read as {attempt['answer']!r}"
+        if attempt["answer"] is None:
+            expected = f"rejected, {attempt['reason']}: "
+        assert line.startswith(expected)
+    text = "\n".join(shown)
+    assert LATE_TRAIN in text and "Следующая станция." in text and "  assistant     es" in text
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import pytest
 
 from create_data import parse_args
 from distill.task import load_task
-from distill.teacher.check import check_reasoning_parser, check_teacher
+from distill.teacher.check import check_reasoning_parser, check_teacher, refuse_empty_guard
 from helpers import ROOT, TEACHER
 
 TASK = load_task(ROOT / "example-data" / "language_classification.yaml")
@@ -60,3 +60,11 @@ def test_an_unknown_reasoning_parser_is_refused_with_the_known_ones():
     )
     with pytest.raises(ValueError, match=message):
         check_reasoning_parser("qwen9")
+
+
+def test_a_guard_of_nothing_is_refused_where_it_was_asked_for():
+    free = load_task(ROOT / "example-data" / "plain_words.yaml")
+    with pytest.raises(ValueError, match="--structured_outputs always: my.yaml has no labels"):
+        refuse_empty_guard("my.yaml", free, "always")
+    refuse_empty_guard("my.yaml", free, "retry")
+    refuse_empty_guard("my.yaml", TASK, "always")

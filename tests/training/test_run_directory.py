@@ -133,9 +133,10 @@ def test_a_finished_adapter_is_replaced_by_overwrite_alone(tmp_path):
     for resume in (LAST, NONE, str(tmp_path / "checkpoint-10")):
         with pytest.raises(ValueError, match="holds a finished adapter; --overwrite replaces it"):
             prepare_output(tmp_path, RUN, Takeover(resume=resume))
-    assert prepare_output(tmp_path, RUN, Takeover(push=True)) is None
-    with pytest.raises(ValueError, match="begun with learning_rate 0.1, now 0.3"):
-        prepare_output(tmp_path, {**RUN, "learning_rate": "0.3"}, Takeover(push=True))
+    for stays in (Takeover(push=True), Takeover(skip=True), Takeover(skip=True, check_only=True)):
+        assert prepare_output(tmp_path, RUN, stays) is None
+        with pytest.raises(ValueError, match="begun with learning_rate 0.1, now 0.3"):
+            prepare_output(tmp_path, {**RUN, "learning_rate": "0.3"}, stays)
     assert contents(tmp_path) == before
     assert prepare_output(tmp_path, RUN, Takeover(overwrite=True)) is None
     assert sorted(contents(tmp_path)) == ["run.json"]
@@ -145,7 +146,7 @@ def test_an_adapter_of_which_nothing_is_known_is_kept(tmp_path):
     """As one from elsewhere, without run.json."""
     (tmp_path / "adapter_model.safetensors").write_text("weights")
     with pytest.raises(ValueError, match="holds a finished adapter"):
-        prepare_output(tmp_path, RUN, Takeover(push=True))
+        prepare_output(tmp_path, RUN, Takeover(push=True, skip=True))
     assert prepare_output(tmp_path, RUN, Takeover(overwrite=True)) is None
     assert sorted(contents(tmp_path)) == ["run.json"]
 

@@ -1,0 +1,277 @@
+"""What a run of step 1 would ask, found out without a model: create_data.py --dry_run.
+
+No torch, no vLLM, and nothing is written.
+"""
+
+import json
+from dataclasses import dataclass
+
+from distill.guard import LABEL, written_shapes
+from distill.labels.run import Run
+from distill.labels.tokenizer_here import Here, look
+from distill.model_tokenizer import PROBE, check_prompt, check_thinking
+from distill.task import Task, read_back
+from distill.teacher.check import check_guard
+from distill.templates import TemplateProblem, render
+from distill.terminal import field, shortened
+from distill.tokens import prompt_ids
+from distill.unfit_rows import describe_unfit_rows, find_unfit_rows
+
+CHARACTERS_PER_TOKEN = 4  # of English, where no tokenizer is at hand
+SAMPLED = 200  # inputs whose tokens are counted, spread over all that are asked
+SHOWN_LINES = 6  # of the beginning and of the end of a long message
+# these are vLLM's and its guard's to say, which take seconds to import
+NOT_CHECKED = (
+    "vLLM's own flags, the name of --reasoning_parser, and whether vLLM can follow the guard: "
+    "a real run checks them before it loads a model"
+)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How long prompts are, in tokens: counted, or estimated where there is no tokenizer."""
+
+    prompt: int  # that the task's prompt adds to each request; the same in all, so cached
+    mean_input: float  # of an input in the chat template, without the prompt
+    longest_input: int
+    longest_index: int  # which of the inputs that is
+    longest_characters: int
+
+
+def dry_run(run: Run) -> int:
+    """Print what a run would do, the last line as JSON; returns the exit code.
+
+    Raises ValueError for what a real run would refuse.
+    """
+    choices = run.choices
+    settings = choices.settings
+    check_guard(choices.task_file, run.task, settings.guards)
+    here = look(choices.teacher)
+    warning = ""
+    if here.tokenizer:
+        warning = check_template(run, here.tokenizer)
+    sizes = measure_inputs(run, here.tokenizer)
+    first = first_chat(run)
+    requests = run.asked * settings.num_samples
+    prompt_tokens = round(requests * (sizes.prompt + sizes.mean_input))
+    parts = [
+        guard_text(run.task, settings.guards),
+        reading_text(run.task),
+        sizes_text(run, here, sizes, warning),
+        requests_text(run, here, sizes, requests, prompt_tokens),
+        messages_text(run.task, first, here.tokenizer),
+        field("not checked", NOT_CHECKED),
+    ]
+    print("\n\n".join(parts))
+    print()
+    print(
+        json.dumps(
+            {
+                "dry_run": True,
+                "inputs": len(run.inputs),
+                "asked": run.asked,
+                "requests": requests,
+                "requests_at_most": requests * (1 + settings.max_retries),
+                "prompt_tokens": prompt_tokens,
+                "output_tokens_at_most": requests * settings.max_tokens,
+                "tokens_counted": here.tokenizer is not None,
+                "shared_prompt_tokens": sizes.prompt,
+                "longest_input_index": sizes.longest_index,
+                "longest_input_tokens": sizes.longest_input,
+                "context": here.context,
+            }
+        )
+    )
+    return 0
+
+
+def check_template(run: Run, tokenizer) -> str:
+    """Refuse a tokenizer as a real run does; a warning about inputs that it cannot show, or "".
+
+    Raises ValueError.
+    """
+    teacher = run.choices.teacher
+    settings = run.choices.settings
+    check_thinking(teacher.model_name, tokenizer, settings.thinks, settings.guards)
+    check_prompt(teacher.model_name, tokenizer, run.task)
+    unfit = find_unfit_rows(tokenizer, run.inputs.roles, prompted=True)
+    return describe_unfit_rows(teacher.model_name, unfit, "are rejected")
+
+
+def first_chat(run: Run) -> list[dict]:
+    """The first input that is asked, or the first one of all if none is."""
+    wanted = run.missing if run.asked else None
+    _, messages = next(run.inputs.read(wanted))
+    return messages
+
+
+def measure_inputs(run: Run, tokenizer) -> Sizes:
+    """Count the characters of every input that is asked, and the tokens of some.
+
+    Without a tokenizer (None) tokens are characters divided by CHARACTERS_PER_TOKEN.
+    """
+    prompt = prompt_tokens_of(run.task, tokenizer)
+    every = max(run.asked // SAMPLED, 1)
+    counted = []
+    longest = None
+    most = -1
+    wanted = run.missing if run.asked else None
+    for place, (index, messages) in enumerate(run.inputs.read(wanted)):
+        characters = sum(len(message["content"]) for message in messages)
+        if characters > most:
+            most = characters
+            longest = (index, messages)
+        if place % every == 0:
+            counted.append(tokens_of(run.task, messages, tokenizer) - prompt)
+    longest_index, messages = longest
+    return Sizes(
+        prompt=prompt,
+        mean_input=sum(counted) / len(counted),
+        longest_input=tokens_of(run.task, messages, tokenizer) - prompt,
+        longest_index=longest_index,
+        longest_characters=most,
+    )
+
+
+def prompt_tokens_of(task: Task, tokenizer) -> int:
+    """How many tokens the task's prompt adds to a request."""
+    probe = [{"role": "user", "content": PROBE}]
+    if tokenizer is None:
+        return round(len(task.prompt) / CHARACTERS_PER_TOKEN)
+    try:
+        return len(prompt_ids(tokenizer, task.messages(probe))) - len(prompt_ids(tokenizer, probe))
+    except TemplateProblem:  # a template that wants a system message
+        return len(tokenizer(task.prompt, add_special_tokens=False)["input_ids"])
+
+
+def tokens_of(task: Task, messages: list[dict], tokenizer) -> int:
+    """How many tokens a request has before its answer, prompt and input together."""
+    chat = task.messages(messages)
+    if tokenizer is None:
+        characters = sum(len(message["content"]) for message in chat)
+        return round(characters / CHARACTERS_PER_TOKEN)
+    try:
+        return len(prompt_ids(tokenizer, chat))
+    except TemplateProblem:  # such an input is rejected without being asked
+        return prompt_tokens_of(task, tokenizer)
+
+
+def guard_text(task: Task, guards: str) -> str:
+    """Which attempts are guarded, and what a guarded answer may be."""
+    if not task.labels:
+        return field("guard", "none: the task has no labels, any text is an answer")
+    which = {
+        "always": "every attempt is guarded; only this can follow its thinking:",
+        "retry": "an attempt after a failed one is guarded; only this can follow its thinking:",
+        "never": "no attempt is guarded; if one were, only this could follow its thinking:",
+    }
+    return field("guard", f"{which[guards]}\n{task.constraint()}")
+
+
+def reading_text(task: Task) -> str:
+    """How each label is read back where a guard has written it."""
+    if not task.labels:
+        where = f"what {task.answer!r} finds" if task.answer else "all that follows the thinking"
+        return field("answer", where)
+    shapes = written_shapes(task.answer)
+    if not shapes:
+        return field(
+            "labels", f"what {task.answer!r} finds must be one of: {', '.join(task.labels)}"
+        )
+    lines = []
+    for label in task.labels:
+        reading = read_back(task, shapes[0].replace(LABEL, label))
+        read_as = repr(reading.label) if reading.label else f"no label ({reading.found})"
+        lines.append(f"{reading.written!r} is read as {read_as}")
+    return field("labels", "\n".join(lines))
+
+
+def sizes_text(run: Run, here: Here, sizes: Sizes, warning: str) -> str:
+    """How long the prompt and the inputs are, and whether they fit."""
+    how = "counted with the teacher's tokenizer"
+    if here.tokenizer is None:
+        how = f"estimated, {CHARACTERS_PER_TOKEN} characters for a token: {here.why_not}"
+    lines = [
+        field("prompt", f"{sizes.prompt:,} tokens, the same in every request ({how})"),
+        field(
+            "longest input",
+            f"number {sizes.longest_index + 1:,} of {len(run.inputs):,}: "
+            f"{sizes.longest_input:,} tokens, {sizes.longest_characters:,} characters",
+        ),
+    ]
+    if here.context:
+        lines.append(field("context", fit_text(run, here.context, sizes)))
+    if warning:
+        lines.append(field("warning", warning))
+    return "\n".join(lines)
+
+
+def fit_text(run: Run, context: int, sizes: Sizes) -> str:
+    """What the context leaves to the longest input."""
+    room = context - sizes.prompt - sizes.longest_input
+    wanted = run.choices.settings.max_tokens
+    if room <= 0:
+        return f"{context:,} tokens: too few for the longest input, which is rejected"
+    text = f"{context:,} tokens, which leave the longest input {room:,} for thought and answer"
+    if room < wanted:
+        text += f", fewer than --max_tokens {wanted:,}"
+    return text
+
+
+def requests_text(run: Run, here: Here, sizes: Sizes, requests: int, prompt_tokens: int) -> str:
+    """How many requests and tokens are to be expected."""
+    settings = run.choices.settings
+    inputs = f"{len(run.inputs):,}, of which {run.asked:,} are asked"
+    if run.asked < len(run.inputs):
+        inputs += " (the others are finished, repeated or not ours)"
+    asked = f"{requests:,}"
+    if settings.num_samples > 1:
+        asked += f", {settings.num_samples} samples of each"
+    if requests and settings.max_retries:
+        most = requests * (1 + settings.max_retries)
+        asked += f"; at most {most:,} if no answer could be read"
+    how = "estimated" if here.tokenizer is None else "counted"
+    if run.asked > SAMPLED:
+        how += f" from {SAMPLED} of the inputs"
+    cached = max(requests - 1, 0) * sizes.prompt
+    tokens = f"{prompt_tokens:,} of prompts ({how}), of which {cached:,} come from the cache"
+    most = requests * settings.max_tokens
+    output = f"at most {most:,} of thoughts and answers (--max_tokens {settings.max_tokens:,}); "
+    output += "--limit 20 tells how many a request takes"
+    return "\n".join(
+        [
+            field("inputs", inputs),
+            field("requests", asked),
+            field("tokens", f"{tokens}\n{output}"),
+        ]
+    )
+
+
+def messages_text(task: Task, messages: list[dict], tokenizer) -> str:
+    """The first input as the teacher will see it, and as the student will.
+
+    The student's template is that of its own model, which step 1 does not know.
+    """
+    chat = task.messages(messages)
+    own_template = "these messages, in its own chat template:"
+    teacher = f"{field('teacher sees', own_template)}\n{turns_text(chat)}"
+    if tokenizer is not None:
+        teacher = field("teacher sees", shortened(rendered(tokenizer, chat), SHOWN_LINES))
+    student = field("student sees", own_template)
+    return f"of the first input\n\n{teacher}\n\n{student}\n{turns_text(messages)}"
+
+
+def rendered(tokenizer, chat: list[dict]) -> str:
+    """A chat in the teacher's template, or why it cannot be asked."""
+    try:
+        return render(tokenizer, chat)
+    except TemplateProblem as problem:
+        return f"nothing: its chat template {problem}, and the input is rejected"
+
+
+def turns_text(messages: list[dict]) -> str:
+    """Messages by their roles."""
+    lines = []
+    for message in messages:
+        lines.append(field(message["role"], shortened(message["content"], SHOWN_LINES), indent=2))
+    return "\n".join(lines)
