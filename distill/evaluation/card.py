@@ -11,6 +11,7 @@ from distill.card_figures import (
     AGREEMENT,
     CARD,
     EXACT_MATCH,
+    FIELD_ACCURACY,
     MACRO_F1,
     SPEEDUP,
     TOKEN_F1,
@@ -27,6 +28,7 @@ log = logging.getLogger("evaluate")
 # Keys of a system's figures beside its accuracy, with the hub's name of each metric.
 QUALITY = (
     ("macro_f1", "f1", MACRO_F1),
+    ("field_accuracy", "accuracy", FIELD_ACCURACY),
     ("exact_match", "exact_match", EXACT_MATCH),
     ("token_f1", "f1", TOKEN_F1),
     ("agreement", "agreement", AGREEMENT),

@@ -11,6 +11,7 @@ from distill.evaluation.apart import Apart
 from distill.evaluation.ask import Asking, SystemFailed, score_systems
 from distill.evaluation.card import add_to_card
 from distill.evaluation.choices import Choices
+from distill.evaluation.fields import fields_of
 from distill.evaluation.models import Models, check_models
 from distill.evaluation.provenance import how_measured, origin, predictions, thinking
 from distill.evaluation.report import write_report
@@ -197,7 +198,8 @@ def metrics_of(plan: Plan, results: dict[str, dict], measured: dict) -> dict:
     choices = plan.choices
     gold = plan.rows.gold
     has_labels = bool(plan.task.labels)
-    metrics = measure(results, gold, plan.rows.kinds, has_labels, choices.prices)
+    fields = fields_of(plan.task.schema, gold)
+    metrics = measure(results, gold, plan.rows.kinds, has_labels, choices.prices, fields)
     metrics.update(origin(choices, plan.models.revisions, plan.task, results))
     metrics.update(measured)
     metrics.update(left_out=plan.left_out, dated_templates=plan.dated)

@@ -4,7 +4,14 @@ import pytest
 from huggingface_hub import ModelCard
 
 from distill.card import model_card
-from distill.card_figures import ACCURACY, AGREEMENT, EXACT_MATCH, MACRO_F1, SPEEDUP, TOKEN_F1
+from distill.card_figures import (
+    ACCURACY,
+    AGREEMENT,
+    EXACT_MATCH,
+    MACRO_F1,
+    SPEEDUP,
+    TOKEN_F1,
+)
 from distill.card_figures import TOKENS as PER_REQUEST
 from distill.evaluation.card import add_to_card, figures_of
 from distill.evaluation.scores import Prices, measure
