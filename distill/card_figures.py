@@ -27,6 +27,7 @@ SPEEDUP = "speed-up"
 MACRO_F1 = "macro-F1"
 EXACT_MATCH = "exact match"
 TOKEN_F1 = "token-F1"
+CHRF = "chrF"
 FIELD_ACCURACY = "mean accuracy of fields"
 NAMES = (
     ACCURACY,
@@ -34,6 +35,7 @@ NAMES = (
     FIELD_ACCURACY,
     EXACT_MATCH,
     TOKEN_F1,
+    CHRF,
     AGREEMENT,
     TOKENS,
     SPEEDUP,

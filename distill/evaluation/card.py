@@ -10,6 +10,7 @@ from distill.card_figures import (
     ACCURACY,
     AGREEMENT,
     CARD,
+    CHRF,
     EXACT_MATCH,
     FIELD_ACCURACY,
     MACRO_F1,
@@ -31,6 +32,7 @@ QUALITY = (
     ("field_accuracy", "accuracy", FIELD_ACCURACY),
     ("exact_match", "exact_match", EXACT_MATCH),
     ("token_f1", "f1", TOKEN_F1),
+    ("chrf", "chrf", CHRF),
     ("agreement", "agreement", AGREEMENT),
 )
 

@@ -90,7 +90,12 @@ def of_fields(answers: list[str | None], gold: list[str], fields: list[str]) -> 
 
 
 def of_texts(answers: list[str | None], gold: list[str]) -> dict:
-    """SQuAD's exact match and token F1, without regard to case, punctuation and articles."""
+    """How near free texts come to gold, each figure from 0 to 1.
+
+    SQuAD's exact match and token F1, without regard to case, punctuation and articles. And chrF,
+    sacrebleu's F-score of character n-grams over all rows, to which a word in another form is near.
+    """
+    from sacrebleu.metrics import CHRF
     from torchmetrics.functional.text import squad
 
     unreadable = "\ue000"  # a private-use character, which no gold answer equals
@@ -102,9 +107,11 @@ def of_texts(answers: list[str | None], gold: list[str]) -> dict:
         )
         targets.append({"answers": {"answer_start": [0], "text": [right]}, "id": str(i)})
     percent = squad(predictions, targets)
+    chrf = CHRF().corpus_score([answer or "" for answer in answers], [gold])
     return {
         "exact_match": float(percent["exact_match"]) / 100,
         "token_f1": float(percent["f1"]) / 100,
+        "chrf": chrf.score / 100,
     }
 
 

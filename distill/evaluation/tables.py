@@ -39,6 +39,7 @@ QUALITY = (
     Column("field_accuracy", "fields right (mean)", percent),
     Column("exact_match", "exact match", percent),
     Column("token_f1", "token-F1", three_digits),
+    Column("chrf", "chrF", three_digits),
 )
 
 

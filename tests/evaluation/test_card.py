@@ -7,6 +7,7 @@ from distill.card import model_card
 from distill.card_figures import (
     ACCURACY,
     AGREEMENT,
+    CHRF,
     EXACT_MATCH,
     MACRO_F1,
     SPEEDUP,
@@ -70,7 +71,7 @@ def test_what_was_not_measured_is_left_out():
 
 def test_free_answers_have_the_measures_of_texts():
     found = values(metrics_of("student", labelled=False))
-    assert set(found) == {ACCURACY, EXACT_MATCH, TOKEN_F1, PER_REQUEST}
+    assert set(found) == {ACCURACY, EXACT_MATCH, TOKEN_F1, CHRF, PER_REQUEST}
 
 
 @pytest.fixture

@@ -110,6 +110,24 @@ def test_free_answers_have_exact_match_and_token_f1():
     assert "macro_f1" not in metrics["systems"]["student"] and metrics["confusion"] == {}
 
 
+def test_free_answers_have_sacrebleus_chrf():
+    """Of all rows together, from 0 to 1; an answer that is unreadable has nothing in common."""
+    import sacrebleu
+
+    answers = ["you must pay the fees", "Bring it back in ten days", None]
+    gold = ["You have to pay the fee.", "Bring it back within 10 days.", "Leave."]
+    expected = sacrebleu.corpus_chrf([answers[0], answers[1], ""], [gold]).score
+    found = quality(answers, gold, labelled=False)
+    assert found["chrf"] == pytest.approx(expected / 100) and 0.3 < found["chrf"] < 0.7
+    assert found["token_f1"] < found["chrf"]  # "fees" is near "fee", and no word of it
+    assert quality(gold, gold, labelled=False)["chrf"] == 1
+    assert quality([None], ["a"], labelled=False)["chrf"] == 0
+    metrics = measure({"student": {"answers": answers}}, gold, [None] * 3, False, PRICES)
+    table = tables(metrics)[0]
+    shown = dict(zip(table.header, table.rows[0], strict=True))
+    assert shown["chrF"] == f"{found['chrf']:.3f}"
+
+
 def test_answers_that_are_json_are_right_as_a_whole_and_by_field():
     gold = ['{"kind": "a", "fee": 1}', '{"kind": "b", "fee": null}', '{"kind": "é"}']
     results = {
