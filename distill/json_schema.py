@@ -35,11 +35,15 @@ def schema_text(schema: object) -> str:
 
 @lru_cache
 def validator_of(schema: str):
-    """jsonschema's validator of a schema, given as JSON text."""
+    """jsonschema's validator of a schema, given as JSON text.
+
+    It checks the formats that jsonschema knows without further packages, such as date and email.
+    """
     from referencing import Registry
 
     content = json.loads(schema)
-    return validator_class(content)(content, registry=Registry())
+    of_draft = validator_class(content)
+    return of_draft(content, registry=Registry(), format_checker=of_draft.FORMAT_CHECKER)
 
 
 def validator_class(schema: dict):

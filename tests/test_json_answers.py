@@ -18,6 +18,7 @@ BILL = schema_text(
             "sender": {"type": "string"},
             "amount": {"type": "number"},
             "paid": {"type": "boolean"},
+            "day": {"type": "string", "format": "date"},
             "lines": {
                 "type": "array",
                 "items": {
@@ -99,6 +100,11 @@ REFUSED = {
     "very deep": (100_000 * "[", "not_json", "too deeply nested"),
     "another type": ('{"amount": "1"}', "not_in_schema", "$.amount: '1' is not of type 'number'"),
     "true for a number": ('{"amount": true}', "not_in_schema", "$.amount: True is not of type"),
+    "no such day": (
+        '{"amount": 1, "day": "2026-02-30"}',
+        "not_in_schema",
+        "$.day: '2026-02-30' is not a 'date'",
+    ),
     "1 for true": ('{"amount": 1, "paid": 1}', "not_in_schema", "$.paid: 1 is not of type 'bool"),
     "a key that is missing": ('{"paid": true}', "not_in_schema", "'amount' is a required prop"),
     "no object": ("[1]", "not_in_schema", "$: [1] is not of type 'object'"),
@@ -161,12 +167,13 @@ def test_fields_are_compared_as_values():
     gold = ['{"sender": "a", "amount": 1, "paid": true}', '{"amount": 2}', '{"amount": 3}']
     answers = ['{"sender": "b", "amount": 1, "paid": true}', '{"amount": 2, "paid": false}', None]
     fields = fields_of(BILL, gold)
-    assert fields == ["sender", "amount", "paid", "lines"]
+    assert fields == ["sender", "amount", "paid", "day", "lines"]
     # a field that both lack is right, one that is invented is not
     assert right_by_field(answers, gold, fields) == {
         "sender": 1,
         "amount": 2,
         "paid": 1,
+        "day": 2,
         "lines": 2,
     }
     assert right_by_field(['{"x": 1}'], ['{"x": true}'], ["x"]) == {"x": 0}

@@ -17,7 +17,7 @@ from distill.evaluation.provenance import how_measured, origin, predictions, thi
 from distill.evaluation.report import write_report
 from distill.evaluation.rows import Rows, read_rows, read_teacher
 from distill.evaluation.scored import Scored, Unfinished, common_key, key_of
-from distill.evaluation.scores import measure
+from distill.evaluation.scores import chrf_metric, measure
 from distill.evaluation.systems import BASE_LATENCY_ROWS, BASE_SYSTEMS, TITLES, System
 from distill.evaluation.templates import try_templates
 from distill.evaluation.verdict import not_thinking
@@ -76,6 +76,8 @@ def prepare(choices: Choices, task: Task, at_end: contextlib.ExitStack) -> Plan:
     """
     rows = read_rows(choices.test_file, choices.inputs_without_gold, choices.limit, task)
     warn_of_guard(choices, task)
+    if not task.labels and not task.schema:
+        chrf_metric()  # before hours of asking, not behind them
     given = {}
     if choices.teacher_answers:
         given["teacher"] = read_teacher(Path(choices.teacher_answers), rows.chats, task)

@@ -95,7 +95,6 @@ def of_texts(answers: list[str | None], gold: list[str]) -> dict:
     SQuAD's exact match and token F1, without regard to case, punctuation and articles. And chrF,
     sacrebleu's F-score of character n-grams over all rows, to which a word in another form is near.
     """
-    from sacrebleu.metrics import CHRF
     from torchmetrics.functional.text import squad
 
     unreadable = "\ue000"  # a private-use character, which no gold answer equals
@@ -107,12 +106,24 @@ def of_texts(answers: list[str | None], gold: list[str]) -> dict:
         )
         targets.append({"answers": {"answer_start": [0], "text": [right]}, "id": str(i)})
     percent = squad(predictions, targets)
-    chrf = CHRF().corpus_score([answer or "" for answer in answers], [gold])
+    chrf = chrf_metric().corpus_score([answer or "" for answer in answers], [gold])
     return {
         "exact_match": float(percent["exact_match"]) / 100,
         "token_f1": float(percent["f1"]) / 100,
         "chrf": chrf.score / 100,
     }
+
+
+def chrf_metric():
+    """sacrebleu's chrF; raises ImportError in an environment that was made before it was needed."""
+    try:
+        from sacrebleu.metrics import CHRF
+    except ImportError:
+        raise ImportError(
+            "sacrebleu is missing, with which free texts are compared; "
+            "install the requirements again, in which it is new"
+        ) from None
+    return CHRF()
 
 
 def in_one_form(texts: list[str | None]) -> list[str | None]:

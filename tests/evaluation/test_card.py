@@ -9,6 +9,7 @@ from distill.card_figures import (
     AGREEMENT,
     CHRF,
     EXACT_MATCH,
+    FIELD_ACCURACY,
     MACRO_F1,
     SPEEDUP,
     TOKEN_F1,
@@ -72,6 +73,13 @@ def test_what_was_not_measured_is_left_out():
 def test_free_answers_have_the_measures_of_texts():
     found = values(metrics_of("student", labelled=False))
     assert set(found) == {ACCURACY, EXACT_MATCH, TOKEN_F1, CHRF, PER_REQUEST}
+
+
+def test_json_answers_have_the_mean_of_their_fields():
+    gold = ['{"a": 1, "b": 2}'] * 4
+    results = {"student": {"answers": ['{"a": 1, "b": 3}', *gold[1:]]}}
+    metrics = measure(results, gold, [None] * 4, False, Prices(), fields=["a", "b"])
+    assert values({**metrics, "test_file": "gold.jsonl"}) == {ACCURACY: 0.75, FIELD_ACCURACY: 0.875}
 
 
 @pytest.fixture
