@@ -76,7 +76,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.add("max_tokens", MAX_TOKENS, "thinking and answer together, in tokens", at_least=2)
     parser.add("max_retries", 3, "further attempts for a row without a valid answer", at_least=0)
     parser.add("max_repeats", 4, "end a first attempt that loops so often (0: never)", at_least=0)
-    parser.add("structured_outputs", "retry", "which attempts end in a label only", choices=GUARDS)
+    parser.add("structured_outputs", "retry", "which attempts are guarded", choices=GUARDS)
     parser.add("thinking_token_budget", 0, "tokens of a guarded thought (0: 7/8 of max_tokens)")
     parser.add("num_samples", 1, "ask so often, take the majority; a tie is rejected", at_least=1)
     parser.add("min_agreement", 0.0, "smallest share of a majority", at_least=0, at_most=1)

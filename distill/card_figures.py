@@ -27,7 +27,19 @@ SPEEDUP = "speed-up"
 MACRO_F1 = "macro-F1"
 EXACT_MATCH = "exact match"
 TOKEN_F1 = "token-F1"
-NAMES = (ACCURACY, MACRO_F1, EXACT_MATCH, TOKEN_F1, AGREEMENT, TOKENS, SPEEDUP)
+CHRF = "chrF"
+FIELD_ACCURACY = "mean accuracy of fields"
+NAMES = (
+    ACCURACY,
+    MACRO_F1,
+    FIELD_ACCURACY,
+    EXACT_MATCH,
+    TOKEN_F1,
+    CHRF,
+    AGREEMENT,
+    TOKENS,
+    SPEEDUP,
+)
 
 MARKS = ("<!-- evaluation -->", "<!-- end of evaluation -->")
 # From a mark to the next end, without another mark between them.

@@ -1,8 +1,9 @@
 """The task: the teacher's prompt, the labels and how an answer is read. Pure Python, no torch.
 
-A task is a YAML file such as example-data/language_classification.yaml with three keys:
+A task is a YAML file such as example-data/language_classification.yaml with these keys:
     prompt   the teacher's system message; the input follows as the user message
     labels   the allowed answers; an empty list makes the task free-form
+    schema   instead of labels: the JSON Schema of answers that are JSON
     answer   a regular expression with one group that finds the answer;
              empty: the whole text after the thinking
 """
@@ -15,19 +16,23 @@ from pathlib import Path
 
 from distill.guard import LABEL, guard, written_shapes
 from distill.input_files import check_regular
+from distill.json_answers import parse_json, violation, written
+from distill.json_schema import schema_text
 from distill.same_text import bare, folded
 from distill.tokens import THINK_END
 from distill.yaml_file import read_yaml, whole_characters
 
 # what helps where an expression does not read back what the guard writes
 WIDER_GROUP = "a group such as (.+) finds a whole line"
+KEYS = ("prompt", "labels", "schema", "answer")
 NO_ANCHORS = r"leave out \A and \Z, which the guard spells as letters"
 
 
 class NoAnswer(ValueError):
     """A response without a valid answer.
 
-    `reason` is unfinished_thinking, no_answer or not_a_label.
+    `reason` is unfinished_thinking, no_answer or not_a_label; where an answer is JSON it is
+    not_json or not_in_schema instead of the last.
     """
 
     def __init__(self, reason: str, detail: str = ""):
@@ -44,6 +49,7 @@ class Task:
     labels: tuple[str, ...]
     answer: str
     hash: str  # sha256 of the file, so that data made under another prompt is told apart
+    schema: str = ""  # of answers that are JSON, as JSON text
 
     def messages(self, input: str | list[dict]) -> list[dict]:
         """The teacher's chat: the prompt as system message, then the input.
@@ -75,7 +81,7 @@ class Task:
     def constraint(self) -> str:
         """Regular expression for what may follow the thinking: one label, as `answer` finds it.
 
-        Empty if free-form.
+        Empty if free-form, or if the answer is JSON, which `schema` guards.
         """
         return guard(self.answer, self.labels) if self.labels else ""
 
@@ -91,8 +97,11 @@ class Task:
     def read_content(self, content: str) -> str:
         """The answer in text without thinking; raises NoAnswer.
 
-        With several answers they must all agree.
+        With several answers they must all agree. One that is JSON comes in its one form, see
+        json_answers.py.
         """
+        if self.schema:
+            return self.read_json(content)
         # thinking is followed by empty lines,
         # which an expression that starts with ^ does not expect
         found = self.find(content) or self.find(content.strip())
@@ -106,6 +115,19 @@ class Task:
         if not any(bare(text) for text in found):
             raise NoAnswer("no_answer")
         raise NoAnswer("not_a_label", " and ".join(dict.fromkeys(map(bare, found)))[:100])
+
+    def read_json(self, content: str) -> str:
+        """The answer of a task with a schema, which is the whole text; raises NoAnswer."""
+        if not content.strip():
+            raise NoAnswer("no_answer")
+        try:
+            value = parse_json(content)
+        except ValueError as error:
+            raise NoAnswer("not_json", str(error)) from None
+        problem = violation(value, self.schema)
+        if problem:
+            raise NoAnswer("not_in_schema", problem)
+        return written(value, self.schema)
 
     def find(self, content: str) -> list[str]:
         """What the expression `answer` finds in a text without thinking.
@@ -130,12 +152,12 @@ def load_task(path: str | Path) -> Task:
         ) from error
     data = read_yaml(path, raw, example="example-data/language_classification.yaml")
     if not isinstance(data, dict):
-        raise ValueError(f"{path}: expected the keys prompt, labels and answer")
-    unknown = set(data) - {"prompt", "labels", "answer"}
+        raise ValueError(f"{path}: expected the keys {', '.join(KEYS[:-1])} and {KEYS[-1]}")
+    unknown = set(data) - set(KEYS)
     if unknown:
         raise ValueError(
             f"{path}: unknown key {sorted(map(str, unknown))[0]!r}; "
-            "allowed are prompt, labels and answer"
+            f"allowed are {', '.join(KEYS[:-1])} and {KEYS[-1]}"
         )
     prompt = data.get("prompt")
     labels = [] if data.get("labels") is None else data["labels"]
@@ -170,7 +192,28 @@ def load_task(path: str | Path) -> Task:
                 "case, the form in Unicode and outer punctuation do not count"
             )
         seen[form] = label
-    return Task(prompt.strip(), tuple(labels), answer, hashlib.sha256(raw).hexdigest())
+    schema = read_schema(path, data.get("schema"), labels, answer)
+    return Task(prompt.strip(), tuple(labels), answer, hashlib.sha256(raw).hexdigest(), schema)
+
+
+def read_schema(path: Path, schema: object, labels: list[str], answer: str) -> str:
+    """The schema of a task file as JSON text, empty if there is none.
+
+    Raises ValueError that names file and place, also beside labels or an expression.
+    """
+    if schema is None:
+        return ""
+    if labels:
+        raise ValueError(f"{path}: has both 'labels' and 'schema'; an answer is one of them")
+    if answer:
+        raise ValueError(
+            f"{path}: has both 'answer' and 'schema'; an answer that is JSON is all that follows "
+            "the thinking, so leave out 'answer'"
+        )
+    try:
+        return schema_text(schema)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def read_characters(path: Path, key: str, text: str) -> str:

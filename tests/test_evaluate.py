@@ -1,5 +1,6 @@
 """Step 3 as a user runs it, without a model: bad input, Ctrl-C, and what the report holds."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import pytest
 
 from chat_rows import chat, write
 from distill.evaluation.scores import Prices
-from helpers import ENDS, ROOT, fails, qwen_tokenizer
+from helpers import ENDS, ROOT, fails, last_json, python, qwen_tokenizer, read_jsonl
 
 TASK = ROOT / "example-data" / "language_classification.yaml"
 PRICES = Prices(input=1.0, cached=0.1, output=4.0)
@@ -99,6 +100,64 @@ def test_bad_input_is_refused_before_a_model_is_loaded(rows, flags, named, tmp_p
     flags = [named_files.get(flag, flag) for flag in flags]
     assert named in fails("evaluate.py", *defaults, *flags)
     assert [p.name for p in adapter.iterdir()] == ["adapter_config.json"]
+
+
+BILL = """
+prompt: Read the bill.
+schema:
+  type: object
+  properties:
+    sender: {type: string}
+    amount: {type: number}
+  required: [sender, amount]
+"""
+
+
+def test_answers_that_are_json_are_compared_as_values(tmp_path):
+    """Gold and the teacher's answers are read in any order, white space and spelling of numbers."""
+    task = tmp_path / "bill.yaml"
+    task.write_text(BILL)
+    gold = [
+        chat("bill 1", '{"sender": "Mill", "amount": 1}'),
+        chat("bill 2", '{"sender": "Elm", "amount": 2.5}'),
+        chat("bill 3", '{"sender": "Kern", "amount": 1}'),
+    ]
+    answers = [
+        chat("bill 1", '```json\n{"amount": 1.0, "sender": "\\u004dill"}\n```'),
+        chat("bill 2", '{"sender": "Elm", "amount": 25e-1}'),
+        chat("bill 3", '{"sender": "Kern", "amount": 2}'),
+    ]
+    flags = ["--task", task, "--test_file", write(tmp_path / "gold.jsonl", *gold)]
+    flags += ["--teacher_answers", write(tmp_path / "teacher.jsonl", *answers)]
+    flags += ["--systems", "teacher", "--report_dir", tmp_path / "report"]
+    assert last_json(python("evaluate.py", *flags))["teacher_accuracy"] == 0.6667
+    metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    fields = metrics["systems"]["teacher"]["per_field"]
+    assert [fields["sender"]["correct"], fields["amount"]["correct"]] == [3, 2]
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / "report" / name).read_text()
+        assert "Fields" in text and "66.7 % (2 of 3; 20.8 % to 93.9 %)" in text
+    [row, *_] = read_jsonl(tmp_path / "report" / "predictions.jsonl")
+    assert row["teacher"]["answer"] == row["gold"] == '{"sender": "Mill", "amount": 1}'
+    both = ["--labels", tmp_path / "teacher.jsonl", "--gold", tmp_path / "gold.jsonl"]
+    alone = last_json(python("evaluate.py", "--task", task, *both))
+    assert (alone["correct"], alone["per_field"]["amount"]["correct"]) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ('{"sender": "Mill", "amount": true}', "$.amount: True is not of type 'number'"),
+        ("1 euro", "not JSON: Extra data in line 1 column 3"),
+    ],
+)
+def test_gold_that_the_schema_does_not_allow_is_refused(answer, reason, tmp_path):
+    task = tmp_path / "bill.yaml"
+    task.write_text(BILL)
+    rows = [chat("bill 1", '{"sender": "Mill", "amount": 1}'), chat("bill 2", answer)]
+    path = write(tmp_path / "gold.jsonl", *rows)
+    line = fails("evaluate.py", "--task", task, "--test_file", path)
+    assert f"gold.jsonl:2: gold answer is not what the task's schema allows ({reason}" in line
 
 
 def test_ctrl_c_at_once_ends_without_a_traceback():

@@ -10,7 +10,9 @@ from distill.card_figures import (
     ACCURACY,
     AGREEMENT,
     CARD,
+    CHRF,
     EXACT_MATCH,
+    FIELD_ACCURACY,
     MACRO_F1,
     SPEEDUP,
     TOKEN_F1,
@@ -27,8 +29,10 @@ log = logging.getLogger("evaluate")
 # Keys of a system's figures beside its accuracy, with the hub's name of each metric.
 QUALITY = (
     ("macro_f1", "f1", MACRO_F1),
+    ("field_accuracy", "accuracy", FIELD_ACCURACY),
     ("exact_match", "exact_match", EXACT_MATCH),
     ("token_f1", "f1", TOKEN_F1),
+    ("chrf", "chrf", CHRF),
     ("agreement", "agreement", AGREEMENT),
 )
 

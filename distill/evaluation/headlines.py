@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from distill.evaluation.tables import labelled
+from distill.evaluation.tables import free_texts
 from distill.evaluation.verdict import CHANCE, not_thinking, quality
 from distill.wording import MISSING, duration, part_of, percent, show
 
@@ -45,7 +45,7 @@ def beside(teacher: dict | None, value: str) -> str:
 
 def right(metrics: dict, student: dict, teacher: dict | None, fair: bool) -> Headline:
     """How good the answers are."""
-    title = "Right answers" if labelled(metrics) else "Words in common with gold (token-F1)"
+    title = "Words in common with gold (token-F1)" if free_texts(metrics) else "Right answers"
     of_student = quality(student)
     if teacher is None:
         return Headline(title, percent(of_student), beside(None, ""), "", 100 * of_student)
@@ -53,7 +53,7 @@ def right(metrics: dict, student: dict, teacher: dict | None, fair: bool) -> Hea
     change = ""
     if fair:
         change = points(of_student - of_teacher)
-        if labelled(metrics) and student["correct"] != teacher["correct"]:
+        if not free_texts(metrics) and student["correct"] != teacher["correct"]:
             by_chance = metrics["mcnemar"]["p_value"] >= CHANCE
             change += ", within chance" if by_chance else ", more than chance"
     return Headline(

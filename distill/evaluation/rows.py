@@ -8,9 +8,10 @@ from pathlib import Path
 
 from distill.chats import NO_COLUMNS, has_columns, input_hash, read_gold, read_input_rows
 from distill.columns import Columns
+from distill.evaluation.fields import fields_of
 from distill.evaluation.scores import in_one_form, quality
 from distill.outputs import TOKEN_COUNTS, read_finished
-from distill.task import Task
+from distill.task import NoAnswer, Task
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,11 @@ def known_answer(task: Task, text: str, where: str) -> str:
     """An answer that a file gives, as the task spells it.
 
     Raises ValueError that begins with `where` if it is no label. Case, the form in Unicode and
-    punctuation around a label do not count. Without labels each text is an answer.
+    punctuation around a label do not count. Where the task has a schema, it is read as JSON.
+    Without both each text is an answer.
     """
+    if task.schema:
+        return known_json(task, text, where)
     if not task.labels:
         return text
     label = task.as_label(text)
@@ -87,6 +91,17 @@ def known_answer(task: Task, text: str, where: str) -> str:
             f"{where} {text!r} is none of the task's labels; pass its own task with --task"
         )
     return label
+
+
+def known_json(task: Task, text: str, where: str) -> str:
+    """A JSON answer that a file gives, in its one form; raises ValueError as known_answer()."""
+    try:
+        return task.read_content(text)
+    except NoAnswer as error:
+        raise ValueError(
+            f"{where} is not what the task's schema allows ({error.detail or 'it is empty'}); "
+            "mend it, or pass its own task with --task"
+        ) from None
 
 
 def read_teacher(path: Path, chats: list[list[dict]], task: Task) -> dict:
@@ -147,7 +162,8 @@ def label_quality(
     right = list(gold.values())
     if task.labels:
         return quality(answers, right)
-    return quality(in_one_form(answers), in_one_form(right), labelled=False)
+    fields = fields_of(task.schema, right)
+    return quality(in_one_form(answers), in_one_form(right), labelled=False, fields=fields)
 
 
 def read_known_answers(path: str, task: Task, columns: Columns = NO_COLUMNS) -> dict[str, str]:

@@ -11,12 +11,13 @@ from distill.evaluation.apart import Apart
 from distill.evaluation.ask import Asking, SystemFailed, score_systems
 from distill.evaluation.card import add_to_card
 from distill.evaluation.choices import Choices
+from distill.evaluation.fields import fields_of
 from distill.evaluation.models import Models, check_models
 from distill.evaluation.provenance import how_measured, origin, predictions, thinking
 from distill.evaluation.report import write_report
 from distill.evaluation.rows import Rows, read_rows, read_teacher
 from distill.evaluation.scored import Scored, Unfinished, common_key, key_of
-from distill.evaluation.scores import measure
+from distill.evaluation.scores import chrf_metric, measure
 from distill.evaluation.systems import BASE_LATENCY_ROWS, BASE_SYSTEMS, TITLES, System
 from distill.evaluation.templates import try_templates
 from distill.evaluation.verdict import not_thinking
@@ -76,6 +77,8 @@ def prepare(choices: Choices, task: Task, at_end: contextlib.ExitStack) -> Plan:
     files = (choices.test_file, choices.inputs_without_gold)
     rows = read_rows(*files, choices.limit, task, choices.columns)
     warn_of_guard(choices, task)
+    if not task.labels and not task.schema:
+        chrf_metric()  # before hours of asking, not behind them
     given = {}
     if choices.teacher_answers:
         given["teacher"] = read_teacher(Path(choices.teacher_answers), rows.chats, task)
@@ -198,7 +201,8 @@ def metrics_of(plan: Plan, results: dict[str, dict], measured: dict) -> dict:
     choices = plan.choices
     gold = plan.rows.gold
     has_labels = bool(plan.task.labels)
-    metrics = measure(results, gold, plan.rows.kinds, has_labels, choices.prices)
+    fields = fields_of(plan.task.schema, gold)
+    metrics = measure(results, gold, plan.rows.kinds, has_labels, choices.prices, fields)
     metrics["prices"] = {name: choices.prices.basis(name) for name in results}
     metrics.update(origin(choices, plan.models.revisions, plan.task, results))
     metrics.update(measured)

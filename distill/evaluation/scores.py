@@ -8,6 +8,7 @@ from collections import Counter
 
 import numpy as np
 
+from distill.evaluation.fields import right_by_field
 from distill.evaluation.prices import Prices
 from distill.outputs import TOKEN_COUNTS
 from distill.same_text import comparable
@@ -17,24 +18,39 @@ SHOWN_LABELS = 40  # in a confusion matrix, whose cost grows with their square
 ELSEWHERE = "\ue000"
 
 
-def quality(answers: list[str | None], gold: list[str], labelled: bool = True) -> dict:
+def quality(
+    answers: list[str | None],
+    gold: list[str],
+    labelled: bool = True,
+    fields: list[str] | None = None,
+) -> dict:
     """How good answers are on gold; None (unreadable) counts as wrong.
 
-    Without labels, SQuAD's two text measures.
+    Of labels, figures of each. Of JSON, whose top-level `fields` are given, figures of each field.
+    Of other texts, measures of how near they come.
     """
+    correct = sum(answer == right for answer, right in zip(answers, gold, strict=True))
+    found = {**share_of(correct, len(gold)), "unreadable": answers.count(None)}
+    if labelled:
+        found.update(of_labels(answers, gold))
+    elif fields is not None:
+        found.update(of_fields(answers, gold, fields))
+    else:
+        found.update(of_texts(answers, gold))
+    return found
+
+
+def share_of(correct: int, rows: int) -> dict:
+    """How many rows are right, and what share of all that is, with its interval."""
     from scipy.stats import binomtest
 
-    correct = sum(answer == right for answer, right in zip(answers, gold, strict=True))
-    interval = binomtest(correct, len(gold)).proportion_ci(method="wilson")
-    found = {
-        "rows": len(gold),
+    interval = binomtest(correct, rows).proportion_ci(method="wilson")
+    return {
+        "rows": rows,
         "correct": correct,
-        "accuracy": correct / len(gold),
+        "accuracy": correct / rows,
         "accuracy_interval": [interval.low, interval.high],  # 95 %, Wilson
-        "unreadable": answers.count(None),
     }
-    found.update(of_labels(answers, gold) if labelled else of_texts(answers, gold))
-    return found
 
 
 def of_labels(answers: list[str | None], gold: list[str]) -> dict:
@@ -55,8 +71,21 @@ def of_labels(answers: list[str | None], gold: list[str]) -> dict:
     return {"macro_f1": float(columns[2].mean()), "per_label": per_label}
 
 
+def of_fields(answers: list[str | None], gold: list[str], fields: list[str]) -> dict:
+    """The share of right rows of each top-level field of JSON, and the mean of these shares."""
+    per_field = {}
+    for field, correct in right_by_field(answers, gold, fields).items():
+        per_field[field] = share_of(correct, len(gold))
+    shares = [of_field["accuracy"] for of_field in per_field.values()]
+    return {"field_accuracy": statistics.mean(shares) if shares else None, "per_field": per_field}
+
+
 def of_texts(answers: list[str | None], gold: list[str]) -> dict:
-    """SQuAD's exact match and token F1, without regard to case, punctuation and articles."""
+    """How near free texts come to gold, each figure from 0 to 1.
+
+    SQuAD's exact match and token F1, without regard to case, punctuation and articles. And chrF,
+    sacrebleu's F-score of character n-grams over all rows, to which a word in another form is near.
+    """
     from torchmetrics.functional.text import squad
 
     unreadable = "\ue000"  # a private-use character, which no gold answer equals
@@ -68,10 +97,24 @@ def of_texts(answers: list[str | None], gold: list[str]) -> dict:
         )
         targets.append({"answers": {"answer_start": [0], "text": [right]}, "id": str(i)})
     percent = squad(predictions, targets)
+    chrf = chrf_metric().corpus_score([answer or "" for answer in answers], [gold])
     return {
         "exact_match": float(percent["exact_match"]) / 100,
         "token_f1": float(percent["f1"]) / 100,
+        "chrf": chrf.score / 100,
     }
+
+
+def chrf_metric():
+    """sacrebleu's chrF; raises ImportError in an environment that was made before it was needed."""
+    try:
+        from sacrebleu.metrics import CHRF
+    except ImportError:
+        raise ImportError(
+            "sacrebleu is missing, with which free texts are compared; "
+            "install the requirements again, in which it is new"
+        ) from None
+    return CHRF()
 
 
 def in_one_form(texts: list[str | None]) -> list[str | None]:
@@ -176,13 +219,18 @@ def confusion(answers: list[str | None], gold: list[str], labels: list[str]) -> 
 
 
 def by_kind(
-    answers: list[str | None], gold: list[str], kinds: list[str | None], labelled: bool
+    answers: list[str | None],
+    gold: list[str],
+    kinds: list[str | None],
+    labelled: bool,
+    fields: list[str] | None,
 ) -> dict[str, dict]:
     """What quality() finds on the rows of each kind."""
     found = {}
     for kind in sorted(set(kinds) - {None}):
         rows = [row for row, of_row in enumerate(kinds) if of_row == kind]
-        found[kind] = quality([answers[row] for row in rows], [gold[row] for row in rows], labelled)
+        of_kind = [answers[row] for row in rows]
+        found[kind] = quality(of_kind, [gold[row] for row in rows], labelled, fields)
     return found
 
 
@@ -197,12 +245,14 @@ def measure(
     kinds: list[str | None],
     labelled: bool,
     prices: Prices,
+    fields: list[str] | None = None,
 ) -> dict:
     """The figures of every system, by kind of row and in all.
 
     They are those of the gold rows and of the inputs without gold, which follow the gold rows.
     `results` holds for each system answers (None: unreadable) and, where measured, tokens per
-    request, seconds per request (latencies) and rows_per_second.
+    request, seconds per request (latencies) and rows_per_second. `fields` are the top-level ones of
+    answers that are JSON; None where they are not.
     """
     answers = {name: result["answers"] for name, result in results.items()}
     if not labelled:
@@ -220,10 +270,10 @@ def measure(
         "mcnemar": None,
     }
     for name, result in results.items():
-        found = {**quality(on_gold[name], gold, labelled), **cost(result, rows)}
+        found = {**quality(on_gold[name], gold, labelled, fields), **cost(result, rows)}
         found["cost_per_million"] = prices.of_system(name, found)
         metrics["systems"][name] = found
-        for kind, of_kind in by_kind(on_gold[name], gold, kinds, labelled).items():
+        for kind, of_kind in by_kind(on_gold[name], gold, kinds, labelled, fields).items():
             metrics["kinds"].setdefault(kind, {})[name] = of_kind
         if further[name]:
             metrics["without_gold"][name] = {

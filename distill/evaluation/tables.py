@@ -3,6 +3,7 @@
 The first one compares the systems, the others go into detail.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from distill.evaluation.prices import basis_text
@@ -19,9 +20,38 @@ class Table:
     rows: list[list[str]]  # of cells
 
 
+@dataclass(frozen=True)
+class Column:
+    """A figure of quality beside accuracy: its key in metrics.json and how it is shown."""
+
+    key: str
+    title: str
+    form: Callable[[float | None], str]
+
+
+def three_digits(value: float | None) -> str:
+    """A figure from 0 to 1 that is no share of rows."""
+    return show(value, ".3f")
+
+
+# which of them there are depends on what the answers are
+QUALITY = (
+    Column("macro_f1", "macro-F1", three_digits),
+    Column("field_accuracy", "fields right (mean)", percent),
+    Column("exact_match", "exact match", percent),
+    Column("token_f1", "token-F1", three_digits),
+    Column("chrf", "chrF", three_digits),
+)
+
+
 def labelled(metrics: dict) -> bool:
-    """Whether the answers are labels; else they are free texts."""
+    """Whether the answers are labels."""
     return all("macro_f1" in measured for measured in metrics["systems"].values())
+
+
+def free_texts(metrics: dict) -> bool:
+    """Whether the answers are free texts; labels and JSON are right or wrong as a whole."""
+    return any("token_f1" in measured for measured in metrics["systems"].values())
 
 
 def accuracy(measured: dict) -> str:
@@ -39,11 +69,11 @@ def overview(metrics: dict) -> Table:
     """
     priced = has_costs(metrics)
     titles = titles_of(metrics)
-    of_labels = labelled(metrics)
+    of_texts = free_texts(metrics)
     header = [
         "system",
-        "accuracy (95 % CI)" if of_labels else "exact (95 % CI)",
-        "agreement" if of_labels else "token-F1",
+        "exact (95 % CI)" if of_texts else "accuracy (95 % CI)",
+        "token-F1" if of_texts else "agreement",
         "tokens/request",
         "s/request",
         "cost/1M" if priced else "speed-up",
@@ -51,10 +81,10 @@ def overview(metrics: dict) -> Table:
     rows = []
     for name, measured in metrics["systems"].items():
         low, high = measured["accuracy_interval"]
-        if of_labels:
-            likeness = percent(measured.get("agreement"))
-        else:
+        if of_texts:
             likeness = show(measured["token_f1"], ".3f")
+        else:
+            likeness = percent(measured.get("agreement"))
         last = times(measured.get("speedup"))
         if priced:
             last = money(measured.get("cost_per_million"))
@@ -96,6 +126,7 @@ def tables(metrics: dict) -> list[Table]:
         kinds_table(metrics),
         further_table(metrics),
     ]
+    found.append(fields_table(metrics))
     found.append(labels_table(metrics))
     return [table for table in found if table is not None]
 
@@ -103,11 +134,11 @@ def tables(metrics: dict) -> list[Table]:
 def systems_table(metrics: dict) -> Table:
     """The systems on the gold rows."""
     titles = titles_of(metrics)
-    of_labels = labelled(metrics)
+    columns = [column for column in QUALITY if has_figure(metrics, column.key)]
     header = [
         "system",
         "accuracy on gold (rows; 95 % interval)",
-        *(["macro-F1"] if of_labels else ["exact match", "token-F1"]),
+        *(column.title for column in columns),
         "agrees with teacher",
         "unreadable",
         "tokens per request (prompt + output)",
@@ -119,10 +150,7 @@ def systems_table(metrics: dict) -> Table:
     ]
     rows = []
     for name, measured in metrics["systems"].items():
-        if of_labels:
-            quality = [f"{measured['macro_f1']:.3f}"]
-        else:
-            quality = [percent(measured["exact_match"]), f"{measured['token_f1']:.3f}"]
+        quality = [column.form(measured.get(column.key)) for column in columns]
         parts = (
             f"{show(measured['prompt_tokens'], '.1f')} + {show(measured['output_tokens'], '.1f')}"
         )
@@ -142,6 +170,11 @@ def systems_table(metrics: dict) -> Table:
             ]
         )
     return Table(f"Systems on {metrics['rows']} held-out rows", header, rows)
+
+
+def has_figure(metrics: dict, key: str) -> bool:
+    """Whether a system has this figure of quality."""
+    return any(measured.get(key) is not None for measured in metrics["systems"].values())
 
 
 def cost_table(metrics: dict) -> Table | None:
@@ -189,6 +222,20 @@ def further_table(metrics: dict) -> Table | None:
     return Table(
         "Inputs without gold", ["system", "rows", "agrees with teacher", "unreadable"], rows
     )
+
+
+def fields_table(metrics: dict) -> Table | None:
+    """Accuracy of each top-level field; None unless answers are JSON objects."""
+    systems = metrics["systems"]
+    per_field = {name: measured.get("per_field") for name, measured in systems.items()}
+    if not any(per_field.values()):
+        return None
+    titles = titles_of(metrics)
+    rows = []
+    for field in next(iter(per_field.values())):
+        of_systems = [accuracy(of_fields[field]) for of_fields in per_field.values()]
+        rows.append([field, *of_systems])
+    return Table("Fields", ["field", *(titles[name] for name in systems)], rows)
 
 
 def labels_table(metrics: dict) -> Table | None:

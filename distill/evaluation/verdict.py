@@ -10,7 +10,7 @@ comparison with a teacher that often cannot be read, however good the student lo
 """
 
 from distill.evaluation.systems import titles_of
-from distill.evaluation.tables import labelled
+from distill.evaluation.tables import free_texts
 from distill.wording import duration, part_of, percent
 
 CHANCE = 0.05  # a p-value below it: the systems differ
@@ -69,21 +69,21 @@ def without_student(metrics: dict) -> str:
     parts = []
     for name, measured in metrics["systems"].items():
         parts.append(f"{titles[name]} {percent(quality(measured))}")
-    what = "Right answers" if labelled(metrics) else "Words in common with gold (token-F1)"
+    what = "Words in common with gold (token-F1)" if free_texts(metrics) else "Right answers"
     return f"The distilled student was not asked. {what}: {'; '.join(parts)}."
 
 
 def student_alone(metrics: dict) -> str:
     """How good the student is, beside no teacher."""
     share = percent(quality(metrics["systems"]["student"]))
-    if labelled(metrics):
+    if not free_texts(metrics):
         return f"The student gives {share} right answers."
     return f"The student's answers agree with the right ones in {share} of their words (token-F1)."
 
 
 def words_in_common(metrics: dict) -> str:
-    """How near free texts come to the right ones; empty for labels."""
-    if labelled(metrics):
+    """How near free texts come to the right ones; empty for other answers."""
+    if not free_texts(metrics):
         return ""
     student = percent(metrics["systems"]["student"]["token_f1"])
     teacher = percent(metrics["systems"]["teacher"]["token_f1"])
@@ -97,8 +97,8 @@ def right_answers(metrics: dict) -> str:
     """Student and teacher by their right answers, and whether they differ by more than chance."""
     student = metrics["systems"]["student"]
     teacher = metrics["systems"]["teacher"]
-    kind = "right" if labelled(metrics) else "exactly right"
-    if not labelled(metrics) and student["correct"] == teacher["correct"] == 0:
+    kind = "exactly right" if free_texts(metrics) else "right"
+    if free_texts(metrics) and student["correct"] == teacher["correct"] == 0:
         return "No answer of either is exactly right, so these rows do not tell who is better."
     text = f"The student gives {percent(student['accuracy'])} {kind} answers"
     if student["correct"] == teacher["correct"]:
@@ -143,7 +143,7 @@ def teacher_mostly_wrong(metrics: dict) -> str:
 
     Of free texts it says nothing: how many words they share with gold does not tell it.
     """
-    if not labelled(metrics) or quality(metrics["systems"]["teacher"]) >= 0.5:
+    if free_texts(metrics) or quality(metrics["systems"]["teacher"]) >= 0.5:
         return ""
     return (
         "The teacher itself is wrong more often than right: "

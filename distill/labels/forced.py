@@ -57,7 +57,7 @@ class Forced:
         if self._share(self.guarded) > MANY:
             found.append(
                 f"{self.guarded} of {self.answers} answers were guarded after a failed attempt, "
-                "so that only a label could follow; "
+                "so that only a valid answer could follow; "
                 "compare some with gold, and see why first attempts fail in the trace"
             )
         if self._share(self.cut) > MANY:

@@ -110,7 +110,7 @@ def recorded_sampling(sampling: Sampling) -> dict:
         "top_p": sampling.top_p,
         "top_k": sampling.top_k,
         "thinking_token_budget": sampling.thinking_budget,
-        "structured_outputs": sampling.guard,
+        "structured_outputs": sampling.json_schema or sampling.guard,
     }
     for name, value in further.items():
         if value is not None:
@@ -184,8 +184,8 @@ class Labelling:
     def _request(self, row: Row, failures: int) -> Request:
         """The next attempt.
 
-        It is warmer after a failure, and guarded so that a thought ends and a label
-        follows.
+        It is warmer after a failure, and guarded so that a thought ends and a label, or
+        JSON of the task's schema, follows.
         """
         settings = self.settings
         max_tokens = settings.max_tokens
@@ -206,6 +206,7 @@ class Labelling:
             top_k=RETRY_TOP_K if failures else None,
             thinking_budget=settings.thinking_token_budget if guarded and settings.thinks else None,
             guard=self.guard if guarded and self.guard else None,
+            json_schema=self.task.schema if guarded and self.task.schema else None,
         )
         return Request(Sample(row, failures, sampling), row.prompt, sampling)
 

@@ -40,6 +40,7 @@ class Sampling:
     top_k: int | None = None
     thinking_budget: int | None = None  # tokens after which a thought is closed
     guard: str | None = None  # regular expression of all that may follow the thinking
+    json_schema: str | None = None  # or the JSON Schema of it, as JSON text
     logprobs: int | None = None  # the likeliest tokens that are reported for each place
 
 

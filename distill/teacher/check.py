@@ -125,9 +125,37 @@ def check_teacher(
             raise ValueError(
                 f"{task_file}: 'answer' cannot guide ({reason}); --structured_outputs never"
             ) from error
+    if guards != "never" and task.schema:
+        problem = schema_problem(task.schema)
+        if problem:
+            raise ValueError(
+                f"{task_file}: 'schema' cannot guide ({problem}); --structured_outputs never"
+            )
     engine_args = engine_arguments(name, teacher.engine_flags, **settings)
     check_reasoning_parser(teacher.reasoning_parser, engine_args.reasoning_parser_plugin)
     return engine_args
+
+
+def schema_problem(schema: str) -> str:
+    """Why none of vLLM's guides takes a schema, given as JSON text; empty if one does.
+
+    vLLM asks them in this order, when it gets a guarded request.
+    """
+    from vllm import SamplingParams
+    from vllm.exceptions import VLLMValidationError
+    from vllm.sampling_params import StructuredOutputsParams
+    from vllm.v1.structured_output.backend_guidance import validate_guidance_grammar
+    from vllm.v1.structured_output.backend_xgrammar import validate_xgrammar_grammar
+
+    params = SamplingParams(structured_outputs=StructuredOutputsParams(json=schema))
+    problem = ""
+    for check in (validate_xgrammar_grammar, validate_guidance_grammar):
+        try:
+            check(params)
+            return ""
+        except VLLMValidationError as error:
+            problem = str(error).strip().splitlines()[-1]
+    return problem
 
 
 def tokenizer_of_engine(model: str, commit: str | None, flags):

@@ -222,6 +222,8 @@ def vllm_sampling(sampling: Sampling):
         settings["stream_interval"] = LOOKED_AT
     if sampling.guard is not None:
         settings["structured_outputs"] = StructuredOutputsParams(regex=sampling.guard)
+    if sampling.json_schema is not None:
+        settings["structured_outputs"] = StructuredOutputsParams(json=sampling.json_schema)
     if sampling.thinking_budget is not None:
         settings["thinking_token_budget"] = sampling.thinking_budget
     for name in ("temperature", "max_tokens", "top_p", "top_k", "logprobs"):

@@ -4,7 +4,16 @@ import pytest
 from huggingface_hub import ModelCard
 
 from distill.card import model_card
-from distill.card_figures import ACCURACY, AGREEMENT, EXACT_MATCH, MACRO_F1, SPEEDUP, TOKEN_F1
+from distill.card_figures import (
+    ACCURACY,
+    AGREEMENT,
+    CHRF,
+    EXACT_MATCH,
+    FIELD_ACCURACY,
+    MACRO_F1,
+    SPEEDUP,
+    TOKEN_F1,
+)
 from distill.card_figures import TOKENS as PER_REQUEST
 from distill.evaluation.card import add_to_card, figures_of
 from distill.evaluation.scores import Prices, measure
@@ -63,7 +72,14 @@ def test_what_was_not_measured_is_left_out():
 
 def test_free_answers_have_the_measures_of_texts():
     found = values(metrics_of("student", labelled=False))
-    assert set(found) == {ACCURACY, EXACT_MATCH, TOKEN_F1, PER_REQUEST}
+    assert set(found) == {ACCURACY, EXACT_MATCH, TOKEN_F1, CHRF, PER_REQUEST}
+
+
+def test_json_answers_have_the_mean_of_their_fields():
+    gold = ['{"a": 1, "b": 2}'] * 4
+    results = {"student": {"answers": ['{"a": 1, "b": 3}', *gold[1:]]}}
+    metrics = measure(results, gold, [None] * 4, False, Prices(), fields=["a", "b"])
+    assert values({**metrics, "test_file": "gold.jsonl"}) == {ACCURACY: 0.75, FIELD_ACCURACY: 0.875}
 
 
 @pytest.fixture

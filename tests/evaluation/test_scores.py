@@ -2,8 +2,10 @@
 
 import pytest
 
+from distill.evaluation.headlines import headlines
 from distill.evaluation.scores import Prices, mcnemar, measure, quality
-from distill.evaluation.tables import tables
+from distill.evaluation.tables import overview, tables
+from distill.evaluation.verdict import verdict
 
 PRICES = Prices(input=1.0, cached=0.1, output=4.0)
 
@@ -106,6 +108,63 @@ def test_free_answers_have_exact_match_and_token_f1():
     table = tables(metrics)[0]
     assert dict(zip(table.header, table.rows[0], strict=True))["token-F1"] == "1.000"
     assert "macro_f1" not in metrics["systems"]["student"] and metrics["confusion"] == {}
+
+
+def test_free_answers_have_sacrebleus_chrf():
+    """Of all rows together, from 0 to 1; an answer that is unreadable has nothing in common."""
+    import sacrebleu
+
+    answers = ["you must pay the fees", "Bring it back in ten days", None]
+    gold = ["You have to pay the fee.", "Bring it back within 10 days.", "Leave."]
+    expected = sacrebleu.corpus_chrf([answers[0], answers[1], ""], [gold]).score
+    found = quality(answers, gold, labelled=False)
+    assert found["chrf"] == pytest.approx(expected / 100) and 0.3 < found["chrf"] < 0.7
+    assert found["token_f1"] < found["chrf"]  # "fees" is near "fee", and no word of it
+    assert quality(gold, gold, labelled=False)["chrf"] == 1
+    assert quality([None], ["a"], labelled=False)["chrf"] == 0
+    metrics = measure({"student": {"answers": answers}}, gold, [None] * 3, False, PRICES)
+    table = tables(metrics)[0]
+    shown = dict(zip(table.header, table.rows[0], strict=True))
+    assert shown["chrF"] == f"{found['chrf']:.3f}"
+
+
+def test_answers_that_are_json_are_right_as_a_whole_and_by_field():
+    gold = ['{"kind": "a", "fee": 1}', '{"kind": "b", "fee": null}', '{"kind": "é"}']
+    results = {
+        "teacher": {"answers": gold},
+        "student": {"answers": ['{"kind": "a", "fee": 2}', None, '{"kind": "e\u0301"}']},
+    }
+    metrics = measure(results, gold, ["x", "x", "y"], False, PRICES, fields=["kind", "fee"])
+    teacher = metrics["systems"]["teacher"]
+    student = metrics["systems"]["student"]
+    assert (teacher["correct"], student["correct"], student["unreadable"]) == (3, 1, 1)
+    assert student["agreement"] == pytest.approx(1 / 3)
+    assert not {"token_f1", "chrf", "macro_f1"} & set(student)
+    kind = student["per_field"]["kind"]
+    fee = student["per_field"]["fee"]
+    assert (kind["correct"], fee["correct"], kind["rows"]) == (2, 1, 3)
+    assert kind["accuracy_interval"] == pytest.approx([0.2077, 0.9385], abs=1e-4)
+    assert student["field_accuracy"] == pytest.approx(0.5)
+    assert metrics["kinds"]["y"]["student"]["per_field"]["kind"]["accuracy"] == 1
+    found = {table.title: table for table in tables(metrics)}
+    assert found["Fields"].header == ["field", "teacher, prompt and thinking", "distilled student"]
+    assert [row[0] for row in found["Fields"].rows] == ["kind", "fee"]
+    assert found["Fields"].rows[0][2] == "66.7 % (2 of 3; 20.8 % to 93.9 %)"
+    first = found["Systems on 3 held-out rows"]
+    shown = dict(zip(first.header, first.rows[1], strict=True))
+    assert shown["fields right (mean)"] == "50.0 %" and "token-F1" not in shown
+    assert "Labels" not in found
+    assert overview(metrics).header[1:3] == ["accuracy (95 % CI)", "agreement"]
+    assert verdict(metrics)[0].startswith("The student gives 33.3 % right answers where ")
+    assert headlines(metrics)[0].title == "Right answers"
+
+
+def test_answers_that_are_lists_have_no_fields():
+    metrics = measure({"student": {"answers": ["[1]"]}}, ["[1]"], [None], False, PRICES, fields=[])
+    student = metrics["systems"]["student"]
+    assert (student["accuracy"], student["per_field"], student["field_accuracy"]) == (1, {}, None)
+    assert "Fields" not in {table.title for table in tables(metrics)}
+    assert "fields right (mean)" not in tables(metrics)[0].header
 
 
 def test_mcnemar_counts_the_rows_that_only_one_gets_right():

@@ -190,6 +190,32 @@ def test_which_attempts_are_guarded(mode, guarded, task):
     assert [sampling.thinking_budget == 80 for sampling in samplings] == guarded
 
 
+def test_a_guard_by_schema_is_asked_for_and_recorded(tmp_path):
+    path = tmp_path / "task.yaml"
+    path.write_text("prompt: p\nschema: {properties: {b: {type: integer}, a: {}}, required: [b]}")
+    task = load_task(path)
+    teacher = ListTeacher({"hello": ["Hm.</think>b is 1", 'Hm.</think>{"a":"x","b":1.0}']})
+    [record] = label(teacher, task).values()
+    assert record["answer"] == '{"b": 1, "a": "x"}'
+    first, second = record["attempts"]
+    assert (first["reason"], second["reason"]) == ("not_json", None)
+    samplings = teacher.samplings("hello")
+    assert [sampling.json_schema for sampling in samplings] == [None, task.schema]
+    assert [sampling.guard for sampling in samplings] == [None, None]
+    assert "structured_outputs" not in first["sampling"]
+    assert json.loads(second["sampling"]["structured_outputs"])["required"] == ["b"]
+
+
+def test_votes_for_json_are_votes_for_values(tmp_path):
+    path = tmp_path / "task.yaml"
+    path.write_text("prompt: p\nschema: {type: object}")
+    says_json = ['</think>{"a":1,"b":2}', '</think>{"b": 2.0, "a": 1}', '</think>{"a": true}']
+    teacher = ListTeacher({"hello": says_json})
+    settings = replace(SETTINGS, num_samples=3, min_agreement=0.6)
+    [record] = label(teacher, load_task(path), settings).values()
+    assert (record["answer"], record["agreement"]) == ('{"a": 1, "b": 2}', 0.6667)
+
+
 def test_a_retry_is_warmer_and_may_quote_what_loops(task):
     teacher = ListTeacher({"hello": [("la la la", "repetition"), says("en")]})
     [record] = label(teacher, task).values()

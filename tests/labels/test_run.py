@@ -10,6 +10,7 @@ from distill.task import load_task
 from helpers import ROOT, TEACHER, fails, labelling_flags, last_json, python, read_jsonl, trace
 
 TASK = load_task(ROOT / "example-data" / "language_classification.yaml")
+FACTS = load_task(ROOT / "example-data" / "notice_facts.yaml")
 
 
 LATE_TRAIN = "Der Zug nach Hamburg hat heute leider wieder Verspätung."
@@ -167,6 +168,47 @@ def test_outputs_hold_every_input_in_order(voted):
     wanted = [i for i in wanted if records[0 if i == 2 else i]["answer"]]
     assert contents == [ODD_INPUTS[i].get("text", LATE_TRAIN) for i in wanted]
     assert [row["id"] for row in read_jsonl(output)] == [IDS[i] for i in wanted]
+
+
+@pytest.fixture(scope="module")
+def facts(pair, tmp_path_factory):
+    """A run whose answers are JSON, of a teacher that knows none: (output, JSON line)."""
+    output = tmp_path_factory.mktemp("facts") / "facts.jsonl"
+    examples = ROOT / "example-data"
+    flags = ["--model_name", TEACHER, "--task", examples / "notice_facts.yaml"]
+    flags += ["--input_file", examples / "notices.txt", "--output_file", output]
+    flags += ["--max_tokens", 200, "--thinking_token_budget", 12, "--min_success_rate", 0]
+    return output, last_json(python("create_data.py", *flags))
+
+
+@pytest.mark.slow
+def test_only_the_guard_makes_an_answer_json(facts):
+    """The tiny teacher answers every input with a label of its own task, unless it is guarded."""
+    output, summary = facts
+    attempts = [a for record in records_of(output).values() for a in record["attempts"]]
+    guarded = [a for a in attempts if "structured_outputs" in a["sampling"]]
+    plain = [a for a in attempts if "structured_outputs" not in a["sampling"]]
+    assert len(plain) == 8 and {a["answer"] for a in plain} == {None}
+    assert {a["reason"] for a in plain} <= {"not_json", "unfinished_thinking"}
+    assert {a["sampling"]["structured_outputs"] for a in guarded} == {FACTS.schema}
+    finished = [a for a in guarded if a["finish_reason"] == "stop" and "</think>" in a["response"]]
+    assert finished and all(a["answer"] for a in finished)
+    assert summary["guarded_answers"] == summary["answers"] == len(finished)
+    assert summary["accepted"] >= 6  # sampled as warm as this, a thought may end its turn
+
+
+@pytest.mark.slow
+def test_answers_that_are_json_are_kept_in_one_form(facts):
+    output, summary = facts
+    rows = read_jsonl(output)
+    assert len(rows) == summary["accepted"]
+    for row in rows:
+        answer = row["messages"][-1]["content"]
+        assert list(json.loads(answer)) == ["kind", "must_act", "place", "fee_euros"]
+        assert FACTS.read_content(answer) == answer
+    # the guard leaves white space free, so what was written is seldom in this form
+    responses = [a["response"] for r in trace(output) for a in r["attempts"] if a["answer"]]
+    assert any(row["messages"][-1]["content"] not in "".join(responses) for row in rows)
 
 
 @pytest.mark.slow
