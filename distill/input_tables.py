@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import sys
+import zlib
 from collections.abc import Iterator
 from decimal import Decimal
 from itertools import chain
@@ -124,6 +125,6 @@ def read_parquet(path: str | Path) -> Iterator[tuple[int, dict]]:
     except pyarrow.ArrowException as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path}: cannot be read as Parquet ({reason})") from error
-    except (EOFError, OSError) as error:
+    except (EOFError, OSError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{path}: {reason}; pass an existing Parquet file") from error

@@ -31,7 +31,8 @@ def text_lines(
                     text = text.removeprefix("\ufeff")
                 if "\0" in text:
                     raise ValueError(
-                        f"{path}:{number}: not UTF-8 text (it holds NUL); {remedy(encoding)}"
+                        f"{path}:{number}: not {name_of(encoding)} text (it holds NUL); "
+                        f"{remedy(encoding)}"
                     )
                 yield number, text
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -41,7 +42,7 @@ def text_lines(
     except UnicodeDecodeError as error:
         if is_utf8(encoding):
             where = f"{path}:{number}: not UTF-8 (byte {error.start + 1})"
-        else:
+        else:  # which is decoded in larger pieces
             where = f"{path}: not {encoding} (after line {number})"
         raise ValueError(f"{where}; {remedy(encoding)}") from error
 
@@ -54,6 +55,11 @@ def decodable(file: io.BufferedReader, encoding: str | None):
     if is_utf8(encoding):
         return file
     return io.TextIOWrapper(file, encoding, newline="\n")
+
+
+def name_of(encoding: str | None) -> str:
+    """How a message names an encoding."""
+    return "UTF-8" if is_utf8(encoding) else encoding
 
 
 def remedy(encoding: str | None) -> str:

@@ -151,28 +151,29 @@ def label_quality(
 
     An input without a label counts as wrong.
     """
-    labels = read_known_answers(labels_file, task)
-    gold = read_known_answers(gold_file, task, columns)
-    gold = dict(list(gold.items())[: limit or None])
-    if not labels.keys() & gold.keys():
+    labels = dict(read_known_answers(labels_file, task))
+    gold = read_known_answers(gold_file, task, columns)[: limit or None]
+    if not any(key in labels for key, _ in gold):
         raise ValueError(
             f"{labels_file}: has no input of {gold_file}; pass the gold answers of the same inputs"
         )
-    answers = [labels.get(key) for key in gold]
-    right = list(gold.values())
+    answers = [labels.get(key) for key, _ in gold]
+    right = [answer for _, answer in gold]
     if task.labels:
         return quality(answers, right)
     fields = fields_of(task.schema, right)
     return quality(in_one_form(answers), in_one_form(right), labelled=False, fields=fields)
 
 
-def read_known_answers(path: str, task: Task, columns: Columns = NO_COLUMNS) -> dict[str, str]:
-    """The answers of a file by input_hash() of the inputs.
+def read_known_answers(
+    path: str, task: Task, columns: Columns = NO_COLUMNS
+) -> list[tuple[str, str]]:
+    """Each row of a file as (input_hash() of its input, answer).
 
     Raises ValueError that names file and line.
     """
-    found = {}
+    found = []
     for row in read_gold(path, columns):
         answer = known_answer(task, row.gold, f"{path}:{row.number}: answer")
-        found[input_hash(row.chat)] = answer
+        found.append((input_hash(row.chat), answer))
     return found

@@ -117,10 +117,13 @@ def scan_inputs(path: str, limit: int = 0, columns: Columns = NO_COLUMNS) -> Inp
         if len(digests) == 16 * limit:
             break
     else:
-        with open_bytes(path) as file:  # blank lines after the last input
-            lines = sum(1 for _ in file)
+        if not is_table_file(path):
+            with open_bytes(path) as file:  # blank lines after the last input
+                lines = sum(1 for _ in file)
     if not digests:
-        raise ValueError(f"{path}: no inputs; the file is empty or holds only blank lines")
+        raise ValueError(
+            f"{path}: no inputs; the file is empty, or holds only blank lines or a header"
+        )
     pairs = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
     return Inputs(
         path=str(path),

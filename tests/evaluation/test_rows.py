@@ -5,6 +5,7 @@ import json
 import pytest
 
 from chat_rows import chat, write
+from distill.columns import Columns
 from distill.evaluation import rows as evaluation_rows
 from distill.evaluation.rows import label_quality, read_rows, read_teacher
 from distill.task import load_task
@@ -95,3 +96,33 @@ def test_teacher_answers_are_read_from_a_file(tmp_path):
     write(tmp_path / "out.jsonl.manifest.json", {"task": "another", "task_file": "other.yaml"})
     with pytest.raises(ValueError, match=r"another task \(other.yaml\)"):
         read_teacher(labels, chats, task)
+
+
+def test_gold_in_a_table_counts_row_by_row(tmp_path):
+    """Also where two rows have one text; other files beside it are read by the same columns."""
+    (tmp_path / "task.yaml").write_text("prompt: p\nlabels: [café, thé]", encoding="utf-8")
+    task = load_task(tmp_path / "task.yaml")
+    gold = tmp_path / "gold.csv"
+    gold.write_text("nr,text,gold\n007,a,CAFÉ\n8,a,thé\nNA,b,thé\n", encoding="utf-8")
+    further = tmp_path / "further.csv"
+    further.write_text("gold,nr,text\n,x,c\n", encoding="utf-8")
+    (tmp_path / "further.txt").write_text("c\nd\n")
+    columns = Columns(text_column="text", id_column="nr", label_column="gold")
+    found = read_rows(str(gold), str(further), 0, task, columns)
+    assert found.gold == ["café", "thé", "thé"]
+    assert found.ids == ["007", "8", "NA", "x"]
+    assert [chat[0]["content"] for chat in found.chats] == ["a", "a", "b", "c"]
+    found = read_rows(str(gold), str(tmp_path / "further.txt"), 0, task, columns)
+    assert found.ids == ["007", "8", "NA", None, None]
+    labels = write(tmp_path / "labels.jsonl", chat("a", "café"), chat("b", "thé"))
+    measured = label_quality(labels, str(gold), 0, task, columns)
+    assert (measured["rows"], measured["correct"]) == (3, 2)
+
+
+def test_columns_that_only_plain_inputs_could_have_are_refused(tmp_path):
+    (tmp_path / "task.yaml").write_text("prompt: p")
+    gold = write(tmp_path / "gold.jsonl", chat("a", "b"))
+    (tmp_path / "further.txt").write_text("c\n")
+    files = (gold, str(tmp_path / "further.txt"))
+    with pytest.raises(ValueError, match="further.txt: has no columns"):
+        read_rows(*files, 0, load_task(tmp_path / "task.yaml"), Columns(text_column="text"))

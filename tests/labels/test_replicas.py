@@ -11,10 +11,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from create_data import parse_args
+from distill.columns import Columns
 from distill.labels import replicas
 from helpers import (
     ENDS,
@@ -204,6 +206,18 @@ def test_what_is_missing_is_said_in_one_line(pair, tmp_path, monkeypatch):
     monkeypatch.setattr(replicas, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install -r requirements/ray.txt"):
         replicas.connect(parse_args([str(flag) for flag in flags]).cluster)
+
+
+def test_replicas_are_given_the_rows_of_a_table(tmp_path):
+    (tmp_path / "in.csv").write_text("id,text\n1,a\n2,b\n3,c\n")
+    columns = Columns(text_column="text", id_column="id")
+    missing = np.array([True, False, True])
+    source = replicas.chunks_of(str(tmp_path / "in.csv"), columns, missing)
+    (task,) = source.get_read_tasks(1)
+    (chunk,) = task()
+    rows = json.loads(chunk["inputs"][0].as_py())
+    texts = [(index, messages[0]["content"]) for index, messages in rows]
+    assert texts == [(0, "a"), (2, "c")]
 
 
 @pytest.mark.parametrize("named", ["", "10.0.0.1:6379"])
