@@ -30,7 +30,7 @@ def parse_json(text: str) -> object:
     """The value that an answer holds, which may stand in a code fence.
 
     A number with a whole value is an int. Raises ValueError, with a short reason, if the text is no
-    JSON, or may mean different things to different readers.
+    JSON, or may mean different things to different readers; RecursionError if it is too deep.
     """
     text = text.strip()
     fenced = FENCED.fullmatch(text)
@@ -51,8 +51,6 @@ def parse_json(text: str) -> object:
         raise ValueError(f"not JSON: {error.msg} in {place}") from None
     except UnicodeEncodeError:
         raise ValueError("holds half of a surrogate pair") from None
-    except RecursionError:
-        raise ValueError("too deeply nested") from None
     return value
 
 
@@ -85,10 +83,7 @@ def violation(value: object, schema: str) -> str:
     """Where and why a value is not what a schema allows, in a few words; empty if it is."""
     from jsonschema.exceptions import best_match
 
-    try:
-        error = best_match(validator_of(schema).iter_errors(value))
-    except RecursionError:
-        return "too deeply nested"
+    error = best_match(validator_of(schema).iter_errors(value))
     if error is None:
         return ""
     return f"{error.json_path}: {error.message}"[:LONGEST_DETAIL]

@@ -14,6 +14,8 @@ from distill.yaml_file import whole_characters
 ROOT = "schema"  # how messages name the schema itself
 # keywords whose values are answers, or parts of them, and no schemas
 VALUES = ("enum", "const", "default", "examples")
+# keywords whose values are schemas by names that the author of the schema has chosen
+BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 QUOTE = 'YAML reads words such as no and yes as true or false: write "no" and "yes"'
 
 
@@ -90,20 +92,25 @@ def check_keywords(schema: dict) -> None:
 
 
 def check_references(schema: dict) -> None:
-    """Raise ValueError where a $ref leads out of the schema, or nowhere."""
+    """Raise ValueError where a reference leads out of the schema, or nowhere."""
     from referencing import Registry
     from referencing.exceptions import Unresolvable
     from referencing.jsonschema import DRAFT202012
 
     resolver = Registry().resolver_with_root(DRAFT202012.create_resource(schema))
     for place, part in parts_of(schema, ROOT):
-        reference = part.get("$ref")
-        if not isinstance(reference, str):
-            continue
-        try:
-            resolver.lookup(reference)
-        except Unresolvable:
-            raise ValueError(f"{place}.$ref: {reference!r} is nowhere in this schema") from None
+        if part is not schema and "$id" in part:
+            raise ValueError(f"{place}.$id: only the schema itself may have one")
+        for keyword in ("$ref", "$dynamicRef"):
+            reference = part.get(keyword)
+            if reference is None:
+                continue
+            try:
+                resolver.lookup(reference)
+            except Unresolvable:
+                raise ValueError(
+                    f"{place}.{keyword}: {reference!r} is nowhere in this schema"
+                ) from None
 
 
 def check_choices(schema: dict) -> None:
@@ -121,13 +128,18 @@ def check_choices(schema: dict) -> None:
             raise ValueError(f"{place}.enum: has both texts and true or false; {QUOTE}")
 
 
-def parts_of(schema: object, place: str) -> Iterator[tuple[str, dict]]:
-    """Each mapping in a schema with its place, the outer ones first."""
+def parts_of(schema: object, place: str, by_name: bool = False) -> Iterator[tuple[str, dict]]:
+    """Each schema within a schema with its place, the outer ones first, itself the first.
+
+    With `by_name` the keys are names, and what they name are the schemas.
+    """
     if isinstance(schema, dict):
-        yield place, schema
+        if not by_name:
+            yield place, schema
         for key, part in schema.items():
-            if key not in VALUES:
-                yield from parts_of(part, f"{place}.{key}")
+            if by_name or key not in VALUES:
+                named = not by_name and key in BY_NAME
+                yield from parts_of(part, f"{place}.{key}", named)
     if isinstance(schema, list):
         for number, part in enumerate(schema):
             yield from parts_of(part, f"{place}[{number}]")

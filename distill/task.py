@@ -122,12 +122,15 @@ class Task:
             raise NoAnswer("no_answer")
         try:
             value = parse_json(content)
+            problem = violation(value, self.schema)
+            answer = written(value, self.schema)
         except ValueError as error:
             raise NoAnswer("not_json", str(error)) from None
-        problem = violation(value, self.schema)
+        except RecursionError:
+            raise NoAnswer("not_json", "too deeply nested") from None
         if problem:
             raise NoAnswer("not_in_schema", problem)
-        return written(value, self.schema)
+        return answer
 
     def find(self, content: str) -> list[str]:
         """What the expression `answer` finds in a text without thinking.
@@ -204,7 +207,9 @@ def read_schema(path: Path, schema: object, labels: list[str], answer: str) -> s
     if schema is None:
         return ""
     if labels:
-        raise ValueError(f"{path}: has both 'labels' and 'schema'; an answer is one of them")
+        raise ValueError(
+            f"{path}: has both 'labels' and 'schema'; an answer is one of them, so leave one out"
+        )
     if answer:
         raise ValueError(
             f"{path}: has both 'answer' and 'schema'; an answer that is JSON is all that follows "

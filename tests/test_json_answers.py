@@ -98,6 +98,11 @@ REFUSED = {
     "a key twice": ('{"amount": 1, "amount": 2}', "not_json", "key 'amount' comes twice"),
     "half a character": ('{"amount": 1, "sender": "\\ud83d"}', "not_json", "surrogate"),
     "very deep": (100_000 * "[", "not_json", "too deeply nested"),
+    "deep, and complete": (
+        '{"amount": 1, "x": ' + 980 * "[" + 980 * "]" + "}",
+        "not_json",
+        "too deeply nested",
+    ),
     "another type": ('{"amount": "1"}', "not_in_schema", "$.amount: '1' is not of type 'number'"),
     "true for a number": ('{"amount": true}', "not_in_schema", "$.amount: True is not of type"),
     "no such day": (

@@ -33,6 +33,14 @@ BROKEN = {
         "{items: {$ref: 'https://example.com/schema.json'}}",
         "schema.items.$ref: 'https://example.com/schema.json' is nowhere",
     ),
+    "a reference below a property named as a keyword": (
+        "{properties: {default: {items: {$ref: nowhere}}}}",
+        "schema.properties.default.items.$ref: 'nowhere' is nowhere in this schema",
+    ),
+    "a name of a part": (
+        "{items: {$id: part}}",
+        "schema.items.$id: only the schema itself may have one",
+    ),
     "a reference to itself": ("{$ref: '#'}", "schema: refers to itself without end"),
     "an alias of itself": ("&all {properties: {a: *all}}", "schema: refers to itself without end"),
     "a no that YAML reads": (
@@ -92,8 +100,9 @@ def test_a_schema_keeps_its_order_and_its_characters():
     schema = {"type": "object", "properties": {"z": {"const": "é"}, "a": {"$ref": "#/$defs/n"}}}
     schema["$defs"] = {"n": {"type": ["number", "null"], "enum": [1, 2.5, None]}}
     assert schema_text(schema) == json.dumps(schema, ensure_ascii=False)
-    flags = {"properties": {"paid": {"enum": [True, False]}, "enum": {"const": "a word"}}}
-    assert json.loads(schema_text(flags)) == flags
+    named = {"properties": {"paid": {"enum": [True, False]}, "enum": {"const": "a word"}}}
+    named["properties"]["type"] = {"const": {"$ref": "no reference"}}
+    assert json.loads(schema_text(named)) == named
     assert load_task(EXAMPLE).schema.startswith('{"type": "object", "properties": {"kind": ')
 
 

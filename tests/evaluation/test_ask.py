@@ -1,12 +1,24 @@
 """How the adapter is served, with a process that answers from a script. No model."""
 
+from dataclasses import replace
+
 import pytest
 
 from distill.adapter import LORA, MERGED, Serving, compare_with_peft
 from distill.adapter_files import adapter_identity
-from distill.evaluation.ask import AdapterFailed, Asking, SystemFailed, run_model, score_student
+from distill.evaluation.ask import (
+    AdapterFailed,
+    Asking,
+    SystemFailed,
+    ask_system,
+    run_model,
+    score_student,
+)
 from distill.evaluation.scored import Scored
 from distill.evaluation.sentences import sentences
+from distill.json_schema import schema_text
+from distill.task import Task
+from distill.teacher.base import Completion, Prompt, Teacher
 from scored_results import RESULT, STUDENT
 
 WAYS = [Serving(LORA, {"enable_lora": True}, "float32", 0), Serving(MERGED, {}, "float32", 0)]
@@ -145,3 +157,47 @@ def test_report_says_how_figures_were_measured():
         "(2 cores of X, 2026-01-31, abc1234).",
         "Measured on 2 cores of X, 2026-02-01, abc1234.",
     ]
+
+
+class TextTeacher(Teacher):
+    """Answers each input with its text, over and over."""
+
+    def __init__(self, texts: dict[str, str]):
+        self.texts = texts
+
+    def prepare(self, chats):
+        return [Prompt(chat[-1]["content"], tokens=3, room=90) for chat in chats]
+
+    def ask(self, requests):
+        for request in requests:
+            yield request.job, Completion(self.texts[request.prompt.content], "stop", [5, 2])
+
+    def gather(self, request):
+        raise AssertionError("nothing is asked again here")
+
+    def forget(self):
+        pass
+
+
+@pytest.mark.parametrize("name", ["teacher", "base_prompt", "base", "student"])
+def test_answers_that_are_json_are_read_alike_of_all_systems(name):
+    schema = schema_text({"properties": {"sender": {}, "amount": {"type": "number"}}})
+    task = Task("Read the bill.", (), "", "", schema)
+    thought = "{} is it?</think>" if name == "teacher" else ""
+    texts = {
+        "1": '```json\n{"amount": 1.0, "sender": "Mill"}\n```',
+        "2": '{"amount": true}',
+        "3": "1 euro",
+    }
+    teacher = TextTeacher({text: thought + answer for text, answer in texts.items()})
+    chats = [[{"role": "user", "content": text}] for text in texts]
+    system = replace(
+        STUDENT,
+        name=name,
+        prompted=name in ("teacher", "base_prompt"),
+        thinks=name == "teacher",
+        check_rows=0,
+    )
+    found = ask_system(system, teacher, task, chats, "float32")
+    assert found["answers"] == ['{"sender": "Mill", "amount": 1}', None, None]
+    assert found["responses"] == list(teacher.texts.values())
