@@ -158,18 +158,21 @@ def tokens_of(task: Task, messages: list[dict], tokenizer) -> int:
 
 def guard_text(task: Task, guards: str) -> str:
     """Which attempts are guarded, and what a guarded answer may be."""
-    if not task.labels:
+    if not task.labels and not task.schema:
         return field("guard", "none: the task has no labels, any text is an answer")
     which = {
         "always": "every attempt is guarded; only this can follow its thinking:",
         "retry": "an attempt after a failed one is guarded; only this can follow its thinking:",
         "never": "no attempt is guarded; if one were, only this could follow its thinking:",
     }
-    return field("guard", f"{which[guards]}\n{task.constraint()}")
+    allowed = task.constraint() if task.labels else f"JSON of the schema {task.schema}"
+    return field("guard", f"{which[guards]}\n{allowed}")
 
 
 def reading_text(task: Task) -> str:
     """How each label is read back where a guard has written it."""
+    if task.schema:
+        return field("answer", "the JSON that follows the thinking, if the schema allows it")
     if not task.labels:
         where = f"what {task.answer!r} finds" if task.answer else "all that follows the thinking"
         return field("answer", where)

@@ -83,10 +83,10 @@ def refuse_empty_guard(task_file: str, task: Task, guards: str) -> None:
     Where only retries are, a task without labels has always been taken: they are asked again as
     they are.
     """
-    if guards == "always" and not task.constraint():
+    if guards == "always" and not task.labels and not task.schema:
         raise ValueError(
-            f"--structured_outputs always: {task_file} has no labels, so nothing can be guarded; "
-            "leave the flag out, or list the allowed answers under 'labels'"
+            f"--structured_outputs always: {task_file} has neither labels nor a schema, so nothing "
+            "can be guarded; leave the flag out, or list the allowed answers under 'labels'"
         )
 
 

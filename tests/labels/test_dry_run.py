@@ -103,6 +103,14 @@ def test_without_a_tokenizer_tokens_are_estimated_and_said_so(flags):
     assert why in on_one_line(result.stdout)
 
 
+def test_the_schema_of_json_answers_is_shown(flags, tmp_path):
+    schema = {"type": "object", "properties": {"amount": {"type": "number"}}}
+    (tmp_path / "task.yaml").write_text(json.dumps({"prompt": "How much?", "schema": schema}))
+    result = dry_run("--model_name", "some/teacher", "--structured_outputs", "always", *flags)
+    assert "every attempt is guarded" in result.stdout and '"amount"' in result.stdout
+    assert "the JSON that follows the thinking" in on_one_line(result.stdout)
+
+
 def test_a_tokenizer_in_the_hubs_cache_is_found_by_name(teacher, flags, tmp_path):
     cache = make_hub_cache(tmp_path / "cache", "some/teacher", {"main": teacher})
     by_name = last_json(dry_run("--model_name", "some/teacher", *flags, **cache))
@@ -133,7 +141,7 @@ REFUSED = {
     "a guard of nothing": (
         {"prompt": "Rewrite."},
         ["--structured_outputs", "always"],
-        "--structured_outputs always: {task} has no labels, so nothing can be guarded",
+        "--structured_outputs always: {task} has neither labels nor a schema, so nothing can be guarded",
     ),
     "no such key": ({**TASK, "label": []}, [], "unknown key 'label'"),
     "a directory has no revision": (TASK, ["--revision", "v2"], "--revision v2"),

@@ -64,7 +64,9 @@ def test_an_unknown_reasoning_parser_is_refused_with_the_known_ones():
 
 def test_a_guard_of_nothing_is_refused_where_it_was_asked_for():
     free = load_task(ROOT / "example-data" / "plain_words.yaml")
-    with pytest.raises(ValueError, match="--structured_outputs always: my.yaml has no labels"):
+    with pytest.raises(ValueError, match="--structured_outputs always: my.yaml has neither"):
         refuse_empty_guard("my.yaml", free, "always")
     refuse_empty_guard("my.yaml", free, "retry")
     refuse_empty_guard("my.yaml", TASK, "always")
+    json_task = load_task(ROOT / "example-data" / "notice_facts.yaml")
+    refuse_empty_guard("my.yaml", json_task, "always")
