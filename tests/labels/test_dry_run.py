@@ -141,7 +141,7 @@ REFUSED = {
     "a guard of nothing": (
         {"prompt": "Rewrite."},
         ["--structured_outputs", "always"],
-        "--structured_outputs always: {task} has neither labels nor a schema, so nothing can be guarded",
+        "--structured_outputs always: {task} has neither labels nor a schema, so nothing can be",
     ),
     "no such key": ({**TASK, "label": []}, [], "unknown key 'label'"),
     "a directory has no revision": (TASK, ["--revision", "v2"], "--revision v2"),
