@@ -4,6 +4,7 @@ Columns are read as text. Where several could be meant and none is named, the fi
 their names: a label that is read along with the text, or a number in its place, shows nowhere else.
 """
 
+import json
 import re
 import string
 from collections.abc import Iterable
@@ -125,7 +126,13 @@ class Columns:
         return found
 
     def label_of(self, row: dict, where: str) -> str:
-        """The gold answer of a row. Raises ValueError if it is empty."""
+        """The gold answer of a row. Raises ValueError if it is empty.
+
+        That of a task with a schema may stand there as JSON itself.
+        """
+        value = row.get(self.label_column)
+        if isinstance(value, dict | list):
+            return json.dumps(value, ensure_ascii=False, default=float)  # of its decimal numbers
         found = cell(row, self.label_column, where)
         if not found.strip():
             raise ValueError(

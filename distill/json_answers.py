@@ -21,7 +21,7 @@ from functools import lru_cache
 from distill.json_schema import parts_of, validator_of
 
 # a code fence around the whole answer, with the name of a language or without
-FENCED = re.compile(r"(`{3,}|~{3,})[ \t]*(?:[a-z]\w*)?\s*(.*?)\s*\1", re.DOTALL | re.IGNORECASE)
+FENCED = re.compile(r"(`{3,}|~{3,})[ \t]*+(?:[a-z]\w*+)?(.*)\1", re.DOTALL | re.IGNORECASE)
 EXACT = 2**53  # up to here a floating-point number holds every whole value
 LONGEST_DETAIL = 150  # characters of a reason
 
@@ -35,7 +35,7 @@ def parse_json(text: str) -> object:
     text = text.strip()
     fenced = FENCED.fullmatch(text)
     if fenced:
-        text = fenced[2]
+        text = fenced[2].strip()
     try:
         value = json.loads(
             text,

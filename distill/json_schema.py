@@ -7,6 +7,7 @@ answer, and in this order answers are kept. Nothing is ever fetched for a schema
 import json
 import math
 from collections.abc import Iterator
+from fractions import Fraction
 from functools import lru_cache
 
 from distill.yaml_file import whole_characters
@@ -25,6 +26,8 @@ def schema_text(schema: object) -> str:
         raise ValueError(f"{ROOT}: must be a mapping with keys such as type and properties")
     try:
         schema = in_json(schema, ROOT)
+        if not isinstance(schema.get("$schema", ""), str):
+            raise ValueError(f"{ROOT}.$schema: must be a text")
         check_keywords(schema)
         check_references(schema)
         check_choices(schema)
@@ -41,11 +44,23 @@ def validator_of(schema: str):
 
     It checks the formats that jsonschema knows without further packages, such as date and email.
     """
+    from jsonschema.validators import extend
     from referencing import Registry
 
     content = json.loads(schema)
-    of_draft = validator_class(content)
+    of_draft = extend(validator_class(content), {"multipleOf": multiple_of})
     return of_draft(content, registry=Registry(), format_checker=of_draft.FORMAT_CHECKER)
+
+
+def multiple_of(validator, step, value, schema) -> Iterator[Exception]:
+    """The keyword multipleOf, exactly: jsonschema would divide floating-point numbers.
+
+    To it 0.07 is no multiple of 0.01.
+    """
+    from jsonschema import ValidationError
+
+    if validator.is_type(value, "number") and Fraction(str(value)) % Fraction(str(step)):
+        yield ValidationError(f"{value!r} is not a multiple of {step}")
 
 
 def validator_class(schema: dict):
@@ -107,7 +122,7 @@ def check_references(schema: dict) -> None:
                 continue
             try:
                 resolver.lookup(reference)
-            except Unresolvable:
+            except (Unresolvable, TypeError, ValueError):
                 raise ValueError(
                     f"{place}.{keyword}: {reference!r} is nowhere in this schema"
                 ) from None

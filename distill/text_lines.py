@@ -45,6 +45,8 @@ def text_lines(
         else:  # which is decoded in larger pieces
             where = f"{path}: not {encoding} (after line {number})"
         raise ValueError(f"{where}; {remedy(encoding)}") from error
+    except UnicodeError as error:  # such as UTF-16 without its mark
+        raise ValueError(f"{path}: not {encoding} ({error}); {remedy(encoding)}") from error
 
 
 def decodable(file: io.BufferedReader, encoding: str | None):

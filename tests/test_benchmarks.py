@@ -70,7 +70,7 @@ def test_script_and_bare_loop_do_the_same_steps(pair, train_file):
     assert len(set(ways.values())) == 1 and float(ways["bare loop"]) > 0  # one mean loss
     assert "\n11 steps, " in result.stdout and found["padding"] == 1
     # the bound that it is for needs more than eleven steps
-    assert 0.3 < found["after_start"]["median"] < 2
+    assert found["after_start"]["median"] > 0.3
     assert (
         all(seconds["median"] > 0 for seconds in found["first_step"].values())
         and len(found["first_step"]) == 4

@@ -271,4 +271,4 @@ def test_many_labels_load_in_about_a_second(tmp_path):
     assert task.read_content("Final Answer: LABEL 4999") == "label 4999"
     assert guard_problem(path, task) == ""
     # 0.6 s on an idle machine; a second look at all labels for each takes 30 s
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 20

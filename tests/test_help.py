@@ -17,7 +17,7 @@ from helpers import ROOT, run
 
 HEAVY = ("torch", "vllm", "transformers", "trl", "peft", "datasets")
 PAGE = 80  # lines
-STARTS = 20  # seconds, on a machine that does something else too; it takes less than one
+STARTS = 60  # seconds, on a machine that does something else too; it takes less than one
 NAMED = {
     "create_data.py": ["--input_file", "--shard", "--overwrite", "--max_model_len", "--help_all"],
     "train_sft_trl.py": ["--model_name", "--lora_rank", "--learning_rate", "--seed", "--help_all"],

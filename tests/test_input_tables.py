@@ -43,6 +43,13 @@ def test_kinds_of_a_table_are_read_as_those_of_chats(tmp_path):
     assert [(row.gold, row.kind) for row in rows] == [("es", "edge"), ("en", None)]
 
 
+def test_gold_may_be_json_itself(tmp_path):
+    """Of a task with a schema."""
+    path = write(tmp_path / "gold.json", b'[{"text": "a", "label": {"amount": 1.5, "to": "x"}}]')
+    [row] = read_gold(path, Columns(text_column="text", label_column="label"))
+    assert json.loads(row.gold) == {"amount": 1.5, "to": "x"}
+
+
 def test_one_column_needs_no_name(tmp_path):
     path = write(tmp_path / "in.csv", b'\n"review text"\n"a, b"\n\n"c\nd"\n')
     assert texts_and_ids(path, Columns()) == (["a, b", "c\nd"], [None, None])

@@ -1,6 +1,7 @@
 """Answers that are JSON: read after the thinking, checked, and kept in one form. No model."""
 
 import json
+import time
 
 import pytest
 
@@ -134,6 +135,26 @@ def test_another_answer_is_refused_with_the_reason(content, reason, detail):
         TASK.read_answer(f'So {{"amount": 9}}.\n</think>{content}')
     assert error.value.reason == reason and detail in error.value.detail
     assert len(error.value.detail) < 200
+
+
+def test_cents_are_multiples_of_a_cent():
+    schema = {"properties": {"price": {"type": "number", "multipleOf": 0.01}}}
+    task = Task("Read it.", [], "", "", schema=schema_text(schema))
+    for cents in range(2000):
+        assert task.read_content(f'{{"price": {cents / 100}}}')
+    for price in ("0.295", "1e-3"):
+        with pytest.raises(NoAnswer) as error:
+            task.read_content(f'{{"price": {price}}}')
+        assert "is not a multiple of 0.01" in error.value.detail
+    assert task.read_content(f'{{"price": {400 * "1"}}}')
+
+
+def test_a_fence_that_is_not_closed_costs_no_time():
+    start = time.perf_counter()
+    for content in ("```" + 5000 * " " + "x", "```json" + 5000 * "\n" + "{"):
+        with pytest.raises(NoAnswer):
+            TASK.read_content(content)
+    assert time.perf_counter() - start < 5  # a pattern that goes back and forth takes hours
 
 
 def test_the_order_is_the_one_in_which_vllm_guides():

@@ -54,6 +54,11 @@ BROKEN = {
     "a no as a key": ("{properties: {no: {type: string}}}", "the key False must be in quotes"),
     "a date": ("{const: 2026-01-31}", "schema.const: 2026-01-31 is read as a date; put it in quo"),
     "no number": ("{minimum: .nan}", "schema.minimum: nan is no number of JSON"),
+    "a draft by number": ("{$schema: 5}", "schema.$schema: must be a text"),
+    "a reference into a number": (
+        "{properties: {a: {$ref: '#/properties/b/maxLength/x'}, b: {maxLength: 3}}}",
+        "schema.properties.a.$ref: '#/properties/b/maxLength/x' is nowhere",
+    ),
     "half a character": ('{const: "\\ud83d"}', "schema.const: holds half of a surrogate pair"),
 }
 

@@ -4,6 +4,7 @@ old_files/README.md says how it was made. The tiny pair of that time is not the 
 test compares what models answer.
 """
 
+import csv
 import json
 import shutil
 import subprocess
@@ -134,6 +135,14 @@ def test_a_finished_output_is_nothing_to_do(without_weights, tmp_path):
     assert last_json(run(*skip, cwd=without_weights)) == summary
     error = run(*skip, "--overwrite", code=2, cwd=without_weights).stderr
     assert "--overwrite and --skip_finished contradict each other" in error
+    # the same texts, but labels would be joined to them by ids
+    table = tmp_path / "inputs.csv"
+    texts = (OLD / "inputs.txt").read_text(encoding="utf-8").splitlines()
+    with open(table, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("id", "text"), *enumerate(filter(str.strip, texts))])
+    ids = ["--input_file", table, "--text_column", "text", "--id_column", "id"]
+    error = run(*skip, *ids, code=2, cwd=without_weights).stderr
+    assert f"{output}: was written with other ids than those of the inputs; remove it" in error
     same_outputs(output, OLD / "finished" / "labels.jsonl")
     beside(output, "manifest.json").unlink()
     error = run(*skip, code=2, cwd=without_weights).stderr

@@ -4,6 +4,7 @@ What they hold, GPU memory too, is given back when they end. Where a script is t
 `__mp_main__` runs first in such a process.
 """
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ import signal
 import sys
 import traceback
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver, resource_tracker
 
 from distill.cli import ROOT, one_line
@@ -41,22 +43,39 @@ def stop(number, _):
 def fork_quickly():
     """The way to start processes that have the libraries of step 3 at once.
 
-    They are forks of a server, which imports the libraries: three quarters of the time in which an
-    engine starts without a GPU. With a GPU they are none: what is forked cannot use CUDA if
-    anything there has touched it.
+    They are forks of a server, which imports the libraries: most of the time in which an engine
+    starts without a GPU. With a GPU they are none: what is forked cannot use CUDA if anything there
+    has touched it.
     """
     if not is_cpu_build():
         return multiprocessing.get_context("spawn")
     forkserver.set_forkserver_preload(["distill.evaluation.libraries"])
     known = os.environ.get("PYTHONPATH")
-    # where the server looks for it, whatever the working directory
-    os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{known}" if known else str(ROOT)
+    path = f"{ROOT}{os.pathsep}{known}" if known else str(ROOT)
     resource_tracker.ensure_running()  # the server would start it, and let Ctrl-C through again
     # Ctrl-C is for the script alone, also while the server imports
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    forkserver.ensure_running()
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        # the server looks for modules in this repository, and not in the working directory first
+        with in_environment(PYTHONPATH=path, PYTHONSAFEPATH="1"):
+            forkserver.ensure_running()
+    except OSError:  # the path of its socket is too long, as below a long TMPDIR
+        return multiprocessing.get_context("spawn")
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return multiprocessing.get_context("forkserver")
+
+
+@contextlib.contextmanager
+def in_environment(**variables: str):
+    """Environment variables for what is started meanwhile; afterwards they are as before."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 class Apart:
@@ -85,7 +104,10 @@ class Apart:
             leave_out_noise()
             how = fork_quickly() if self.quickly else multiprocessing.get_context("spawn")
             self.pool = ProcessPoolExecutor(1, mp_context=how)
-        return self.pool.submit(function, *arguments).result()
+        try:
+            return self.pool.submit(function, *arguments).result()
+        except EOFError:
+            raise BrokenProcessPool("what imports the libraries has ended") from None
 
     def run(self, function, *arguments):
         """The same for what may raise anything; RuntimeError if it fails."""

@@ -7,11 +7,10 @@ import json
 from dataclasses import dataclass
 
 from distill.guard import LABEL, written_shapes
-from distill.labels.run import Run
+from distill.labels.run import Run, check_guards
 from distill.labels.tokenizer_here import Here, look
 from distill.model_tokenizer import PROBE, check_prompt, check_thinking
 from distill.task import Task, read_back
-from distill.teacher.check import check_guard
 from distill.templates import TemplateProblem, render
 from distill.terminal import field, shortened
 from distill.tokens import prompt_ids
@@ -45,7 +44,7 @@ def dry_run(run: Run) -> int:
     """
     choices = run.choices
     settings = choices.settings
-    check_guard(choices.task_file, run.task, settings.guards)
+    check_guards(run)
     here = look(choices.teacher)
     warning = ""
     if here.tokenizer:

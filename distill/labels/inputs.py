@@ -13,9 +13,9 @@ import numpy as np
 
 from distill.chats import NO_COLUMNS, digest, input_hash, read_input_rows
 from distill.columns import Columns
-from distill.input_files import open_bytes
 from distill.input_tables import is_table_file
 from distill.progress import bar
+from distill.text_lines import text_lines
 from distill.unfit_rows import roles_of
 
 log = logging.getLogger("create_data")
@@ -82,6 +82,12 @@ class Inputs:
         except ValueError as error:  # the first pass has read it, so it is another file now
             raise InputsChanged(self.path, f"has changed ({error})") from error
 
+    def ids_sha256(self) -> str | None:
+        """A digest of all ids in their order; None where rows have none."""
+        if self.ids is None:
+            return None
+        return hashlib.sha256("\0".join(self.ids).encode()).hexdigest()
+
     def hash(self, index: int) -> str:
         """Eight bytes of an input's digest, by which a journal line is checked."""
         return f"{self.digests[index, 0]:016x}"
@@ -118,8 +124,8 @@ def scan_inputs(path: str, limit: int = 0, columns: Columns = NO_COLUMNS) -> Inp
             break
     else:
         if not is_table_file(path):
-            with open_bytes(path) as file:  # blank lines after the last input
-                lines = sum(1 for _ in file)
+            # blank lines after the last input
+            lines = sum(1 for _ in text_lines(path, encoding=columns.encoding))
     if not digests:
         raise ValueError(
             f"{path}: no inputs; the file is empty, or holds only blank lines or a header"

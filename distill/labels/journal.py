@@ -87,6 +87,10 @@ class Journal:
         if not overwrite:
             self.replay(repair)
 
+    def begun(self) -> bool:
+        """Whether an input is decided."""
+        return bool((self.places >= 0).any())
+
     def clear(self) -> None:
         """Delete the output and its journals.
 

@@ -39,6 +39,8 @@ def write_results(run: Run, commit: str | None, seconds: float) -> int:
     files = {"task_file": choices.task_file, "input_file": choices.input_file}
     if choices.columns.given():
         files["input_columns"] = choices.columns.given()
+    if run.inputs.ids is not None:
+        files["ids"] = run.inputs.ids_sha256()
     manifest = journal.write_outputs(bool(run.task.labels), **files, **run.details(commit))
     Forced(
         answers=manifest["answers"],
@@ -68,6 +70,11 @@ def leave_finished(run: Run) -> int:
         )
     made = {key: manifest[key] for key in run.journal.run if key in manifest}
     run.journal.compare(Path(f"{choices.output_file}.manifest.json"), made)
+    if manifest.get("ids") != run.inputs.ids_sha256():
+        raise ValueError(
+            f"{choices.output_file}: was written with other ids than those of the inputs; remove "
+            "it, and the same command writes it anew from its journal"
+        )
     log.info("create_data.py: %s is finished, nothing to do", choices.output_file)
     summary = {"output_file": choices.output_file, "skipped": True, "asked": 0, "seconds": 0.0}
     for key in SHOWN:

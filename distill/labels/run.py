@@ -19,7 +19,12 @@ from distill.outputs import check_apart
 from distill.stopping import UnwindAtSignals
 from distill.system import versions
 from distill.task import Task, load_task
-from distill.teacher.check import TeacherModel, check_guard, check_teacher
+from distill.teacher.check import (
+    TeacherModel,
+    check_guard,
+    check_teacher,
+    refuse_empty_guard,
+)
 from distill.teacher.engine import start_engine
 from distill.teacher.vllm_engine import VLLMTeacher
 
@@ -96,6 +101,14 @@ def begin(choices: Choices, at_end: contextlib.ExitStack) -> Run:
     return Run(choices, task, inputs, journal, journal.missing(), finished)
 
 
+def check_guards(run: Run) -> None:
+    """Refuse a task that cannot be guarded as the flags say. Raises ValueError."""
+    choices = run.choices
+    check_guard(choices.task_file, run.task, choices.settings.guards)
+    if not run.journal.begun():  # what older code has begun goes on
+        refuse_empty_guard(choices.task_file, run.task, choices.settings.guards)
+
+
 def start_teacher(run: Run, stop: UnwindAtSignals) -> Started:
     """Check the teacher and start its engine, unless replicas on a cluster start theirs.
 
@@ -103,7 +116,7 @@ def start_teacher(run: Run, stop: UnwindAtSignals) -> Started:
     """
     choices = run.choices
     guards = choices.settings.guards
-    check_guard(choices.task_file, run.task, guards)
+    check_guards(run)
     # what was begun goes on with its commit, should the branch have moved since
     model = replace(choices.teacher, revision=run.journal.commit or choices.teacher.revision)
     engine_args = check_teacher(model, choices.task_file, run.task, guards, run.inputs.roles)

@@ -13,6 +13,8 @@ REASONS = {
     "unfinished_thinking": "the thought has no end",
     "no_answer": "no answer was found after the thought",
     "not_a_label": "what was found is none of the labels",
+    "not_json": "the answer is no JSON",
+    "not_in_schema": "the answer is JSON that the schema does not allow",
     "low_agreement": "the samples do not agree",
     "input_too_long": "the input leaves no room for an answer in the model's context",
     "refused_by_template": "the teacher's chat template refuses the input",

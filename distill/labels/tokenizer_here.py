@@ -81,6 +81,8 @@ def context_of(folder: Path | None, max_model_len: str | None) -> int | None:
     """
     if max_model_len and max_model_len.isdecimal():
         return int(max_model_len)
+    if max_model_len and max_model_len not in ("-1", "auto"):
+        return None  # such as 8k, which is vLLM's to read
     if folder is None:
         return None
     with contextlib.suppress(OSError, ValueError, AttributeError):

@@ -62,10 +62,8 @@ def check_guard(task_file: str, task: Task, guards: str) -> None:
     """Refuse a task whose labels a guard would write otherwise than they are read.
 
     `guards` says which attempts are guarded: retry, always or never. Raises ValueError. Where none
-    is it is only a warning: the teacher may still write an answer in that way. Refuse also to guard
-    every attempt where there is nothing to guard it with.
+    is it is only a warning: the teacher may still write an answer in that way.
     """
-    refuse_empty_guard(task_file, task, guards)
     problem = guard_problem(task_file, task)
     if not problem:
         return

@@ -51,6 +51,26 @@ def test_a_journal_without_ids_goes_on_with_them(tmp_path):
     assert [row["id"] for row in read_jsonl(tmp_path / "out.jsonl")] == ["A", "B", "C", "D", "E"]
 
 
+def test_blank_lines_are_counted_in_any_encoding(tmp_path):
+    path = write(tmp_path / "in.txt", "a\n\n上\n\n".encode("utf-16"))
+    inputs = scan_inputs(path, columns=Columns(encoding="utf-16"))
+    assert (len(inputs), inputs.blank_lines) == (2, 2)
+    write(tmp_path / "in.txt", "a\nb\n".encode("utf-16-le"))
+    with pytest.raises(ValueError, match="in.txt: not utf-16 .*; convert the file to UTF-8, or"):
+        scan_inputs(path, columns=Columns(encoding="utf-16"))
+
+
+def test_ids_have_a_digest_that_tells_other_ones(tmp_path):
+    inputs = repeated(tmp_path)
+    known = inputs.ids_sha256()
+    assert known == repeated(tmp_path).ids_sha256()
+    write(tmp_path / "in.csv", b"id,text\nA,a\nC,b\nB,a\nD,d\nE,b\n")
+    columns = Columns(text_column="text", id_column="id")
+    changed = scan_inputs(tmp_path / "in.csv", columns=columns)
+    assert changed.sha256 == inputs.sha256 and changed.ids_sha256() != known
+    assert scan_inputs(tmp_path / "in.csv", columns=Columns("text")).ids_sha256() is None
+
+
 def test_ids_that_change_are_noticed(tmp_path):
     inputs = repeated(tmp_path)
     assert len(list(inputs.read())) == 5

@@ -153,6 +153,7 @@ def other_node(tmp_path):
     v2.
     """
     cache = make_hub_cache(tmp_path / "other", "team/teacher", {"main": TEACHER})
+    cache["RAY_worker_niceness"] = "0"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -256,7 +257,7 @@ def ray_nodes(nodes, tmp_path, request, monkeypatch):
             "--block",
         ]
         line = on_node(name, tmp_path, ray, "start", *how[name], *flags)
-        environment = {"RAY_AUTH_MODE": "token"}
+        environment = {"RAY_AUTH_MODE": "token", "RAY_worker_niceness": "0"}
         with open(tmp_path / f"{name}.log", "w") as log:
             started.append(
                 subprocess.Popen(line, stdout=log, stderr=log, env={**os.environ, **environment})

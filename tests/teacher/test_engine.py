@@ -125,7 +125,7 @@ def test_a_failed_start_reaches_another_process_as_it_is():
 
 @pytest.fixture
 def near():
-    """A directory with a short path: that of a socket has at most 107 characters."""
+    """A directory with a short path: that of an engine's socket has at most 107 characters."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
 
