@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from distill.adapter_files import adapter_identity
+from distill.chats import read_input_rows
 from distill.evaluation.card import add_to_card
 from distill.evaluation.report import write_report
 from distill.labels.inputs import scan_inputs
@@ -137,9 +138,9 @@ def test_a_finished_output_is_nothing_to_do(without_weights, tmp_path):
     assert "--overwrite and --skip_finished contradict each other" in error
     # the same texts, but labels would be joined to them by ids
     table = tmp_path / "inputs.csv"
-    texts = (OLD / "inputs.txt").read_text(encoding="utf-8").splitlines()
+    texts = [row.messages[0]["content"] for row in read_input_rows(OLD / "inputs.txt")]
     with open(table, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("id", "text"), *enumerate(filter(str.strip, texts))])
+        csv.writer(file).writerows([("id", "text"), *enumerate(texts)])
     ids = ["--input_file", table, "--text_column", "text", "--id_column", "id"]
     error = run(*skip, *ids, code=2, cwd=without_weights).stderr
     assert f"{output}: was written with other ids than those of the inputs; remove it" in error
