@@ -101,7 +101,7 @@ def test_all_machines_have_the_same_versions():
         found = re.findall(r"^([\w-]+)==([\w.]+)", (ROOT / name).read_text(), re.MULTILINE)
         pins[name] = {package.removesuffix("-cpu"): version for package, version in found}
     first, *others = pins.values()
-    assert len(first) == 10 and all(other == first for other in others)
+    assert len(first) == 12 and all(other == first for other in others)
     assert (
         f"wheels.vllm.ai/{first['vllm']}/cu129"
         in (ROOT / "requirements" / "cuda12.txt").read_text()
