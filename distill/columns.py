@@ -117,13 +117,7 @@ class Columns:
         """The id of a row; None where no column is named. Raises ValueError if it is empty."""
         if not self.id_column:
             return None
-        found = cell(row, self.id_column, where)
-        if not found.strip():
-            raise ValueError(
-                f"{where}: the id in column {self.id_column!r} is empty; give the row one"
-            )
-        check_unicode(found, where)
-        return found
+        return filled_cell(row, self.id_column, where, "id", "give the row one")
 
     def label_of(self, row: dict, where: str) -> str:
         """The gold answer of a row. Raises ValueError if it is empty.
@@ -133,13 +127,7 @@ class Columns:
         value = row.get(self.label_column)
         if isinstance(value, dict | list):
             return json.dumps(value, ensure_ascii=False, default=float)  # of its decimal numbers
-        found = cell(row, self.label_column, where)
-        if not found.strip():
-            raise ValueError(
-                f"{where}: the gold answer in column {self.label_column!r} is empty; drop the row"
-            )
-        check_unicode(found, where)
-        return found
+        return filled_cell(row, self.label_column, where, "gold answer", "drop the row")
 
 
 class SeenIds:
@@ -176,6 +164,15 @@ def cell(row: dict, column: str, where: str) -> str:
     if isinstance(value, dict | list | bytes):
         raise ValueError(f"{where}: column {column!r} holds no text but a {type(value).__name__}")
     return str(value)
+
+
+def filled_cell(row: dict, column: str, where: str, what: str, remedy: str) -> str:
+    """A cell that must hold something; raises ValueError with the remedy if it is empty."""
+    found = cell(row, column, where)
+    if not found.strip():
+        raise ValueError(f"{where}: the {what} in column {column!r} is empty; {remedy}")
+    check_unicode(found, where)
+    return found
 
 
 def listed(columns: Iterable[str]) -> str:
