@@ -117,7 +117,7 @@ def evaluated(distilled, tmp_path_factory, said):
         "--adapter",
         distilled[0],
         "--max_tokens",
-        256,
+        128,
     ]
     flags += [
         "--test_file",

@@ -58,7 +58,7 @@ def program(name, *arguments):
 def labelling_flags(output) -> list:
     """Step 1's flags for all sentences, labelled by the tiny teacher."""
     common = ["--model_name", TEACHER, "--input_file", SENTENCES]
-    return [*common, "--output_file", output, "--max_tokens", 256]
+    return [*common, "--output_file", output, "--max_tokens", 128]
 
 
 # Scripts run in forks of a process that has imported the libraries, which takes longest.

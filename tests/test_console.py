@@ -98,7 +98,7 @@ def test_each_step_says_how_to_go_on(evaluated, labelled, distilled, said):
     python, script, *words = shlex.split(lines["step 2"][-1].partition(": ")[2])
     assert (python, (started_in / script).resolve()) == ("python", ROOT / "evaluate.py")
     asked = evaluate.parse_args(words)
-    assert (asked.adapter, asked.max_tokens, asked.engine_flags) == (str(distilled[0]), 256, [])
+    assert (asked.adapter, asked.max_tokens, asked.engine_flags) == (str(distilled[0]), 128, [])
     assert asked.teacher_model.endswith("tiny-thinking")
     assert asked.student_model.endswith("tiny-instruct")
     assert asked.task_file == evaluate.parse_args([]).task_file

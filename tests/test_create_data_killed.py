@@ -114,12 +114,12 @@ def test_killed_at_any_moment_and_resumed(pair, source, tmp_path):
         "--model_name",
         TEACHER,
         "--max_tokens",
-        256,
+        128,
     ]
     command += ["--input_file", path, "--output_file", output]
     rng = random.Random(0)
     kept = []
-    for part in range(5):
+    for part in range(3):
         apart = part % 2 == 0
         process = start(*command, *SLOWLY, **(ENGINE_APART if apart else {}))
         wait_for_rows(output, len(kept) + rng.randrange(1, 200), process)
@@ -142,7 +142,7 @@ def test_killed_at_any_moment_and_resumed(pair, source, tmp_path):
         # the machine was so busy that this process saw the rows only when all were there
         if len(kept) == len(texts):
             break
-    assert part >= 2
+    assert part >= 1
     journal = output.with_name("out.jsonl.trace.jsonl")
     with open(journal, "ab") as file:
         file.write(b'{"index": 7, "hash": "torn in the mid')
@@ -160,7 +160,7 @@ def test_instances_killed_and_resumed(pair, source, tmp_path):
         "--model_name",
         TEACHER,
         "--max_tokens",
-        256,
+        128,
         "--input_file",
         path,
         "--output_file",
@@ -173,8 +173,8 @@ def test_instances_killed_and_resumed(pair, source, tmp_path):
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     }
     kept = []
-    # five instances are killed; in the last round the other one finishes its share
-    for victims in (2, 2, 1):
+    # three instances are killed; in the last round the other one finishes its share
+    for victims in (2, 1):
         process = start(*command, *SLOWLY, **environment)
         for killed in range(victims):
             wait_for_rows(output, len(trace(output)) + rng.randrange(1, 100), process)

@@ -49,19 +49,19 @@ def test_three_launchers_train_the_same(trained):
 
 @pytest.mark.slow
 def test_bf16_stays_near_across_launchers(pair, train_file, tmp_path):
-    """Sums in another order round otherwise: measured 0.12 in the loss and 0.9967 in the cosine."""
+    """Sums in another order round otherwise: measured 0.01 in the loss and 0.9999 in the cosine."""
     for mode in MODES:
-        train(mode, tmp_path / mode, train_file, "--bf16", "true", "--max_steps", 20)
+        train(mode, tmp_path / mode, train_file, "--bf16", "true", "--max_steps", 10)
     for mode in ("ddp", "fsdp"):
-        one = losses(tmp_path / "single", 20)
-        other = losses(tmp_path / mode, 20)
+        one = losses(tmp_path / "single", 10)
+        other = losses(tmp_path / mode, 10)
         print(
             mode,
             max(abs(a - b) for a, b in zip(one, other, strict=True)),
             cosine(tmp_path / "single", tmp_path / mode),
         )
-        assert max(abs(a - b) for a, b in zip(one, other, strict=True)) < 0.3
-        assert sum(other[-10:]) == pytest.approx(sum(one[-10:]), rel=0.1)
+        assert max(abs(a - b) for a, b in zip(one, other, strict=True)) < 0.1
+        assert sum(other) == pytest.approx(sum(one), rel=0.1)
         assert cosine(tmp_path / "single", tmp_path / mode) > 0.99
 
 

@@ -52,7 +52,7 @@ def label_flags(output, *flags, model=TEACHER):
         "--limit",
         ROWS,
         "--max_tokens",
-        256,
+        128,
     ]
     return [*common, "--temperature", 0, "--output_file", output, *flags]
 
