@@ -39,12 +39,12 @@ from distill.evaluation.apart import end_at_signals
 from distill.evaluation.ask import SystemFailed
 from distill.evaluation.choices import Choices, systems_of
 from distill.evaluation.console import say_next, say_start
-from distill.evaluation.prices import Prices, TokenPrices, own_prices
 from distill.evaluation.provenance import shown_summary
 from distill.evaluation.report import on_terminal
 from distill.evaluation.rows import label_quality
 from distill.evaluation.run import prepare, score
 from distill.evaluation.systems import BASE_LATENCY_ROWS, TITLES
+from distill.prices import Prices, TokenPrices, own_prices
 from distill.streams import lasting_streams
 from distill.task import load_task
 from distill.teacher.child import begin_child
