@@ -23,6 +23,7 @@ from pathlib import Path
 
 from distill.cli import (
     ADAPTER,
+    ANSWER_TOKENS,
     HELDOUT,
     MAX_TOKENS,
     REASONING_PARSER,
@@ -86,7 +87,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.group("how it is asked")
     parser.add("temperature", TEMPERATURE, "of the teacher; students answer greedily", at_least=0)
     parser.add("max_tokens", MAX_TOKENS, "under the prompt, thinking included", at_least=1)
-    parser.add("student_max_tokens", 64, "of the students without prompt", at_least=1)
+    parser.add("student_max_tokens", ANSWER_TOKENS, "of the students without prompt", at_least=1)
     parser.add("latency_rows", 50, ALONE, at_least=1)
     parser.add("check_rows", 8, "rows whose tokens must be PEFT's (0: no check)", at_least=0)
     parser.add("tensor_parallel_size", 1, "GPUs a model is split over", at_least=1)
