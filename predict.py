@@ -129,7 +129,7 @@ def main() -> int:
             if run.finished:
                 return leave_finished(run)
             if run.asked:
-                work, started = start(run, plan_run(run), stop, at_end)
+                work, started = start(run, plan_run(run), stop)
         except (ValueError, OSError) as error:
             print(f"predict.py: {one_line(error)}", file=sys.stderr)
             return 2

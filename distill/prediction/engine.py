@@ -6,7 +6,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from distill.adapter import LORA, MERGED, Serving, check_room, plan_serving
+from distill.cli import on_one_line
 from distill.model_tokenizer import PROBE, check_student_tokens, load_tokenizer, warn_of_date
 from distill.prediction.asking import Predicting
 from distill.prediction.choices import Choices
@@ -108,34 +111,37 @@ class StudentWork:
     model: str
     plan: Plan
     adapter: str
-    merged: str  # where a merged copy goes; empty: to a directory of its own, which is removed
     engine_flags: list[str]
     tensor_parallel_size: int
     on_replica: bool
     task: Task
     max_tokens: int
 
-    def start(self) -> Started:
+    def start(self, merged: Path | None = None) -> Started:
         """Start the engine, in the first of the ways that works.
 
-        Raises EngineFailed, ValueError or OSError.
+        A merged copy goes to `merged`, or else to a temporary directory. Raises EngineFailed,
+        ValueError or OSError.
         """
         ways = self.plan.ways or [None]
-        for way in ways:
-            try:
-                return self._start(way)
-            except EngineFailed as error:
-                if way is ways[-1]:
-                    raise
-                log.warning("predict.py: %s: %s; going on with %s", way.served_as, error, MERGED)
+        with tempfile.TemporaryDirectory(prefix="predict-") as own:
+            for way in ways:
+                try:
+                    return self._start(way, merged or Path(own) / "merged")
+                except EngineFailed as error:
+                    if way is ways[-1]:
+                        raise
+                    log.warning(
+                        "predict.py: %s: %s; going on with %s", way.served_as, error, MERGED
+                    )
 
     def asking(self, started: Started) -> Predicting:
         """What asks a started student."""
         teacher = VLLMTeacher(started.engine, lora_request=started.lora_request)
         return Predicting(teacher, self.task, self.max_tokens)
 
-    def _start(self, way: Serving | None) -> Started:
-        # the model's own probabilities, whatever its flags say
+    def _start(self, way: Serving | None, merged: Path) -> Started:
+        # the model's own probabilities, whatever the flags say
         settings = {
             "tensor_parallel_size": self.tensor_parallel_size,
             "logprobs_mode": "raw_logprobs",
@@ -143,17 +149,19 @@ class StudentWork:
         backend = "distributed_executor_backend"
         if self.on_replica and self.tensor_parallel_size > 1:
             settings[backend] = given(self.engine_flags, backend) or "mp"
-        with tempfile.TemporaryDirectory(prefix="predict-") as own:
-            merged = self.merged or f"{own}/merged"
-            if way and way.served_as == MERGED:
-                check_room(Path(merged).parent, way.copy_bytes, FLAG)
+        if way and way.served_as == MERGED:
+            check_room(merged.parent, way.copy_bytes, FLAG)
+        try:
             engine, lora_request = start_student(
                 self.model,
                 self.plan.commit,
                 self.adapter,
                 way,
-                merged,
+                str(merged),
                 self.engine_flags,
                 **settings,
             )
+        except (SafetensorError, RuntimeError, KeyError) as error:  # of weights that do not fit
+            reason = f"{type(error).__name__}: {on_one_line(error)}"
+            raise ValueError(f"{self.adapter}: cannot be put on {self.model} ({reason})") from error
         return Started(engine, lora_request, way.served_as if way else "")

@@ -121,24 +121,17 @@ def plan_run(run: Run) -> Plan:
     return plan_student(run.choices, run.student, run.inputs.roles, run.journal.commit)
 
 
-def start(run: Run, plan: Plan, stop: UnwindAtSignals, at_end: contextlib.ExitStack):
+def start(run: Run, plan: Plan, stop: UnwindAtSignals):
     """Start the student's engine, unless replicas on a cluster start theirs.
 
     Returns the StudentWork, and what it has Started or None. Raises ValueError or OSError.
     """
     choices = run.choices
     replicas = choices.cluster.num_replicas
-    merged = ""  # each replica finds its own place
-    if plan.may_merge and not replicas:
-        folder = Path(f"{choices.output_file}.unfinished")
-        staging = at_end.enter_context(Staging(folder, "predict.py", FLAG, MARK_TEXT))
-        merged = str(staging.merged)
-        check_plan(plan.ways, folder, "predict.py", FLAG)
     work = StudentWork(
         model=run.student.model,
         plan=plan,
         adapter=run.student.adapter,
-        merged=merged,
         engine_flags=choices.engine_flags,
         tensor_parallel_size=choices.cluster.tensor_parallel_size,
         on_replica=bool(replicas),
@@ -149,7 +142,14 @@ def start(run: Run, plan: Plan, stop: UnwindAtSignals, at_end: contextlib.ExitSt
         connect(choices.cluster)
         stop.listen()  # Ray has put its own handler of SIGTERM in the place
     say_start(choices, run.student, len(run.inputs), run.asked, plan.served_as)
-    return work, None if replicas else work.start()
+    if replicas:
+        return work, None
+    if not plan.may_merge:
+        return work, work.start()
+    folder = Path(f"{choices.output_file}.unfinished")
+    with Staging(folder, "predict.py", FLAG, MARK_TEXT) as staging:
+        check_plan(plan.ways, folder, "predict.py", FLAG)
+        return work, work.start(staging.merged)
 
 
 def predict(run: Run, work: StudentWork, started: Started | None) -> None:
