@@ -23,6 +23,7 @@ from pathlib import Path
 
 from distill.cli import (
     ADAPTER,
+    ANSWER_TOKENS,
     HELDOUT,
     MAX_TOKENS,
     REASONING_PARSER,
@@ -39,12 +40,12 @@ from distill.evaluation.apart import end_at_signals
 from distill.evaluation.ask import SystemFailed
 from distill.evaluation.choices import Choices, systems_of
 from distill.evaluation.console import say_next, say_start
-from distill.evaluation.prices import Prices, TokenPrices, own_prices
 from distill.evaluation.provenance import shown_summary
 from distill.evaluation.report import on_terminal
 from distill.evaluation.rows import label_quality
 from distill.evaluation.run import prepare, score
 from distill.evaluation.systems import BASE_LATENCY_ROWS, TITLES
+from distill.prices import Prices, TokenPrices, own_prices
 from distill.streams import lasting_streams
 from distill.task import load_task
 from distill.teacher.child import begin_child
@@ -86,7 +87,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.group("how it is asked")
     parser.add("temperature", TEMPERATURE, "of the teacher; students answer greedily", at_least=0)
     parser.add("max_tokens", MAX_TOKENS, "under the prompt, thinking included", at_least=1)
-    parser.add("student_max_tokens", 64, "of the students without prompt", at_least=1)
+    parser.add("student_max_tokens", ANSWER_TOKENS, "of the students without prompt", at_least=1)
     parser.add("latency_rows", 50, ALONE, at_least=1)
     parser.add("check_rows", 8, "rows whose tokens must be PEFT's (0: no check)", at_least=0)
     parser.add("tensor_parallel_size", 1, "GPUs a model is split over", at_least=1)

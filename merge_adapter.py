@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from distill.adapter import merge
+from distill.adapter_files import recorded_base
 from distill.cli import ADAPTER, Parser, check_model, on_one_line
 from distill.next_step import serving_command
 from distill.staging import Staging
@@ -29,14 +30,6 @@ MARK_TEXT = (
     "merge_adapter.py makes a merged model here and moves it when it is complete.\n"
     "The directory may be deleted when no merge_adapter.py is at work.\n"
 )
-
-
-def recorded_base(adapter: str) -> str:
-    """The model that an adapter was trained on; raises ValueError where there is no adapter."""
-    config = Path(adapter) / "adapter_config.json"
-    if not config.is_file():
-        raise ValueError(f"{adapter}: no adapter here (adapter_config.json is missing)")
-    return json.loads(config.read_text("utf-8"))["base_model_name_or_path"]
 
 
 def check_base(base: str) -> None:
@@ -71,7 +64,7 @@ def main() -> int:
     from safetensors import SafetensorError
 
     try:
-        recorded = recorded_base(args.adapter)
+        recorded = recorded_base(args.adapter).name
         check_base(args.base_model or recorded)
         refuse_existing(output_dir)
         with staging:

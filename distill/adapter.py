@@ -105,32 +105,37 @@ def weight_bytes(config, dtype: str) -> int:
     return parameters * getattr(torch, dtype).itemsize
 
 
-def check_room(folder: Path, needed: int) -> None:
+def check_room(folder: Path, needed: int, flag: str = "--report_dir") -> None:
     """Refuse a merged copy for which the disk of `folder` has too little room.
 
-    It takes `needed` bytes. Raises ValueError, in one line.
+    It takes `needed` bytes, and `flag` chooses the disk. Raises ValueError, in one line.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ValueError(
             f"{folder}: a merged copy of the student needs {gib(needed)} there "
-            f"and {gib(free)} are free; choose a --report_dir on another disk"
+            f"and {gib(free)} are free; choose a {flag} on another disk"
         )
 
 
-def check_plan(ways: list[Serving], folder: Path) -> None:
+def check_plan(
+    ways: list[Serving],
+    folder: Path,
+    script: str = "evaluate.py",
+    flag: str = "--report_dir",
+) -> None:
     """Raise ValueError if there is no room in `folder` for the copy that is served.
 
-    Warn if it is a fallback.
+    Warn if it is a fallback. `flag` of `script` chooses the disk.
     """
     if ways[-1].served_as != MERGED:
         return
     try:
-        check_room(folder, ways[-1].copy_bytes)
+        check_room(folder, ways[-1].copy_bytes, flag)
     except ValueError as error:
         if len(ways) == 1:
             raise
-        log.warning("evaluate.py: should vLLM fail to serve the adapter, this will end: %s", error)
+        log.warning("%s: should vLLM fail to serve the adapter, this will end: %s", script, error)
 
 
 def gib(size: int) -> str:

@@ -1,7 +1,13 @@
-"""What of an adapter's directory decides its answers. No torch, no vLLM."""
+"""What of the directory of an adapter, or of a model, decides its answers. No torch, no vLLM."""
 
 import hashlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+
+from distill.chats import digest
+from distill.revisions import resolve
 
 # a merged copy takes the tokenizer from there
 ADAPTER_FILES = (
@@ -26,3 +32,49 @@ def adapter_identity(adapter: str | Path) -> str:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         total.update(f"{path.name} {content}\n".encode())
     return total.hexdigest()
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that an adapter was trained on, as its config records it."""
+
+    name: str  # a directory, or a name on the hub
+    revision: str | None  # on the hub; None: main
+
+
+def recorded_base(adapter: str) -> Base:
+    """The model that an adapter was trained on; raises ValueError where there is no adapter."""
+    config = Path(adapter) / "adapter_config.json"
+    if not config.is_file():
+        raise ValueError(f"{adapter}: no adapter here (adapter_config.json is missing)")
+    try:
+        recorded = json.loads(config.read_text("utf-8"))
+        return Base(recorded["base_model_name_or_path"], recorded.get("revision"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{config}: does not name the model of the adapter") from error
+
+
+def model_identity(model: str, revision: str | None = None) -> str:
+    """What notices changed weights.
+
+    Of a directory its files' names, sizes and times; of a hub name the commit.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+        # reading 57 GiB would take minutes; new weights have another size or another time of change
+        found = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+        return digest(found).hex()
+    return hub_commit(model, revision)
+
+
+@lru_cache
+def hub_commit(model: str, revision: str | None) -> str:
+    """The commit of a model on the hub, or in its cache without a network.
+
+    "unknown" if it is in neither.
+    """
+    try:
+        return resolve(model, revision)
+    except ValueError:
+        return "unknown"  # vLLM will say why it cannot load it

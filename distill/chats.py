@@ -23,6 +23,7 @@ class InputRow:
     number: int  # its line; in JSON arrays and Parquet, which row it is
     messages: list[dict]
     id: str | None  # None: no column of ids was named
+    cells: dict | None = None  # all that the row holds, by column; None: a line without columns
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def read_input_rows(path: str, columns: Columns = NO_COLUMNS) -> Iterator[InputR
         messages = input_of(row, columns, path, number)
         found = columns.id_of(row, f"{path}:{number}")
         seen.add(found, number)
-        yield InputRow(number, messages, found)
+        yield InputRow(number, messages, found, row)
 
 
 def has_columns(path: str) -> bool:

@@ -21,6 +21,7 @@ ADAPTER = "./models/prompt_distillation_trl"  # what step 2 writes, and step 3 r
 REASONING_PARSER = "qwen3"
 TEMPERATURE = 0.15
 MAX_TOKENS = 4096
+ANSWER_TOKENS = 64  # of a student, which answers without thinking
 HELP_ALL = ("--help_all", "--help-all")
 
 

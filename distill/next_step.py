@@ -4,7 +4,16 @@ import json
 import shlex
 from pathlib import Path
 
-from distill.cli import HELDOUT, MAX_TOKENS, REASONING_PARSER, ROOT, TASK, TEACHER, TEMPERATURE
+from distill.cli import (
+    ANSWER_TOKENS,
+    HELDOUT,
+    MAX_TOKENS,
+    REASONING_PARSER,
+    ROOT,
+    TASK,
+    TEACHER,
+    TEMPERATURE,
+)
 from distill.outputs import beside
 from distill.task import load_task
 
@@ -60,6 +69,15 @@ def evaluation_command(adapter: str, student: str, train_file: str) -> str:
     return command("python", "evaluate.py", *words)
 
 
+def student_evaluation_command(adapter: str, student: str, task_file: str, max_tokens: int) -> str:
+    """How step 3 is started for the student alone, on gold that only the user has."""
+    words = ["--systems", "student", "--adapter", adapter, "--student_model", student]
+    words += ["--task", task_file, "--test_file", GOLD]
+    if max_tokens != ANSWER_TOKENS:
+        words += ["--student_max_tokens", max_tokens]
+    return command("python", "evaluate.py", *words)
+
+
 def is_example(task: str | None) -> bool:
     """Whether this is the hash of the example's task."""
     try:
@@ -75,6 +93,18 @@ def manifest_of(train_file: str) -> dict:
     except (OSError, ValueError):
         return {}
     return manifest if isinstance(manifest, dict) else {}
+
+
+def task_of_rows(train_file: str) -> dict[str, str]:
+    """Which task file step 1 has labelled these rows by, and its hash at that time.
+
+    As results.json of step 2 has it, where predict.py looks. Empty for rows of another origin.
+    """
+    manifest = manifest_of(train_file)
+    if "task" not in manifest or "task_file" not in manifest:
+        return {}
+    task_file = str(Path(manifest["task_file"]).absolute())
+    return {"task_file": task_file, "task_hash": manifest["task"]}
 
 
 def merging_command(adapter: str) -> str:

@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 import create_data  # noqa: E402
 import evaluate  # noqa: E402
 import merge_adapter  # noqa: E402
+import predict  # noqa: E402
 import report  # noqa: E402
 from distill.cli import shown_default  # noqa: E402
 from distill.files import write_between  # noqa: E402
@@ -69,7 +70,7 @@ def rows_of_parser(parser: argparse.ArgumentParser) -> list[list[str]]:
 
 
 def rows_of_engine() -> list[list[str]]:
-    """One row for each flag of vLLM's that --help of steps 1 and 3 names."""
+    """One row for each flag of vLLM's that --help of steps 1 and 3 and of predict.py names."""
     rows = []
     for name, meaning in ENGINE_FLAGS.items():
         rows.append([f"`--{name}`", meaning])
@@ -83,6 +84,7 @@ def tables() -> dict[str, str]:
         ENGINE: markdown(["flag", "meaning"], rows_of_engine()),
         "train_sft_trl.py": markdown(HEADER, rows_of_parser(short_parser(""))),
         "evaluate.py": markdown(HEADER, rows_of_parser(parser_of(evaluate.parse_args))),
+        "predict.py": markdown(HEADER, rows_of_parser(parser_of(predict.parse_args))),
         "merge_adapter.py": markdown(HEADER, rows_of_parser(parser_of(merge_adapter.main))),
         "report.py": markdown(HEADER, rows_of_parser(parser_of(report.main))),
     }

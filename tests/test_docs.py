@@ -10,6 +10,7 @@ import pytest
 import create_data
 import evaluate
 import merge_adapter
+import predict
 import report
 from helpers import ROOT
 
@@ -115,7 +116,14 @@ def test_every_module_has_its_line_in_the_map():
 
 
 @pytest.mark.parametrize(
-    "read_flags", [create_data.parse_args, evaluate.parse_args, merge_adapter.main, report.main]
+    "read_flags",
+    [
+        create_data.parse_args,
+        evaluate.parse_args,
+        predict.parse_args,
+        merge_adapter.main,
+        report.main,
+    ],
 )
 def test_flags_have_two_spellings(read_flags):
     for action in parser_of(read_flags)._actions:

@@ -22,6 +22,7 @@ NAMED = {
     "create_data.py": ["--input_file", "--shard", "--overwrite", "--max_model_len", "--help_all"],
     "train_sft_trl.py": ["--model_name", "--lora_rank", "--learning_rate", "--seed", "--help_all"],
     "evaluate.py": ["--test_file", "--systems", "--gold", "--max_num_seqs", "--help_all"],
+    "predict.py": ["--adapter", "--id_column", "--num_replicas", "--max_num_seqs", "--help_all"],
     "merge_adapter.py": ["--output_dir", "must be given", "--dtype"],
     "report.py": ["--metrics", "--readme"],
 }

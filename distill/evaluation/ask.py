@@ -6,7 +6,6 @@ all of them in a batch.
 
 import contextlib
 import logging
-import shutil
 import time
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -20,21 +19,20 @@ from distill.adapter import (
     check_room,
     compare_with_peft,
     disagreement,
-    merge,
 )
 from distill.adapter_files import adapter_identity
 from distill.evaluation.apart import Apart
 from distill.evaluation.scored import Scored
 from distill.evaluation.systems import BASE_SYSTEMS, System, title_of
 from distill.evaluation.ties import ROUNDINGS, find_ties
-from distill.probes import check_probes
 from distill.progress import bar
 from distill.revisions import resolve
 from distill.server_settings import applied_by_server
+from distill.serving import start_student
 from distill.system import commit, cpu_name
 from distill.task import NoAnswer, Task
 from distill.teacher.base import Prompt, Request, Sampling, Teacher, TeacherEnded
-from distill.teacher.engine import EngineFailed, engine_arguments, start_engine, stop_engine
+from distill.teacher.engine import EngineFailed, stop_engine
 from distill.teacher.vllm_engine import VLLMTeacher
 
 log = logging.getLogger("evaluate")
@@ -210,30 +208,17 @@ def run_model(systems: list[System], serving: Serving | None, asking: Asking) ->
     Returns what ask_system() does for each, by name. `serving` is the student's. Each result also
     says how and on what it was measured, and is kept at once.
     """
-    from vllm.lora.request import LoRARequest
     from vllm.platforms import current_platform
 
     model = systems[0].model
     of_base = resolve(model, systems[0].revision)  # its commit, if it is on the hub
-    settings = {"tensor_parallel_size": asking.tensor_parallel_size, "revision": of_base}
-    lora = None
+    settings = {"tensor_parallel_size": asking.tensor_parallel_size}
     if serving:
         settings["logprobs_mode"] = "raw_logits"  # as find_ties() reads them
-    if serving and serving.served_as == LORA:
-        settings.update(serving.engine_settings)
-        is_3d = serving.engine_settings["enable_mixed_moe_lora_format"]
-        lora = LoRARequest("student", 1, asking.adapter, is_3d_lora_weight=is_3d)
-    if serving and serving.served_as == MERGED:
-        merge(asking.adapter, asking.merged, serving.copy_dtype, model, of_base)
-        model = asking.merged
-        settings["revision"] = None
-        settings["tokenizer"] = model  # not --tokenizer, under which it was not trained
-    engine = start_engine(engine_arguments(model, asking.engine_flags, **settings))
+    engine, lora = start_student(
+        model, of_base, asking.adapter, serving, asking.merged, asking.engine_flags, **settings
+    )
     try:
-        if model == asking.merged:
-            shutil.rmtree(asking.merged)  # vLLM has read it
-        if serving:
-            check_probes(asking.adapter, engine.get_tokenizer())
         device = None if current_platform.is_cpu() else current_platform.get_device_name()
         measured = {
             "served_as": serving.served_as if serving else None,

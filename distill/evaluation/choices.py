@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill.columns import Columns
-from distill.evaluation.prices import Prices
+from distill.prices import Prices
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Where they come from, how the student was served, each row, and the last line.
 """
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 from distill.evaluation.choices import Choices
 from distill.evaluation.models import Revisions
@@ -22,6 +23,7 @@ def origin(choices: Choices, revisions: Revisions, task: Task, results: dict[str
         "machine": machines[-1] if machines else cpu_name(),
         "versions": versions(),
         "task_hash": task.hash,
+        "task_file": str(Path(choices.task_file).absolute()),
         "teacher_model": choices.teacher_model,
         "teacher_revision": revisions.teacher,
         "student_model": choices.student_model,

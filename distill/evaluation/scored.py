@@ -13,15 +13,13 @@ It lies in REPORT_DIR/unfinished/, on the disk that the user chose for the repor
 import json
 import logging
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
-from distill.adapter_files import adapter_identity
+from distill.adapter_files import adapter_identity, model_identity
 from distill.chats import digest
 from distill.evaluation.systems import TITLES, title_of
 from distill.files import Replacing
-from distill.revisions import resolve
 from distill.staging import Staging
 from distill.system import versions
 
@@ -159,29 +157,3 @@ def differences(before: dict, now: dict) -> list[str]:
     """The names whose values differ between two keys."""
     names = sorted({*before, *now})
     return [name for name in names if before.get(name) != now.get(name)]
-
-
-def model_identity(model: str, revision: str | None = None) -> str:
-    """What notices changed weights.
-
-    Of a directory its files' names, sizes and times; of a hub name the commit.
-    """
-    folder = Path(model)
-    if folder.is_dir():
-        files = sorted(path for path in folder.iterdir() if path.is_file())
-        # reading 57 GiB would take minutes; new weights have another size or another time of change
-        found = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-        return digest(found).hex()
-    return hub_commit(model, revision)
-
-
-@lru_cache
-def hub_commit(model: str, revision: str | None) -> str:
-    """The commit of a model on the hub, or in its cache without a network.
-
-    "unknown" if it is in neither.
-    """
-    try:
-        return resolve(model, revision)
-    except ValueError:
-        return "unknown"  # vLLM will say why it cannot load it

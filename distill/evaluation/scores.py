@@ -9,8 +9,8 @@ from collections import Counter
 import numpy as np
 
 from distill.evaluation.fields import right_by_field
-from distill.evaluation.prices import Prices
 from distill.outputs import TOKEN_COUNTS
+from distill.prices import Prices
 from distill.same_text import comparable
 
 SHOWN_LABELS = 40  # in a confusion matrix, whose cost grows with their square

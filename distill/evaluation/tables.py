@@ -6,8 +6,8 @@ The first one compares the systems, the others go into detail.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from distill.evaluation.prices import basis_text
 from distill.evaluation.systems import titles_of
+from distill.prices import basis_text
 from distill.wording import MISSING, money, percent, rate, seconds, show
 
 

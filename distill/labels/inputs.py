@@ -59,7 +59,12 @@ class Inputs:
         return int((self.first == np.arange(len(self))).sum())
 
     def read(self, wanted: np.ndarray | None = None):
-        """Yield (index, messages), of all inputs or of those that are `wanted`.
+        """Yield (index, messages), of all inputs or of those that are `wanted`, as read_rows()."""
+        for index, row in self.read_rows(wanted):
+            yield index, row.messages
+
+    def read_rows(self, wanted: np.ndarray | None = None):
+        """Yield (index, InputRow), of all inputs or of those that are `wanted`.
 
         Raises InputsChanged if one of them is another than in the first pass, or if there are
         fewer.
@@ -74,7 +79,7 @@ class Inputs:
                     same = input_hash(row.messages) == self.hash(index)
                     if not same or row.id != self.id(index):
                         raise InputsChanged(f"{self.path}:{row.number}", "has changed")
-                    yield index, row.messages
+                    yield index, row
             if wanted is None and not self.limited and next(rows, None):
                 log.warning(
                     "%s: holds more inputs than when this run began; they are left out", self.path

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from distill.chats import InputRow
 from distill.files import Replacing
 from distill.labels.forced import Forced
 from distill.labels.inputs import Inputs
@@ -222,14 +223,19 @@ class Journal:
         return manifest
 
     def decided(self) -> Iterator[tuple[int, list[dict], dict]]:
-        """Yield (index, messages, its journal line) of each input, when all are decided.
+        """Yield (index, messages, its journal line) of each input, as decided_rows()."""
+        for index, row, record in self.decided_rows():
+            yield index, row.messages, record
+
+    def decided_rows(self) -> Iterator[tuple[int, InputRow, dict]]:
+        """Yield (index, its row, its journal line) of each input, when all are decided.
 
         Equal inputs have the line of the first. Raises InputsChanged.
         """
         with contextlib.ExitStack() as opened:
             files = [opened.enter_context(open(path, "rb")) for path in self.files]
-            for index, messages in self.inputs.read():
-                yield index, messages, self._recorded(files, int(self.inputs.first[index]))
+            for index, row in self.inputs.read_rows():
+                yield index, row, self._recorded(files, int(self.inputs.first[index]))
 
     def _recorded(self, files: list, index: int) -> dict:
         """A decided input's line."""

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 from distill.chats import input_hash, read_inputs
 from distill.cli import one_line
@@ -57,14 +58,37 @@ class ReplicasFailed(Exception):
         self.exit_code = exit_code
 
 
+class Work(Protocol):
+    """What a replica does; it is sent to each, so it holds plain values."""
+
+    def start(self):
+        """Start what answers; raises where it cannot be started. Called once, in the replica."""
+
+    def asking(self, started) -> Labelling:
+        """What asks it: label() as that of Labelling."""
+
+
 @dataclass(frozen=True)
 class Assignment:
-    """What every replica needs to know: whom to start and how to ask."""
+    """The work of step 1: whom to start and how to ask."""
 
     teacher: TeacherModel
     settings: Settings
     task_file: str
     task: Task
+
+    def start(self):
+        """Start the teacher's engine; raises ValueError."""
+        engine_args = check_teacher(self.teacher, self.task_file, self.task, self.settings.guards)
+        if self.teacher.tensor_parallel_size > 1:
+            engine_args.distributed_executor_backend = (
+                engine_args.distributed_executor_backend or "mp"
+            )
+        return start_engine(engine_args)
+
+    def asking(self, engine) -> Labelling:
+        """Attempts, retries and votes."""
+        return Labelling(VLLMTeacher(engine, self.settings.thinks), self.task, self.settings)
 
 
 def connect(cluster: Cluster) -> None:
@@ -151,7 +175,7 @@ def silent_stderr():
         os.close(kept)
 
 
-def label_on_replicas(cluster: Cluster, assignment: Assignment, inputs: Inputs, missing):
+def label_on_replicas(cluster: Cluster, work: Work, inputs: Inputs, missing):
     """What Labelling.label() does, on replicas: yields (index, record) as the inputs are decided.
 
     What was in flight where a replica is lost is asked again in another pass, by those that are
@@ -165,7 +189,7 @@ def label_on_replicas(cluster: Cluster, assignment: Assignment, inputs: Inputs, 
     while missing.any():
         left = int(missing.sum())
         try:
-            for row in pass_over(cluster, assignment, inputs, missing).iter_rows():
+            for row in pass_over(cluster, work, inputs, missing).iter_rows():
                 for index, asked, record in json.loads(row["records"]):
                     if asked != inputs.hash(index):
                         raise InputsChanged(inputs.path, f"input {index} has changed")
@@ -191,7 +215,7 @@ def last_line(error: Exception) -> str:
     return str(error).strip().splitlines()[-1]
 
 
-def pass_over(cluster: Cluster, assignment: Assignment, inputs: Inputs, missing):
+def pass_over(cluster: Cluster, work: Work, inputs: Inputs, missing):
     """A Ray dataset of the decided chunks of all missing inputs, which runs while it is read."""
     import ray
     from ray.data import ActorPoolStrategy, DataContext
@@ -217,7 +241,7 @@ def pass_over(cluster: Cluster, assignment: Assignment, inputs: Inputs, missing)
     return chunks.map_batches(
         Replica,
         batch_size=None,
-        fn_constructor_args=[assignment],
+        fn_constructor_args=[work],
         compute=ActorPoolStrategy(
             size=cluster.num_replicas,
             max_tasks_in_flight_per_actor=at_once,
@@ -268,8 +292,8 @@ class Replica:
     Ray Data calls it from many threads, a chunk in each.
     """
 
-    def __init__(self, assignment: Assignment):
-        self.assignment = assignment
+    def __init__(self, work: Work):
+        self.work = work
         self.arriving = queue.SimpleQueue()
         self.decided = queue.SimpleQueue()
         self.open = {}  # a Future for each input that is not decided yet
@@ -313,16 +337,8 @@ class Replica:
         # a Ray actor spawns its engine, and a spawned process runs this file's __mp_main__:
         # it ends with this thread
         sys.modules["__main__"].__file__ = child.__file__
-        teacher = self.assignment.teacher
-        settings = self.assignment.settings
-        task = self.assignment.task
         try:
-            engine_args = check_teacher(teacher, self.assignment.task_file, task, settings.guards)
-            if teacher.tensor_parallel_size > 1:
-                engine_args.distributed_executor_backend = (
-                    engine_args.distributed_executor_backend or "mp"
-                )
-            engine = start_engine(engine_args)
+            engine = self.work.start()
         except BaseException as error:
             reason = f"{one_line(error)} on {platform.node()}"
             # what was refused before its start, such as a model not on this node
@@ -331,7 +347,7 @@ class Replica:
             started.set_exception(RuntimeError(reason))  # Ray sends its last line to the driver
             return
         started.set_result(None)
-        labelling = Labelling(VLLMTeacher(engine, settings.thinks), task, settings)
+        labelling = self.work.asking(engine)
         try:
             while True:
                 rows = self.rows(self.arriving.get())

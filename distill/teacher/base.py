@@ -41,7 +41,9 @@ class Sampling:
     thinking_budget: int | None = None  # tokens after which a thought is closed
     guard: str | None = None  # regular expression of all that may follow the thinking
     json_schema: str | None = None  # or the JSON Schema of it, as JSON text
-    logprobs: int | None = None  # the likeliest tokens that are reported for each place
+    # how many of the likeliest tokens are reported for each place, beside the chosen one;
+    # 0: the chosen one alone
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True)

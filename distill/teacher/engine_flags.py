@@ -1,4 +1,4 @@
-"""The flags of vLLM's engine in the help of steps 1 and 3. No torch, no vLLM."""
+"""The flags of vLLM's engine in the help of the scripts that start one. No torch, no vLLM."""
 
 from distill.teacher.engine import engine_parser
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from distill.adapter_files import adapter_identity
-from distill.evaluation.scored import Scored, Unfinished, common_key, key_of, model_identity
+from distill.adapter_files import adapter_identity, model_identity
+from distill.evaluation.scored import Scored, Unfinished, common_key, key_of
 from distill.evaluation.scores import Prices, measure
 from scored_results import RESULT, STUDENT, TEACHER
 

@@ -5,11 +5,11 @@ import json
 import pytest
 
 import evaluate
-from distill.evaluation.prices import Prices, TokenPrices
 from distill.evaluation.provenance import shown_summary
 from distill.evaluation.report import in_markdown, on_terminal
 from distill.evaluation.scores import measure
 from distill.evaluation.tables import cost_table, overview
+from distill.prices import Prices, TokenPrices
 from helpers import ROOT
 
 TOKENS = {"prompt_tokens": 1000, "cached_tokens": 900, "output_tokens": 50}

@@ -1,0 +1,41 @@
+"""How sure a model was of an answer: the probability that it gave to what it wrote.
+
+That is the product over all tokens of the answer and its end of turn, from the log-probabilities of
+the chosen tokens. They must be the model's own: raw ones, without temperature or penalties, of a
+request that nothing guarded, since a guard changes them before they are reported. No torch, no
+vLLM.
+"""
+
+import math
+
+from distill.teacher.base import Completion
+
+# For Sampling.logprobs: report the chosen token alone, in the pass that writes it.
+CHOSEN_TOKEN = 0
+
+
+def log_confidence(completion: Completion) -> float | None:
+    """The natural logarithm of a whole answer's probability, 0 or below.
+
+    None for an answer that was cut or ended for a loop: without its end of turn it is a part of
+    many answers, and its probability would be theirs together. Raises ValueError where the teacher
+    has not reported each token, which it does where Sampling.logprobs asks for it.
+    """
+    if completion.finish_reason != "stop":
+        return None
+    places = completion.logprobs
+    if places is None or len(places) != len(completion.token_ids):
+        raise ValueError("the log-probabilities of an answer's tokens are not all there")
+    total = 0.0
+    for token, place in zip(completion.token_ids, places, strict=True):
+        if token not in place:
+            raise ValueError(f"the log-probability of the chosen token {token} is not there")
+        total += place[token]
+    return min(total, 0.0)  # rounding may leave a trace above it
+
+
+def confidence(log_probability: float | None) -> float | None:
+    """The probability, from 0 to 1, that belongs to log_confidence(); None stays None."""
+    if log_probability is None:
+        return None
+    return math.exp(log_probability)

@@ -1,0 +1,1 @@
+"""The student at work: answers for any number of inputs."""

@@ -1,0 +1,45 @@
+"""What predict.py says of a run: at its start what it will do, at its end what comes next."""
+
+import logging
+
+from distill.next_step import serving_command, student_evaluation_command
+from distill.prediction.choices import Choices
+from distill.prediction.student import Student
+from distill.system import nvidia_driver
+
+log = logging.getLogger("predict")
+
+
+def say_start(choices: Choices, student: Student, inputs: int, asked: int, served_as: str) -> None:
+    """Say in one line that so many of the inputs are asked, of whom, and where the answers go.
+
+    `served_as` says how vLLM has the adapter; empty for a model without one.
+    """
+    others = "" if asked == inputs else " (the others are finished or repeated)"
+    how = f", as {served_as}" if served_as else ""
+    where = ""
+    replicas = choices.cluster.num_replicas
+    if replicas:
+        where = f" on {replicas} replica{'s' if replicas > 1 else ''}"
+    log.info(
+        "predict.py: %s inputs, %s to ask%s, student %s%s%s, output %s",
+        f"{inputs:,}",
+        f"{asked:,}",
+        others,
+        student.shown(),
+        how,
+        where,
+        choices.output_file,
+    )
+
+
+def say_next(choices: Choices, student: Student) -> None:
+    """Say in one line how the answers are compared with gold, or how a merged model is served."""
+    if student.adapter:
+        line = student_evaluation_command(
+            student.adapter, student.model, student.task_file, choices.max_tokens
+        )
+        log.info("next, with the right answers to some of such rows, how good they are: %s", line)
+    else:
+        has_gpu = bool(nvidia_driver())
+        log.info("next, a server: %s", serving_command(student.model, has_gpu))

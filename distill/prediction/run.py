@@ -1,0 +1,169 @@
+"""One run of predict.py: what is checked first, how the student starts, and what is asked."""
+
+import contextlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from distill.adapter import check_plan
+from distill.cli import check_writable
+from distill.labels.inputs import Inputs, scan_inputs
+from distill.labels.journal import Journal
+from distill.labels.replicas import connect, label_on_replicas
+from distill.locks import OutputLock
+from distill.old_values import first_difference
+from distill.outputs import check_apart
+from distill.prediction.asking import record_predictions
+from distill.prediction.choices import Choices
+from distill.prediction.console import say_start
+from distill.prediction.engine import FLAG, Plan, Started, StudentWork, plan_student
+from distill.prediction.rows import columns_of
+from distill.prediction.student import Student, find_student
+from distill.prediction.table_files import check_ending
+from distill.staging import Staging
+from distill.stopping import UnwindAtSignals
+from distill.system import versions
+
+MARK_TEXT = (
+    "predict.py merges the student's adapter here for its engine, which reads it once.\n"
+    "The directory may be deleted when no predict.py is at work.\n"
+)
+# what differs between a journal and the run that would continue it, in words, by the header's key
+DIFFERENCES = {
+    "model": "another base model",
+    "revision": "another revision of the model",
+    "student": "another student: it was trained again, or its files have changed",
+    "labels": "a task with other labels",
+    "schema": "a task with another schema",
+    "max_tokens": "another --max_tokens",
+    "inputs": "other inputs (--limit counts too)",
+}
+
+
+class PredictionJournal(Journal):
+    """The journal of predictions, in the form of step 1's."""
+
+    def compare(self, path: Path, run: dict) -> None:
+        """Raise ValueError if what `path` holds is of another `run`, by its header."""
+        if "student" not in run:
+            raise ValueError(
+                f"{path}: is a journal of create_data.py; choose another --output_file"
+            )
+        found = first_difference(run, self.run, {})
+        if found:
+            what = DIFFERENCES.get(found.key, f"another {found.key}")
+            raise ValueError(f"{path}: made with {what}; --overwrite starts afresh")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of predict.py, as far as it was checked without a model."""
+
+    choices: Choices
+    student: Student
+    inputs: Inputs
+    columns: list[str]  # of the input file
+    journal: PredictionJournal
+    missing: np.ndarray  # which inputs are to be asked
+    finished: bool  # the output is there and stays, so that nothing is to be done
+
+    @property
+    def asked(self) -> int:
+        """How many inputs are to be asked."""
+        return int(self.missing.sum())
+
+    def details(self, commit: str | None) -> dict:
+        """What journal and manifest say of this call without deciding whether it continues."""
+        engine_flags = self.choices.engine_flags
+        return {"versions": versions(), "engine_flags": engine_flags, "commit": commit}
+
+
+def header_of(choices: Choices, student: Student, inputs: Inputs) -> dict:
+    """What decides the answers, as the journal's header has it."""
+    return {
+        "model": student.model,
+        "revision": student.revision,
+        "student": student.identity(),
+        # of the task, nothing else decides how a student's answer is read
+        "labels": list(student.task.labels),
+        "schema": student.task.schema,
+        "max_tokens": choices.max_tokens,
+        "inputs": inputs.sha256,
+    }
+
+
+def begin(choices: Choices, at_end: contextlib.ExitStack) -> Run:
+    """Check everything that needs no model, and find what is to be asked.
+
+    Takes the output's lock until `at_end`. Raises ValueError or OSError, and then nothing was
+    changed.
+    """
+    output = Path(choices.output_file)
+    check_ending(output)
+    student = find_student(choices)
+    check_writable(output)
+    check_apart(output, choices.input_file, student.task_file)
+    at_end.enter_context(OutputLock(output))
+    finished = output.exists() and not choices.overwrite
+    if finished and not choices.skip_finished:
+        raise ValueError(f"{output}: exists and is finished; --overwrite replaces it")
+    inputs = scan_inputs(choices.input_file, choices.limit, choices.columns)
+    journal = PredictionJournal(output, header_of(choices, student, inputs), inputs)
+    journal.open(choices.overwrite)
+    columns = columns_of(inputs)
+    return Run(choices, student, inputs, columns, journal, journal.missing(), finished)
+
+
+def plan_run(run: Run) -> Plan:
+    """Check the student as far as that needs no engine. Raises ValueError or OSError."""
+    return plan_student(run.choices, run.student, run.inputs.roles, run.journal.commit)
+
+
+def start(run: Run, plan: Plan, stop: UnwindAtSignals):
+    """Start the student's engine, unless replicas on a cluster start theirs.
+
+    Returns the StudentWork, and what it has Started or None. Raises ValueError or OSError.
+    """
+    choices = run.choices
+    replicas = choices.cluster.num_replicas
+    work = StudentWork(
+        model=run.student.model,
+        plan=plan,
+        adapter=run.student.adapter,
+        engine_flags=choices.engine_flags,
+        tensor_parallel_size=choices.cluster.tensor_parallel_size,
+        on_replica=bool(replicas),
+        task=run.student.task,
+        max_tokens=choices.max_tokens,
+    )
+    if replicas:
+        connect(choices.cluster)
+        stop.listen()  # Ray has put its own handler of SIGTERM in the place
+    say_start(choices, run.student, len(run.inputs), run.asked, plan.served_as)
+    if replicas:
+        return work, None
+    if not plan.may_merge:
+        return work, work.start()
+    folder = Path(f"{choices.output_file}.unfinished")
+    with Staging(folder, "predict.py", FLAG, MARK_TEXT) as staging:
+        check_plan(plan.ways, folder, "predict.py", FLAG)
+        return work, work.start(staging.merged)
+
+
+def predict(run: Run, work: StudentWork, started: Started | None) -> None:
+    """Ask for what is missing, and journal it. Raises TeacherEnded or ReplicasFailed.
+
+    `started` is None where replicas answer.
+    """
+    choices = run.choices
+    if choices.overwrite:
+        run.journal.clear()
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    run.journal.start(**run.details(work.plan.commit), started=now)
+    if started is None:
+        decided = label_on_replicas(choices.cluster, work, run.inputs, run.missing)
+    else:
+        decided = work.asking(started).label(run.inputs.read(run.missing))
+    record_predictions(decided, run.journal, run.asked, run.inputs.unique() - run.asked)

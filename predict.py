@@ -1,0 +1,169 @@
+r"""The student at work: an answer for every row of a backlog, and how sure the student is of it.
+
+    python predict.py --adapter models/my_task --input_file backlog.csv --output_file out.csv
+
+Every flag of vLLM's engine is accepted too. OUTPUT is .csv, .tsv, .jsonl, .json or .parquet, also
+.gz, with a row for each input, in order: index, the input's own columns (or its text), and
+    answer, valid       the answer; whether it is one, a label where the task has labels
+    confidence          the probability that the student gave to the whole answer
+    reason, response    where there is no valid answer: why, and what the student wrote
+Beside it: OUTPUT.trace.jsonl, a line for each answered input as it finishes; OUTPUT.manifest.json.
+The same command again continues where it was stopped.
+"""
+
+if __name__ == "__main__":
+    from distill import early_stop, quiet_start  # noqa: F401
+
+import contextlib
+import logging
+import signal
+import sys
+import time
+
+from distill.cli import ADAPTER, ANSWER_TOKENS, Parser, from_flags, one_line
+from distill.columns import Columns, add_column_flags
+from distill.labels.choices import Cluster
+from distill.labels.inputs import InputsChanged
+from distill.labels.replicas import ReplicasFailed
+from distill.prediction.choices import Choices
+from distill.prediction.results import leave_finished, write_results
+from distill.prediction.run import begin, plan_run, predict, start
+from distill.prices import Prices
+from distill.stopping import UnwindAtSignals
+from distill.streams import lasting_streams
+from distill.teacher.base import TeacherEnded
+from distill.teacher.child import begin_child
+from distill.teacher.engine import stop_engine
+from distill.teacher.engine_flags import (
+    ENGINE,
+    ENGINE_FLAGS,
+    ENGINE_TITLE,
+    further_gpus,
+    print_engine_flags,
+)
+
+log = logging.getLogger("predict")
+KEPT = "what is finished is kept, the same command continues"
+WAYS = ["auto", "lora", "merged"]
+
+
+def parse_args(argv: list[str] | None = None) -> Choices:
+    """Our flags, and the rest for vLLM."""
+    parser = Parser(__doc__)
+    parser.group("what is answered")
+    parser.add("input_file", None, "as in create_data.py; columns are kept", required=True)
+    add_column_flags(parser)
+    parser.add("output_file", None, ".csv, .tsv, .jsonl, .json or .parquet; .gz", required=True)
+    parser.add("limit", 0, "only the first N inputs (0: all)", at_least=0)
+    parser.group("who answers")
+    parser.add("adapter", ADAPTER, "what train_sft_trl.py wrote; empty: a model without one")
+    parser.add("model_name", "", "a merged model, or where the adapter's base is now")
+    parser.add("revision", None, "of that model on the hub (default: as it was trained on)")
+    parser.add("task", "", "labels or schema of the answers (default: the adapter's own task)")
+    parser.add("serve_adapter", "auto", "by vLLM, or a merged copy; auto: what works", choices=WAYS)
+    parser.add("max_tokens", ANSWER_TOKENS, "of an answer", at_least=1)
+    parser.add("tensor_parallel_size", 1, "GPUs the student is split over", at_least=1)
+    parser.add("num_replicas", 0, "engines on a Ray cluster (0: one engine, here)", at_least=0)
+    parser.add("cpus_per_replica", 0, "cores for each replica instead of GPUs", at_least=0)
+    parser.group("what a million tokens cost, or else an hour of a GPU")
+    parser.add("price_input", 0.0, "of input tokens that are not cached", at_least=0)
+    parser.add("price_cached", 0.0, "of cached input tokens", at_least=0)
+    parser.add("price_output", 0.0, "of output tokens", at_least=0)
+    parser.add("gpu_price_per_hour", 0.0, "of one, instead of prices of tokens", at_least=0)
+    parser.group("the run")
+    parser.add(
+        "min_success_rate", 0.95, "exit code 1 if fewer get a valid answer", at_least=0, at_most=1
+    )
+    parser.switch("overwrite", "start afresh, also over a finished output")
+    parser.switch("skip_finished", "exit code 0 where the output of the same run is finished")
+    parser.mention(ENGINE_TITLE, ENGINE_FLAGS)
+    parser.help_all(print_engine_flags, whose=ENGINE)
+    args, engine_flags = parser.parse_known_args(argv)
+    try:
+        if args.overwrite and args.skip_finished:
+            raise ValueError("--overwrite and --skip_finished contradict each other")
+        columns = from_flags(Columns, args, label_column="")
+        prices = prices_of(args, engine_flags)
+    except ValueError as error:
+        parser.error(str(error))
+    return from_flags(
+        Choices,
+        args,
+        task_file=args.task,
+        columns=columns,
+        engine_flags=engine_flags,
+        cluster=from_flags(Cluster, args),
+        prices=prices,
+    )
+
+
+def prices_of(args, engine_flags: list[str]) -> Prices:
+    """What the flags say about prices; raises ValueError where they contradict each other."""
+    if args.gpu_price_per_hour and (args.price_input or args.price_cached or args.price_output):
+        raise ValueError("--gpu_price_per_hour takes the place of --price_*; drop one of them")
+    gpus = args.tensor_parallel_size * further_gpus(engine_flags) * max(1, args.num_replicas)
+    return Prices(
+        input=args.price_input,
+        cached=args.price_cached,
+        output=args.price_output,
+        gpu_per_hour=args.gpu_price_per_hour,
+        gpus=gpus,
+    )
+
+
+if __name__ == "__mp_main__":  # an engine's process that was spawned, where vLLM does not fork
+    begin_child()
+
+
+def main() -> int:
+    lasting_streams()
+    logging.basicConfig(format="%(message)s")
+    log.setLevel(logging.INFO)
+    stop = UnwindAtSignals(f"predict.py: stopped; {KEPT}")
+    stop.listen()
+    choices = parse_args()
+    with contextlib.ExitStack() as at_end:
+        work = None
+        try:
+            run = begin(choices, at_end)
+            if run.finished:
+                return leave_finished(run)
+            if run.asked:
+                work, started = start(run, plan_run(run), stop)
+        except (ValueError, OSError) as error:
+            print(f"predict.py: {one_line(error)}", file=sys.stderr)
+            return 2
+
+        begun = time.perf_counter()
+        commit = None
+        served_as = None
+        if work:
+            commit = work.plan.commit
+            served_as = started.served_as if started else work.plan.served_as
+            try:
+                predict(run, work, started)
+            except (TeacherEnded, ReplicasFailed) as error:
+                log.error("predict.py: %s; %s", one_line(error), KEPT)
+                if stop.code:  # the signal has reached the engine first
+                    return stop.code
+                return error.exit_code
+            finally:
+                if started:
+                    stop_engine(started.engine)
+        return write_results(run, commit, served_as, seconds=time.perf_counter() - begun)
+
+
+if __name__ == "__main__":
+    try:
+        code = main()
+    except InputsChanged as changed:
+        log.error("predict.py: %s; what is finished is kept", changed)
+        code = 1
+    except OSError as full_disk:
+        log.error("predict.py: %s; %s", full_disk, KEPT)
+        code = 1
+    # what the libraries do at the exit takes a second,
+    # and a signal would only make them print tracebacks
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.exit(code)

@@ -1,0 +1,194 @@
+"""A run of predict.py around a student that answers from a list: journal, resume, output. No
+model.
+"""
+
+import contextlib
+import csv
+import json
+from collections import Counter
+
+import pytest
+
+import predict
+from distill.prediction.asking import Predicting, record_predictions
+from distill.prediction.results import leave_finished, write_results
+from distill.prediction.run import begin
+from distill.teacher.base import TeacherEnded
+from list_student import ListStudent
+
+TASK = '{"prompt": "?", "labels": ["a", "b"]}'
+INPUTS = (
+    "nr,text,n\n007,one,NA\n008,two,1\n009,one,\n010,three,\n011," + "x" * 60 + ",\n012,four,\n"
+)
+ANSWERS = {
+    "one": ("a", "stop", 0.9),
+    "two": ("B", "stop", 0.5),
+    "three": ("c", "stop", 0.25),
+    "four": ("a a a", "length", 0.1),
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "merged").mkdir()
+    (tmp_path / "merged" / "config.json").write_text("{}")
+    (tmp_path / "task.yaml").write_text(TASK)
+    (tmp_path / "in.csv").write_text(INPUTS)
+    return tmp_path
+
+
+def choices(folder, *flags, output="out.csv"):
+    common = ["--adapter", "", "--model_name", folder / "merged", "--task", folder / "task.yaml"]
+    common += ["--input_file", folder / "in.csv", "--output_file", folder / output]
+    common += ["--text_column", "text", "--id_column", "nr", "--min_success_rate", 0.4]
+    return predict.parse_args([str(word) for word in [*common, *flags]])
+
+
+def run_once(chosen, student):
+    """What predict.py does around its engine; returns the exit code."""
+    with contextlib.ExitStack() as at_end:
+        run = begin(chosen, at_end)
+        if run.finished:
+            return leave_finished(run)
+        if chosen.overwrite:
+            run.journal.clear()
+        if run.asked:
+            run.journal.start()
+            decided = Predicting(student, run.student.task, chosen.max_tokens)
+            rows = decided.label(run.inputs.read(run.missing))
+            record_predictions(rows, run.journal, run.asked, 0)
+        return write_results(run, None, "a merged copy", 1.0)
+
+
+def rows(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def last_line(capsys):
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_every_row_is_in_the_output_and_equal_ones_are_asked_once(folder, capsys):
+    student = ListStudent(ANSWERS)
+    assert run_once(choices(folder, "--price_input", 100, "--price_output", 1), student) == 0
+    assert len(student.asked) == 4
+    found = rows(folder / "out.csv")
+    assert [row["nr"] for row in found] == ["007", "008", "009", "010", "011", "012"]
+    assert [row["answer"] for row in found] == ["a", "b", "a", "", "", ""]
+    assert [row["confidence"] for row in found] == ["0.9", "0.5", "0.9", "0.25", "", ""]
+    assert [row["valid"] for row in found] == ["true"] * 3 + ["false"] * 3
+    reasons = ["", "", "", "not_a_label", "input_too_long", "cut"]
+    assert [row["reason"] for row in found] == reasons
+    assert [row["response"] for row in found] == ["", "", "", "c", "", "a a a"]
+    assert [row["n"] for row in found[:3]] == ["NA", "1", ""]
+    manifest = json.loads((folder / "out.csv.manifest.json").read_text())
+    assert manifest["rows"] == 6 and manifest["unique_rows"] == 5
+    assert manifest["label_counts"] == {"a": 2, "b": 1}
+    assert manifest["reasons"] == {"not_a_label": 1, "input_too_long": 1, "cut": 1}
+    assert manifest["mean_confidence"] == pytest.approx((0.9 * 2 + 0.5 + 0.25) / 4)
+    assert manifest["success_rate"] == 0.5 and manifest["labels"] == ["a", "b"]
+    line = last_line(capsys)
+    assert line["rejected"] == 3 and line["output_tokens"] == 7
+    # 15 input tokens of which 3 each were cached, at no price, and 7 of output
+    assert line["cost"] == pytest.approx(((15 - 12) * 100 + 7) / 1e6)
+
+
+@pytest.mark.parametrize("ends_after", [0, 1, 3])
+def test_a_run_that_ended_goes_on_and_asks_nothing_twice(folder, ends_after):
+    assert run_once(choices(folder, output="whole.csv"), ListStudent(ANSWERS)) == 0
+    first = ListStudent(ANSWERS, ends_after=ends_after)
+    with pytest.raises(TeacherEnded):
+        run_once(choices(folder), first)
+    assert not (folder / "out.csv").exists()
+    with open(folder / "out.csv.trace.jsonl", "ab") as file:
+        file.write(b'{"index": 3, "hash": "torn')
+    second = ListStudent(ANSWERS)
+    assert run_once(choices(folder), second) == 0
+    asked = Counter(r.prompt.content[0]["content"] for r in first.asked + second.asked)
+    assert asked == Counter(list(ANSWERS))
+    assert (folder / "out.csv").read_bytes() == (folder / "whole.csv").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.tsv", "out.parquet", "out.csv.gz", "out.json"])
+def test_the_journal_holds_all_that_an_output_needs(folder, name):
+    """Another format costs no model: the journal under the new name is enough."""
+    assert run_once(choices(folder), ListStudent(ANSWERS)) == 0
+    (folder / "out.csv.trace.jsonl").rename(folder / f"{name}.trace.jsonl")
+    assert run_once(choices(folder, output=name), ListStudent({})) == 0
+    assert (folder / name).stat().st_size > 0
+
+
+def test_a_finished_output_is_left_or_made_again(folder, capsys):
+    assert run_once(choices(folder), ListStudent(ANSWERS)) == 0
+    before = (folder / "out.csv").read_bytes()
+    with pytest.raises(ValueError, match="exists and is finished; --overwrite replaces it"):
+        run_once(choices(folder), None)
+    assert run_once(choices(folder, "--skip_finished"), None) == 0
+    line = last_line(capsys)
+    assert line["skipped"] is True and line["rows"] == 6 and line["asked"] == 0
+    with pytest.raises(ValueError, match="made with another --max_tokens"):
+        run_once(choices(folder, "--skip_finished", "--max_tokens", 8), None)
+    again = ListStudent(ANSWERS)
+    assert run_once(choices(folder, "--overwrite"), again) == 0
+    assert len(again.asked) == 4 and (folder / "out.csv").read_bytes() == before
+
+
+def test_another_run_is_refused_in_words(folder):
+    with pytest.raises(TeacherEnded):
+        run_once(choices(folder), ListStudent(ANSWERS, ends_after=2))
+    journal = (folder / "out.csv.trace.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="made with other inputs"):
+        run_once(choices(folder, "--limit", 3), None)
+    (folder / "task.yaml").write_text(TASK.replace("?", "Another prompt"))
+    with pytest.raises(TeacherEnded):  # which the student never sees, so that it goes on
+        run_once(choices(folder), ListStudent(ANSWERS, ends_after=0))
+    (folder / "task.yaml").write_text(TASK.replace('"b"', '"c"'))
+    with pytest.raises(ValueError, match="a task with other labels"):
+        run_once(choices(folder), None)
+    (folder / "task.yaml").write_text(TASK)
+    (folder / "merged" / "model.safetensors").write_bytes(b"trained again")
+    with pytest.raises(ValueError, match="made with another student: it was trained again"):
+        run_once(choices(folder), None)
+    assert (folder / "out.csv.trace.jsonl").read_bytes().startswith(journal)
+
+
+def test_a_journal_of_step_1_is_not_continued(folder):
+    (folder / "out.csv.trace.jsonl").write_text('{"run": {"model": "teacher"}}\n')
+    with pytest.raises(ValueError, match="is a journal of create_data.py"):
+        run_once(choices(folder), None)
+
+
+def test_bad_input_is_refused_before_anything_is_made(folder):
+    for flags, said in (
+        (["--output_file", folder / "out.txt"], "predictions are written as .csv"),
+        (["--output_file", folder / "in.csv", "--overwrite"], "would be replaced"),
+        (["--id_column", "n"], "the id in column 'n' is empty"),
+        (["--text_column", "body"], "no column 'body'"),
+    ):
+        before = sorted(folder.iterdir())
+        with pytest.raises(ValueError, match=said):
+            run_once(choices(folder, *flags), None)
+        assert sorted(folder.iterdir()) == before
+
+
+def test_too_few_answers_are_said_and_the_output_is_there(folder, caplog):
+    assert run_once(choices(folder, "--min_success_rate", 0.9), ListStudent(ANSWERS)) == 1
+    assert "only 50.0 % of the rows got a valid answer (1 not_a_label, " in caplog.text
+    assert len(rows(folder / "out.csv")) == 6
+
+
+def test_a_schemas_answers_are_json(folder):
+    schema = {"type": "object", "properties": {"n": {"type": "number"}}, "required": ["n"]}
+    (folder / "task.yaml").write_text(json.dumps({"prompt": "?", "schema": schema}))
+    (folder / "in.csv").write_text("nr,text\n1,one\n")
+    answers = {"one": ('{"n": 2.0}', "stop", 0.5)}
+    assert run_once(choices(folder), ListStudent(answers)) == 0
+    assert rows(folder / "out.csv")[0]["answer"] == '{"n": 2}'
+    assert run_once(choices(folder, output="out.jsonl"), ListStudent(answers)) == 0
+    assert json.loads((folder / "out.jsonl").read_text())["answer"] == {"n": 2}
+
+
+def test_prices_of_replicas_are_those_of_all_their_gpus(folder):
+    prices = choices(folder, "--gpu_price_per_hour", 3.6, "--num_replicas", 4).prices
+    assert prices.of_system("student", {"rows_per_second": 1000}) == pytest.approx(4.0)
