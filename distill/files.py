@@ -5,14 +5,18 @@ from pathlib import Path
 
 
 class Replacing:
-    """A text file that appears under its name only when it is complete."""
+    """A file, of text unless it is `binary`, that appears under its name only when complete."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, binary: bool = False):
         self.path = path
+        self.binary = binary
         self.temporary = path.with_name(path.name + ".tmp")
 
     def __enter__(self):
-        self.file = open(self.temporary, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+        if self.binary:
+            self.file = open(self.temporary, "wb")  # noqa: SIM115
+        else:
+            self.file = open(self.temporary, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
         return self.file
 
     def __exit__(self, error, *_):
