@@ -65,7 +65,8 @@ def shown(value: object) -> str:
 
 def in_words(changes: list[Change]) -> str:
     """All changes as one sentence without its full stop."""
-    return " and ".join(change.words for change in changes)
+    *before, last = [change.words for change in changes]
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 def has(changes: list[Change], kind: str) -> bool:

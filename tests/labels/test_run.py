@@ -224,7 +224,7 @@ def test_finished_output_and_other_runs_are_kept(labelled):
         task.write_text(
             "prompt: Name the language.\nlabels: [en, de]\nanswer: 'Final Answer: (.+)'\n"
         )
-        prompt = "the prompt has changed and the labels have changed; --reuse changed"
+        prompt = "run, the prompt has changed, the labels have changed and the expression "
         model = TEACHER.parent / "../models/tiny-thinking"
         others = [
             (["--max_tokens", 200], "--max_tokens was 256, is 200"),
