@@ -36,6 +36,7 @@ from distill.cli import (
 from distill.columns import Columns, add_column_flags
 from distill.labels.choices import Choices, Cluster, default_thinking_budget, shard_of
 from distill.labels.dry_run import dry_run
+from distill.labels.earlier import CHANGED, SAME
 from distill.labels.inputs import InputsChanged
 from distill.labels.labelling import Settings
 from distill.labels.replicas import ReplicasFailed
@@ -52,6 +53,7 @@ from distill.teacher.engine_flags import ENGINE, ENGINE_FLAGS, ENGINE_TITLE, pri
 log = logging.getLogger("create_data")
 INPUTS = "./example-data/multilingual.txt"
 GUARDS = ["retry", "always", "never"]
+REUSE = [SAME, CHANGED]
 
 
 def parse_args(argv: list[str] | None = None) -> Choices:
@@ -83,6 +85,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.group("the run")
     parser.add("min_success_rate", 0.95, "exit code 1 if fewer get a label", at_least=0, at_most=1)
     parser.switch("overwrite", "start afresh, also over a finished output")
+    parser.add("reuse", "", "keep answers that hold; changed: else ask all anew", choices=REUSE)
     parser.switch("skip_finished", "exit code 0 where the output of the same run is finished")
     parser.switch("show", "print all rows in full at the end; goes well with --limit 5")
     parser.switch("dry_run", "ask nobody and write nothing: say what would be asked, and how much")
@@ -117,6 +120,8 @@ def check_together(args, shard) -> None:
         raise ValueError("--num_replicas shares the inputs out itself; drop --shard")
     if args.overwrite and args.skip_finished:
         raise ValueError("--overwrite and --skip_finished contradict each other")
+    if args.overwrite and args.reuse:
+        raise ValueError("--overwrite and --reuse contradict each other")
     if args.show and shard.count > 1:
         raise ValueError("--show prints the rows of a whole run; drop --shard")
     if args.max_repeats == 1:

@@ -16,12 +16,16 @@ from typing import BinaryIO
 from distill.input_files import check_regular
 
 
+class Held(ValueError):
+    """Another run is at work on a file."""
+
+
 def lock(path: Path, shared: bool = False) -> BinaryIO:
     """Open a file, which is created if it is missing, and lock it.
 
     The open file holds the lock until it is closed. Several runs may hold a `shared` lock at once.
-    Raises ValueError, in one line, if another run holds the file or its file system has no locks,
-    and OSError if it cannot be opened.
+    Raises Held if another run holds the file, ValueError if its file system has no locks, each in
+    one line, and OSError if it cannot be opened.
     """
     while True:
         check_regular(path)
@@ -30,9 +34,7 @@ def lock(path: Path, shared: bool = False) -> BinaryIO:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            raise ValueError(
-                f"{path}: another run is writing it; wait for its end or stop it"
-            ) from None
+            raise Held(f"{path}: another run is writing it; wait for its end or stop it") from None
         except OSError as error:
             file.close()
             raise ValueError(
@@ -83,8 +85,8 @@ class OutputLock:
 
     A run holds its own journal, which is created for that, and all others that there are. Shards
     hold their own, and with each other the journal of runs without shards, so that no such run is
-    at work beside them. Raises ValueError if another run is at work or the file system has no
-    locks.
+    at work beside them. Raises Held if another run is at work, and ValueError if the file system
+    has no locks.
     """
 
     def __init__(self, output: Path, shard: int = 0, num_shards: int = 1):
@@ -109,6 +111,16 @@ class OutputLock:
             self.__exit__()
             raise
         return self
+
+    def replace_own(self, complete: Path) -> None:
+        """Put a complete file in the place of our own journal.
+
+        There is no moment in which another run could lock it.
+        """
+        file = lock(complete)
+        os.replace(complete, self.own)
+        self.held[self.own].close()
+        self.held[self.own] = file
 
     def __exit__(self, *_):
         for path, file in self.held.items():

@@ -7,6 +7,7 @@ such a key: then files that lack it go on under that value, and are refused unde
 that is no longer written gets here the value that is used from then on. No torch, no vLLM.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 NOT_RECORDED = object()  # a flag could set it, so nothing is known about it
@@ -14,6 +15,7 @@ NOT_RECORDED = object()  # a flag could set it, so nothing is known about it
 # Of the header lines of OUTPUT.trace.jsonl.
 OLD_HEADER = {
     "max_repeats": 0,  # loops ran to the token limit
+    "task_meaning": NOT_RECORDED,  # beside it stands `task`, the file's sha256
 }
 
 # Of run.json, where settings of SFTConfig are texts such as "None".
@@ -50,7 +52,12 @@ class Difference:
 
 
 def first_difference(before: dict, now: dict, old_values: dict) -> Difference | None:
-    """The first key whose value differs, or None.
+    """The first of the differences(), or None."""
+    return next(differences(before, now, old_values), None)
+
+
+def differences(before: dict, now: dict, old_values: dict) -> Iterator[Difference]:
+    """Each key whose value differs.
 
     A key that one side lacks has its value in `old_values`. `before` is what the file holds, `now`
     the run of today, `old_values` OLD_HEADER or OLD_RUN. A key that is missing there too counts as
@@ -64,8 +71,7 @@ def first_difference(before: dict, now: dict, old_values: dict) -> Difference | 
         if NOT_RECORDED in (old, new):
             continue
         if old != new:
-            return Difference(key, old, new)
-    return None
+            yield Difference(key, old, new)
 
 
 def value_of(recorded: dict, key: str, old_values: dict):

@@ -9,6 +9,8 @@ from distill.locks import journals_of, own_journal
 
 # what an attempt in a journal, a manifest and a result of step 3 count
 TOKEN_COUNTS = ("prompt_tokens", "cached_tokens", "output_tokens")
+# ending of the file beside an output that lists changed answers
+FLIPS = "flips.jsonl"
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ def check_apart(output: Path, *read: str) -> None:
         own_journal(output),
         beside(output, "rejected.jsonl"),
         beside(output, "manifest.json"),
+        beside(output, FLIPS),
     ]
     for path in written:
         for source in map(Path, read):

@@ -9,6 +9,7 @@ A task is a YAML file such as example-data/language_classification.yaml with the
 """
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,6 +51,29 @@ class Task:
     answer: str
     hash: str  # sha256 of the file, so that data made under another prompt is told apart
     schema: str = ""  # of answers that are JSON, as JSON text
+
+    @cached_property
+    def meaning(self) -> dict[str, str]:
+        """A digest of each key: what decides how inputs are asked and how answers are read.
+
+        Comments, the order of keys and labels, and how YAML spells a text do not count. The order
+        within a schema does: in it the guard writes an answer, and in it answers are kept.
+        """
+        parts = {
+            "prompt": self.prompt,
+            "labels": sorted(self.labels),
+            "answer": self.answer,
+            "schema": self.schema,
+        }
+        digests = {}
+        for key, part in parts.items():
+            text = json.dumps(part, ensure_ascii=False)
+            digests[key] = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digests
+
+    def named(self) -> dict:
+        """What headers and manifests say of the task, for same_task()."""
+        return {"task": self.hash, "task_meaning": self.meaning}
 
     def messages(self, input: str | list[dict]) -> list[dict]:
         """The teacher's chat: the prompt as system message, then the input.
@@ -141,6 +165,17 @@ class Task:
             return [content.strip()]
         matches = re.finditer(self.answer, content, re.IGNORECASE)
         return [(match[1] or "").strip() for match in matches]
+
+
+def same_task(recorded: dict, now: dict) -> bool:
+    """Whether two headers or manifests name the same task: the same file, or one that means it.
+
+    Older ones know only the file's sha256, `task`; later ones its Task.meaning, `task_meaning`.
+    """
+    if recorded.get("task") == now.get("task"):
+        return True
+    meaning = recorded.get("task_meaning")
+    return meaning is not None and meaning == now.get("task_meaning")
 
 
 def load_task(path: str | Path) -> Task:

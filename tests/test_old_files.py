@@ -128,11 +128,11 @@ def test_a_finished_output_is_nothing_to_do(without_weights, tmp_path):
     too_few = run(*skip, "--min_success_rate", 1, code=1, cwd=without_weights)
     assert "of the rows got a label" in too_few.stderr and last_json(too_few) == summary
     error = run(*skip, "--temperature", 0.3, code=2, cwd=without_weights).stderr
-    assert "made with temperature 0.15, now 0.3" in error
+    assert "exists and is finished, but --temperature was 0.15, is 0.3; --reuse changed" in error
     for journal in journals_of(output):
         journal.unlink()  # the manifest knows it too
     error = run(*skip, "--temperature", 0.3, code=2, cwd=without_weights).stderr
-    assert "manifest.json: made with temperature 0.15, now 0.3" in error
+    assert "finished, but --temperature was 0.15, is 0.3; --overwrite starts afresh" in error
     assert last_json(run(*skip, cwd=without_weights)) == summary
     error = run(*skip, "--overwrite", code=2, cwd=without_weights).stderr
     assert "--overwrite and --skip_finished contradict each other" in error
@@ -143,7 +143,7 @@ def test_a_finished_output_is_nothing_to_do(without_weights, tmp_path):
         csv.writer(file).writerows([("id", "text"), *enumerate(texts)])
     ids = ["--input_file", table, "--text_column", "text", "--id_column", "id"]
     error = run(*skip, *ids, code=2, cwd=without_weights).stderr
-    assert f"{output}: was written with other ids than those of the inputs; remove it" in error
+    assert f"{output}: was written with other ids than those of the inputs; --reuse" in error
     same_outputs(output, OLD / "finished" / "labels.jsonl")
     beside(output, "manifest.json").unlink()
     error = run(*skip, code=2, cwd=without_weights).stderr
@@ -154,7 +154,9 @@ def test_a_journal_is_not_continued_under_another_value(without_weights, tmp_pat
     output = copy_of("half", tmp_path) / "labels.jsonl"
     before = (tmp_path / "half" / "labels.jsonl.trace.jsonl").read_bytes()
     error = run(*labelling(output, "--temperature", 0.3), code=2, cwd=without_weights).stderr
-    assert "made with temperature 0.15, now 0.3; --overwrite starts afresh" in error
+    assert (
+        "trace.jsonl: is of another run, --temperature was 0.15, is 0.3; --reuse changed" in error
+    )
     assert [path.read_bytes() for path in (tmp_path / "half").iterdir()] == [before]
 
 
@@ -167,7 +169,8 @@ def test_a_header_without_a_key_has_the_value_of_its_time(key, tmp_path):
     inputs = scan_inputs(OLD / "inputs.txt")
     journal = OLD / "half" / "labels.jsonl.trace.jsonl"
     _, *lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
-    with_key = {**header(journal), key: OLD_HEADER[key]}
+    old = None if OLD_HEADER[key] is NOT_RECORDED else OLD_HEADER[key]
+    with_key = {**header(journal), key: old}
     without = {name: value for name, value in with_key.items() if name != key}
 
     def opened(folder, written, now):
@@ -180,8 +183,10 @@ def test_a_header_without_a_key_has_the_value_of_its_time(key, tmp_path):
 
     assert (opened(tmp_path / "old", without, with_key).places >= 0).sum() == len(decided(journal))
     assert (opened(tmp_path / "new", with_key, without).places >= 0).sum() == len(decided(journal))
-    before = json.dumps(OLD_HEADER[key])
-    with pytest.raises(ValueError, match=f'trace.jsonl: made with {key} {before}, now "another"'):
+    if OLD_HEADER[key] is NOT_RECORDED:
+        opened(tmp_path / "any", without, {**without, key: "another"})
+        return
+    with pytest.raises(ValueError, match=f"trace.jsonl: --{key} was {old}, is another; --over"):
         opened(tmp_path / "other", without, {**without, key: "another"})
 
 

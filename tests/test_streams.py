@@ -145,7 +145,7 @@ def test_inputs_that_change_after_they_were_labelled(decided):
         and said.count("\n") == 1
     )
     assert sorted(path.name for path in folder.glob("out*")) == ["out.jsonl.trace.jsonl"]
-    assert "made with inputs" in run(*command, code=2).stderr
+    assert "the inputs have changed; --reuse same keeps" in run(*command, code=2).stderr
     source.write_text(content, encoding="utf-8")
     assert last_json(run(*command))["rows"] == 3
 

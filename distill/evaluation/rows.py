@@ -11,7 +11,7 @@ from distill.columns import Columns
 from distill.evaluation.fields import fields_of
 from distill.evaluation.scores import in_one_form, quality
 from distill.outputs import TOKEN_COUNTS, read_finished
-from distill.task import NoAnswer, Task
+from distill.task import NoAnswer, Task, same_task
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def read_teacher(path: Path, chats: list[list[dict]], task: Task) -> dict:
     """
     finished = read_finished(path)
     manifest = finished.manifest
-    if manifest.get("task", task.hash) != task.hash:
+    if "task" in manifest and not same_task(manifest, task.named()):
         raise ValueError(
             f"{path}: made under another task ({manifest.get('task_file')}); "
             "pass that one with --task"

@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 
 from distill.evaluation.fields import right_by_field
+from distill.intervals import wilson
 from distill.outputs import TOKEN_COUNTS
 from distill.prices import Prices
 from distill.same_text import comparable
@@ -42,14 +43,11 @@ def quality(
 
 def share_of(correct: int, rows: int) -> dict:
     """How many rows are right, and what share of all that is, with its interval."""
-    from scipy.stats import binomtest
-
-    interval = binomtest(correct, rows).proportion_ci(method="wilson")
     return {
         "rows": rows,
         "correct": correct,
         "accuracy": correct / rows,
-        "accuracy_interval": [interval.low, interval.high],  # 95 %, Wilson
+        "accuracy_interval": wilson(correct, rows),
     }
 
 

@@ -41,6 +41,7 @@ class Choices:
     settings: Settings
     min_success_rate: float  # share of labelled rows below which the run has failed
     overwrite: bool
+    reuse: str  # same or changed: what may differ from the run before; empty: nothing
     skip_finished: bool  # a finished output of the same run is no error
     show: bool  # the rows are printed in full at the end
     dry_run: bool  # nobody is asked and nothing is written

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 
 from distill.guard import LABEL, written_shapes
+from distill.labels.changes import in_words
 from distill.labels.run import Run, check_guards
 from distill.labels.tokenizer_here import Here, look
 from distill.model_tokenizer import PROBE, check_prompt, check_thinking
@@ -58,6 +59,7 @@ def dry_run(run: Run) -> int:
         reading_text(run.task),
         sizes_text(run, here, sizes, warning),
         requests_text(run, here, sizes, requests, prompt_tokens),
+        *reuse_text(run),
         messages_text(run.task, first, here.tokenizer),
         field("not checked", NOT_CHECKED),
     ]
@@ -69,6 +71,7 @@ def dry_run(run: Run) -> int:
                 "dry_run": True,
                 "inputs": len(run.inputs),
                 "asked": run.asked,
+                "reused": run.reused,
                 "requests": requests,
                 "requests_at_most": requests * (1 + settings.max_retries),
                 "prompt_tokens": prompt_tokens,
@@ -247,6 +250,15 @@ def requests_text(run: Run, here: Here, sizes: Sizes, requests: int, prompt_toke
             field("tokens", f"{tokens}\n{output}"),
         ]
     )
+
+
+def reuse_text(run: Run) -> list[str]:
+    """What --reuse keeps of the run before; nothing where it is the same run."""
+    changes = run.beginning.changes
+    if not changes:
+        return []
+    text = f"since the last run {in_words(changes)}; {run.reused:,} of its answers hold"
+    return [field("reuse", text)]
 
 
 def messages_text(task: Task, messages: list[dict], tokenizer) -> str:

@@ -106,6 +106,25 @@ class Inputs:
         return {} if self.ids is None else {"id": self.ids[index]}
 
 
+class ByDigest:
+    """Finds an input by its hash, wherever it stands; 16 bytes an input."""
+
+    def __init__(self, inputs: Inputs):
+        unique = np.flatnonzero(inputs.first == np.arange(len(inputs)))
+        hashes = inputs.digests[unique, 0]
+        order = np.argsort(hashes)
+        self.hashes = hashes[order]
+        self.indices = unique[order]
+
+    def find(self, hash: str) -> int | None:
+        """The first input that has this hash, as Inputs.hash() writes it; None if there is none."""
+        wanted = np.uint64(int(hash, 16))
+        place = int(np.searchsorted(self.hashes, wanted))
+        if place == len(self.hashes) or self.hashes[place] != wanted:
+            return None
+        return int(self.indices[place])
+
+
 def scan_inputs(path: str, limit: int = 0, columns: Columns = NO_COLUMNS) -> Inputs:
     """Read and check all inputs, or the first `limit`.
 

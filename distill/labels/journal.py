@@ -17,11 +17,11 @@ import numpy as np
 
 from distill.chats import InputRow
 from distill.files import Replacing
+from distill.labels.changes import changes_between, in_words
 from distill.labels.forced import Forced
 from distill.labels.inputs import Inputs
 from distill.locks import journals_of, own_journal
-from distill.old_values import OLD_HEADER, first_difference
-from distill.outputs import TOKEN_COUNTS, beside, parse
+from distill.outputs import FLIPS, TOKEN_COUNTS, beside, parse
 from distill.progress import bar
 
 # a place is the number of a journal file above this bit, and the offset of a line in it below
@@ -55,6 +55,30 @@ class Totals:
             self.reasons[record["reason"]] += 1
         elif is_label:
             self.labels[record["answer"]] += 1
+
+
+class Spent:
+    """Seconds of all starts in one journal, from its lines."""
+
+    def __init__(self):
+        self.before = 0.0  # of the starts before the last one
+        self.last = 0.0  # of the last one, as far as a row has recorded them
+        self.copied = False  # the rows are another journal's, whose seconds a header names
+
+    def header(self, line: dict) -> None:
+        """Take in a header line, which begins a start."""
+        self.before += self.last + line.get("seconds_before", 0.0)
+        self.last = 0.0
+        self.copied = line.get("copied", False)
+
+    def row(self, record: dict) -> None:
+        """Take in a decided input's line."""
+        if not self.copied:
+            self.last = record["seconds"]
+
+    def total(self) -> float:
+        """Seconds up to here."""
+        return self.before + self.last
 
 
 class Journal:
@@ -98,6 +122,7 @@ class Journal:
         Our own stays as an empty file, since our lock is on it.
         """
         self.output.unlink(missing_ok=True)
+        beside(self.output, FLIPS).unlink(missing_ok=True)
         for path in self.paths():
             if path == self.own:
                 os.truncate(path, 0)
@@ -119,12 +144,13 @@ class Journal:
         self.places = np.full(len(self.inputs), -1, np.int64)
         self.forced = Forced()  # of the answers in our own journal
         self.commit = None  # of the teacher on the hub, as the last header names one
+        # name of an earlier journal, whose answers these are compared with
+        self.compared_with = None
         self.seconds = 0.0  # of all starts together, in the journal that took longest
 
     def _replay_file(self, number: int, path: Path, repair: bool) -> None:
         offset = 0
-        spent = 0.0  # seconds of the starts before the last one
-        last = 0.0  # seconds of the last one, as far as a row has recorded them
+        spent = Spent()
         # whether there was a header, which says that the rows after it are this run's
         known = False
         line = b"\n"
@@ -135,28 +161,29 @@ class Journal:
                 if record and "run" in record:
                     self.compare(path, record["run"])
                     self.commit = record.get("commit") or self.commit
+                    self.compared_with = record.get("compared_with") or self.compared_with
                     known = True
-                    spent += last
-                    last = 0.0
-                elif record and known and self.inputs.hash(record["index"]) == record["hash"]:
+                    spent.header(record)
+                elif record and known and self._is_ours(record):
                     if path == self.own and self.places[record["index"]] < 0:
                         self.forced.count(record["attempts"], self.run.get("structured_outputs"))
                     self.places[record["index"]] = number << FILE_BITS | offset
-                    last = record["seconds"]
+                    spent.row(record)
                 offset += len(line)
         if repair and path == self.own and not line.endswith(b"\n"):
             os.truncate(path, offset - len(line))  # the run was killed while it wrote this line
-        self.seconds = max(self.seconds, spent + last)
+        self.seconds = max(self.seconds, spent.total())
+
+    def _is_ours(self, record: dict) -> bool:
+        """Whether a line is of one of the inputs; what is kept for others has no index."""
+        index = record["index"]
+        return index is not None and self.inputs.hash(index) == record["hash"]
 
     def compare(self, path: Path, run: dict) -> None:
         """Raise ValueError if what `path` holds is of another `run`, by its header."""
-        found = first_difference(run, self.run, OLD_HEADER)
-        if found:
-            before = json.dumps(found.before, ensure_ascii=False)
-            now = json.dumps(found.now, ensure_ascii=False)
-            raise ValueError(
-                f"{path}: made with {found.key} {before}, now {now}; --overwrite starts afresh"
-            )
+        changes = changes_between(run, self.run)
+        if changes:
+            raise ValueError(f"{path}: {in_words(changes)}; --overwrite starts afresh")
 
     def missing(self) -> np.ndarray:
         """Which inputs of our share must be asked: of equal inputs the first one."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from distill.labels.choices import Choices
 from distill.labels.console import say_next
+from distill.labels.flips import Flips, say_flips, write_flips
 from distill.labels.forced import Forced
 from distill.labels.run import Run
 from distill.labels.shown_rows import show_rows
@@ -30,6 +31,7 @@ def write_results(run: Run, commit: str | None, seconds: float) -> int:
         print(json.dumps({"shard": choices.shard.text, **summary, **journal.forced.counts()}))
         return 0
     if not run.asked:
+        run.beginning.take_over()
         commit = journal.commit  # without a question nothing was loaded
     journal.replay()
     left = int(journal.missing().sum())
@@ -41,6 +43,10 @@ def write_results(run: Run, commit: str | None, seconds: float) -> int:
         files["input_columns"] = choices.columns.given()
     if run.inputs.ids is not None:
         files["ids"] = run.inputs.ids_sha256()
+    flips = compare_with_earlier(run)  # first: with its manifest an output is finished
+    if flips:
+        files["compared_with"] = journal.compared_with
+        files.update(flips.counts())
     manifest = journal.write_outputs(bool(run.task.labels), **files, **run.details(commit))
     Forced(
         answers=manifest["answers"],
@@ -49,12 +55,31 @@ def write_results(run: Run, commit: str | None, seconds: float) -> int:
     ).warn(mode)
     for key in SHOWN:
         summary[key] = manifest[key]
+    if choices.reuse:
+        summary["reused"] = run.reused
     if choices.show:
         show_rows(run)
+    if flips:
+        summary.update(flips.counts())
+        say_flips(flips, bool(run.task.labels))
     if manifest["success_rate"] >= choices.min_success_rate:
         say_next(choices.output_file, choices.teacher.model_name)
     print(json.dumps({"output_file": choices.output_file, **summary}))
     return code_of(manifest["success_rate"], choices)
+
+
+def compare_with_earlier(run: Run) -> Flips | None:
+    """List what has changed since the run that this one replaces; None if there is none."""
+    journal = run.journal
+    if journal.compared_with is None:
+        return None
+    previous = journal.output.with_name(journal.compared_with)
+    if not previous.exists():
+        log.warning(
+            "create_data.py: %s is gone, so nothing says which labels have changed", previous
+        )
+        return None
+    return write_flips(journal, previous, run.task)
 
 
 def leave_finished(run: Run) -> int:
@@ -72,8 +97,8 @@ def leave_finished(run: Run) -> int:
     run.journal.compare(Path(f"{choices.output_file}.manifest.json"), made)
     if manifest.get("ids") != run.inputs.ids_sha256():
         raise ValueError(
-            f"{choices.output_file}: was written with other ids than those of the inputs; remove "
-            "it, and the same command writes it anew from its journal"
+            f"{choices.output_file}: was written with other ids than those of the inputs; "
+            "--reuse same writes it anew from its journal"
         )
     log.info("create_data.py: %s is finished, nothing to do", choices.output_file)
     summary = {"output_file": choices.output_file, "skipped": True, "asked": 0, "seconds": 0.0}

@@ -14,6 +14,7 @@ from distill.labels.inputs import Inputs, scan_inputs
 from distill.labels.journal import Journal
 from distill.labels.labelling import Labelling, record_rows
 from distill.labels.replicas import Assignment, connect, label_on_replicas
+from distill.labels.reuse import Beginning
 from distill.locks import OutputLock
 from distill.outputs import check_apart
 from distill.stopping import UnwindAtSignals
@@ -38,6 +39,8 @@ class Run:
     inputs: Inputs
     journal: Journal
     missing: np.ndarray  # which inputs are to be asked
+    reused: int  # inputs that differ and are decided already
+    beginning: Beginning  # what has changed since the run before, and what of it holds
     finished: bool = False  # the output is there and stays, so that nothing is to be done
 
     @property
@@ -67,7 +70,7 @@ def header_of(choices: Choices, task: Task, inputs: Inputs) -> dict:
     return {
         "model": choices.teacher.model_name,
         "revision": choices.teacher.revision,
-        "task": task.hash,
+        **task.named(),
         "inputs": inputs.sha256,
         **asdict(choices.settings),
     }
@@ -89,16 +92,23 @@ def begin(choices: Choices, at_end: contextlib.ExitStack) -> Run:
         raise ValueError(
             "--overwrite does not go with --shard; remove the output and its journals instead"
         )
-    if not choices.dry_run:
-        at_end.enter_context(OutputLock(output, shard.index, shard.count))
-    finished = output.exists() and not choices.overwrite
-    if finished and not choices.skip_finished:
-        raise ValueError(f"{output}: exists and is finished; --overwrite replaces it")
+    lock = OutputLock(output, shard.index, shard.count)
+    in_turn = bool(choices.reuse) and shard.count > 1
+    if not choices.dry_run and not in_turn:
+        at_end.enter_context(lock)
     inputs = scan_inputs(choices.input_file, choices.limit, choices.columns)
     header = header_of(choices, task, inputs)
     journal = Journal(output, header, inputs, shard.index, shard.count)
-    journal.open(choices.overwrite, repair=not choices.dry_run)
-    return Run(choices, task, inputs, journal, journal.missing(), finished)
+    beginning = Beginning(journal, task, choices.settings, choices.reuse, choices.skip_finished)
+    finished = False
+    if choices.overwrite:
+        journal.open(overwrite=True)
+    elif in_turn and not choices.dry_run:
+        finished = beginning.open_in_turn(lambda: at_end.enter_context(lock))
+    else:
+        finished = beginning.open(None if choices.dry_run else lock)
+    reused = int((journal.places >= 0).sum())
+    return Run(choices, task, inputs, journal, journal.missing(), reused, beginning, finished)
 
 
 def check_guards(run: Run) -> None:
@@ -141,6 +151,7 @@ def label(run: Run, started: Started) -> None:
     settings = choices.settings
     if choices.overwrite:
         run.journal.clear()
+    run.beginning.take_over()
     now = datetime.now(UTC).isoformat(timespec="seconds")
     run.journal.start(**run.details(started.model.revision), started=now)
     if started.engine is None:

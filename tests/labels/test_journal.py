@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from distill.labels.changes import FLAGS
 from distill.labels.inputs import scan_inputs
 from helpers import last_json, program, read_jsonl, run
 from journals import RUN, close, decide, opened
@@ -93,7 +94,8 @@ def test_another_run_is_refused_and_named(tmp_path, inputs, key):
     journal.start()
     close(journal)
     with pytest.raises(
-        ValueError, match=f"out.jsonl.trace.jsonl: made with {key} .*, now 7; --overwrite"
+        ValueError,
+        match=f"out.jsonl.trace.jsonl: --{FLAGS.get(key, key)} was .*, is 7; --overwrite",
     ):
         opened(tmp_path, inputs, run={**RUN, key: 7})
 

@@ -1,6 +1,7 @@
 """One run of step 1 on a real engine: retries, votes, what is counted and what is kept."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -219,30 +220,55 @@ def test_finished_output_and_other_runs_are_kept(labelled):
     assert "--overwrite" in fails("create_data.py", *flags)
     output.rename(output.with_suffix(".kept"))
     try:
-        others = {
-            "max_tokens": 200,
-            "temperature": 0.5,
-            "revision": "v2",
-            "inputs": None,
-            "task": None,
-            "model": None,
-            "num_samples": 3,
-            "structured_outputs": "never",
-        }
         task = output.with_name("task.yaml")
         task.write_text(
             "prompt: Name the language.\nlabels: [en, de]\nanswer: 'Final Answer: (.+)'\n"
         )
-        values = {
-            "inputs": ["--limit", 9],
-            "task": ["--task", task],
-            "model": ["--model_name", TEACHER.parent / "../models/tiny-thinking"],
-        }
-        for field, value in others.items():
-            message = fails("create_data.py", *flags, *values.get(field, [f"--{field}", value]))
-            assert f"made with {field} " in message, message
+        prompt = "run, the prompt has changed, the labels have changed and the expression "
+        model = TEACHER.parent / "../models/tiny-thinking"
+        others = [
+            (["--max_tokens", 200], "--max_tokens was 256, is 200"),
+            (["--temperature", 0.5], "--temperature was 0.15, is 0.5; --reuse changed"),
+            (["--revision", "v2"], "--revision was not given, is v2; --reuse changed"),
+            (["--limit", 9], "the inputs have changed; --reuse same"),
+            (["--task", task], prompt),
+            (["--model_name", model], f"--model_name was {TEACHER}, is {model}"),
+            (["--num_samples", 3], "--num_samples was 1, is 3"),
+            (["--structured_outputs", "never"], "--structured_outputs was retry, is never"),
+            (["--min_agreement", 0.5], "--min_agreement was 0.0, is 0.5; --reuse same"),
+        ]
+        for flag, words in others:
+            message = fails("create_data.py", *flags, *flag)
+            assert words in message and "--overwrite starts afresh" in message, message
         # everything is decided, so this writes the output again without an engine
         python("create_data.py", *flags)
         assert output.read_bytes() == before
     finally:
         output.with_suffix(".kept").replace(output)  # other tests read it
+
+
+@pytest.mark.slow
+def test_another_round(labelled, tmp_path):
+    """First with fewer inputs, then with the teacher asked otherwise, whose labels are compared."""
+    output = tmp_path / "labels.jsonl"
+    for ending in ("", ".trace.jsonl", ".manifest.json", ".rejected.jsonl"):
+        shutil.copy(f"{labelled[0]}{ending}", f"{output}{ending}")
+    flags = [*labelling_flags(output), "--limit", 40]
+    summary = last_json(python("create_data.py", *flags, "--reuse", "same"))
+    assert (summary["rows"], summary["asked"], summary["reused"]) == (40, 0, 40)
+    before = {record["index"]: record for record in trace(output) if record["index"] is not None}
+    first = read_jsonl(output)
+    assert first == read_jsonl(labelled[0])[: len(first)] and len(first) >= 38
+    result = python("create_data.py", *flags, "--temperature", 1.2, "--reuse", "changed")
+    summary = last_json(result)
+    assert (summary["asked"], summary["reused"], summary["compared"]) == (40, 0, 40)
+    now = {record["index"]: record for record in trace(output)}
+    differ = [index for index in now if now[index]["answer"] != before[index]["answer"]]
+    flips = read_jsonl(Path(f"{output}.flips.jsonl"))
+    assert sorted(differ) == [flip["index"] for flip in flips]
+    assert summary["changed"] == len(flips)
+    assert all(r["attempts"][0]["sampling"]["temperature"] == 1.2 for r in now.values())
+    assert f"{len(flips)} of 40 labels have changed" in result.stderr
+    lines = Path(f"{output}.previous-1.jsonl").read_text(encoding="utf-8").splitlines()
+    previous = [json.loads(line) for line in lines if line]
+    assert before == {r["index"]: r for r in previous if r.get("index") is not None}
