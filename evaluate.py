@@ -77,7 +77,11 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.add("systems", ",".join(TITLES), "which of them are compared, with commas")
     parser.add("teacher_model", TEACHER, "asked with its prompt and thinking")
     parser.add("teacher_revision", None, "of the teacher on the hub (default: main)")
-    parser.add("teacher_answers", "", "instead of asking it: what step 1 wrote for these rows")
+    parser.add(
+        "teacher_answers",
+        "",
+        "instead of asking it: what step 1 wrote for these rows, or other labels",
+    )
     parser.add("reasoning_parser", REASONING_PARSER, "none: the teacher does not think")
     parser.add("student_model", STUDENT, "the student's base, which the adapter was trained on")
     parser.add("student_revision", None, "of the student's base (default: as it was trained on)")
@@ -175,16 +179,14 @@ def main() -> int:
         except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
             print(f"evaluate.py: {one_line(error)}", file=sys.stderr)
             return 2
-        names = [name for name in choices.systems if name not in plan.left_out]
-        thinks = choices.reasoning_parser != "none"
-        say_start(len(plan.rows.chats), names, thinks, choices.report_dir)
+        say_start(len(plan.rows.chats), plan.titles(), choices.report_dir)
         try:
             metrics = score(plan)
         except SystemFailed as error:  # it is said
             return error.exit_code
     print(on_terminal(metrics))
     print(f"Report: {choices.report_dir / 'report.html'}")
-    say_next(names, choices.adapter)
+    say_next(plan.names(), choices.adapter)
     print(json.dumps(shown_summary(metrics, time.perf_counter() - start)))
     return 0
 

@@ -180,7 +180,9 @@ def line_of(rows: str, metrics: dict[str, dict]) -> list[str]:
     of_rows = f"{about['rows']}; {percent(about['low'])} to {percent(about['high'])}"
     tokens = show(value_of(metrics.get(TOKENS)), ".1f")
     of_teacher = metrics.get(TOKENS, {}).get("args", {}).get("teacher")
-    if of_teacher is not None:
+    if isinstance(of_teacher, str):  # that it is not known
+        tokens += f" ({of_teacher})"
+    elif of_teacher is not None:
         tokens += f" ({of_teacher:.1f})"
     return [
         rows,

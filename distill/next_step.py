@@ -23,7 +23,9 @@ SAMPLING = {
     "temperature": TEMPERATURE,
     "max_tokens": MAX_TOKENS,
 }
-# Stands for what only the user knows: held-out rows of a task of his own.
+WITHOUT_TEACHER = "base,student"  # systems of step 3
+# Stand for what only the user knows: a task of his own, and its held-out rows.
+TASK_FILE = "TASK.yaml"
 GOLD = "GOLD.jsonl"
 
 
@@ -51,9 +53,13 @@ def evaluation_command(adapter: str, student: str, train_file: str) -> str:
     """How step 3 is started for an adapter, with the teacher and the task of its rows.
 
     Step 1 has written them beside the rows. What is not there is left to the defaults of step 3.
+    Labels from elsewhere have neither a teacher to be asked nor a task that is known here.
     """
     words = ["--adapter", adapter, "--student_model", student]
     manifest = manifest_of(train_file)
+    if not manifest:
+        words += ["--systems", WITHOUT_TEACHER, "--task", TASK_FILE, "--test_file", GOLD]
+        return command("python", "evaluate.py", *words)
     if "model" in manifest:
         words += ["--teacher_model", manifest["model"]]
     if manifest.get("revision"):

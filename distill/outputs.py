@@ -6,6 +6,7 @@ from pathlib import Path
 
 from distill.chats import input_hash, read_chat, read_lines
 from distill.locks import journals_of, own_journal
+from distill.same_text import comparable
 
 # what an attempt in a journal, a manifest and a result of step 3 count
 TOKEN_COUNTS = ("prompt_tokens", "cached_tokens", "output_tokens")
@@ -20,38 +21,56 @@ class Finished:
     answers: dict[str, str | None]  # by input_hash(); None: rejected
     attempts: dict[str, list[dict]]  # by input_hash(), as the journal has them
     manifest: dict
+    from_elsewhere: bool = False  # labels of people or of another labeller, not of step 1
 
 
 def read_answers(path: str | Path) -> dict[str, str]:
     """The answers of a chat JSONL by input_hash() of what precedes them.
 
-    Raises ValueError as read_chat().
+    Raises ValueError as read_chat(), and for two answers to one input.
     """
     answers = {}
-    for _, messages in read_chat(path, "assistant"):
+    for number, messages in read_chat(path, "assistant"):
         *asked, answer = messages
-        answers[input_hash(asked)] = answer["content"]
+        add_answer(answers, input_hash(asked), answer["content"], f"{path}:{number}")
     return answers
+
+
+def add_answer(answers: dict[str, str], asked: str, answer: str, where: str) -> None:
+    """Take in the answer to an input, by its input_hash().
+
+    Raises ValueError that begins with `where` if an earlier row answers it otherwise.
+    """
+    earlier = answers.setdefault(asked, answer)
+    if comparable(earlier) != comparable(answer):
+        raise ValueError(
+            f"{where}: answers {answer!r} where an earlier row with the same input answers "
+            f"{earlier!r}; drop one of the two"
+        )
 
 
 def read_finished(output: Path) -> Finished:
     """Read an output with the files beside it; raises ValueError as read_chat()."""
     answers = read_answers(output)
     rejected = beside(output, "rejected.jsonl")
-    if rejected.exists():
+    has_rejected = rejected.exists()
+    if has_rejected:
         for _, line in read_lines(rejected):
             answers[input_hash(json.loads(line)["messages"])] = None
     manifest = {}
-    if beside(output, "manifest.json").exists():
+    has_manifest = beside(output, "manifest.json").exists()
+    if has_manifest:
         manifest = json.loads(beside(output, "manifest.json").read_text("utf-8"))
     attempts = {}
-    for path in journals_of(output):
+    journals = journals_of(output)
+    for path in journals:
         with open(path, "rb") as file:
             for line in file:
                 record = parse(line) or {}
                 if "hash" in record:
                     attempts[record["hash"]] = record["attempts"]
-    return Finished(answers, attempts, manifest)
+    of_step_1 = has_rejected or has_manifest or bool(journals)
+    return Finished(answers, attempts, manifest, from_elsewhere=not of_step_1)
 
 
 def parse(line: bytes) -> dict | None:

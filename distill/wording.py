@@ -3,6 +3,7 @@
 import re
 
 MISSING = "–"  # what was not measured
+NOT_KNOWN = "not known"  # what labels from elsewhere took: nobody here could have measured it
 UNIT = re.compile(r"(?<=\d) (?=%|s\b|ms\b)")  # the space before one
 NO_BREAK = "\u00a0"  # the space at which no line ends
 FRACTION = 0.1  # a part that is at most so large is written as 1/n

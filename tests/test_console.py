@@ -18,6 +18,7 @@ import evaluate
 from distill import next_step, progress, quiet
 from distill.cli import TASK, TEACHER
 from distill.streams import LogFile, Terminal
+from distill.task import load_task
 from helpers import ROOT, program
 
 # All that the three steps may write to stderr where it is no terminal. Nothing else passes, so a
@@ -36,7 +37,7 @@ STEP_2 = [
     rf"training: {BAR}",
     r"only \d+ optimizer steps; more come from --num_train_epochs or a smaller batch",
     r"step \d+: [\d.]+ % of the evaluated answers are exact, eval_loss [\d.]+",
-    r"next, step 3: python .*evaluate\.py --adapter .*",
+    r"next, step 3(, with your task and held-out rows .*)?: python .*evaluate\.py .*",
 ]
 STEP_3 = [
     r"evaluate\.py: 441 rows, report .*, systems: .*",
@@ -109,7 +110,10 @@ def test_step_3_is_named_with_the_teacher_and_the_task_of_the_rows(tmp_path, mon
     monkeypatch.chdir(ROOT)
     line = next_step.evaluation_command("out", "org/student", str(train_file))
     words = shlex.split(line)
-    assert words[2:] == ["--adapter", "out", "--student_model", "org/student"]
+    asked = evaluate.parse_args(words[2:])  # of labels from elsewhere
+    assert (asked.adapter, asked.student_model) == ("out", "org/student")
+    assert asked.systems == ["base", "student"]
+    assert (asked.task_file, asked.test_file) == (next_step.TASK_FILE, next_step.GOLD)
     manifest = {"model": "org/teacher", "revision": "v2", "task": "0", "task_file": "my task.yaml"}
     manifest.update(reasoning_parser="none", temperature=0.15, max_tokens=512)
     (tmp_path / "my rows.jsonl.manifest.json").write_text(json.dumps(manifest))
@@ -124,10 +128,13 @@ def test_step_3_is_named_with_the_teacher_and_the_task_of_the_rows(tmp_path, mon
 
 def test_step_3_finds_the_examples_rows_from_another_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    manifest = {"model": "org/teacher", "task": load_task(TASK).hash, "task_file": TASK}
+    (tmp_path / "rows.jsonl.manifest.json").write_text(json.dumps(manifest))
     words = shlex.split(next_step.evaluation_command("out", "org/student", "rows.jsonl"))
     assert evaluate.parse_args(words[2:]).test_file == str(ROOT / "example-data" / "heldout.jsonl")
     (tmp_path / "rows.jsonl.manifest.json").write_text("[1]")  # nothing that step 1 has written
-    assert shlex.split(next_step.evaluation_command("out", "org/student", "rows.jsonl")) == words
+    words = shlex.split(next_step.evaluation_command("out", "org/student", "rows.jsonl"))
+    assert evaluate.parse_args(words[2:]).test_file == next_step.GOLD
 
 
 def test_defaults_that_are_left_out_are_those_of_step_3():

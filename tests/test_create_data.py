@@ -12,7 +12,7 @@ def notices(tmp_path_factory):
     """Step 1 of a task without labels, with a teacher that does not think, a real instruct model:
     (flags, output file, JSON line).
     """
-    python("tests/smollm2.py")
+    python("example-data/tickets/get_student.py")
     flags = [
         "--model_name",
         ROOT / "models" / "smollm2",

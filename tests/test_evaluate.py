@@ -144,6 +144,33 @@ def test_answers_that_are_json_are_compared_as_values(tmp_path):
     assert (alone["correct"], alone["per_field"]["amount"]["correct"]) == (2, 2)
 
 
+def test_labels_from_elsewhere_have_no_known_cost(tmp_path):
+    """A chat JSONL without anything beside it, in another order than gold, with a label wrong."""
+    gold = [chat("hola", "es"), chat("hi", "en"), chat("salut", "fr")]
+    labels = [chat("salut", "fr", id="007"), chat("hi", "de", id="2"), chat("hola", "es", id="1")]
+    flags = ["--test_file", write(tmp_path / "gold.jsonl", *gold), "--systems", "teacher"]
+    flags += ["--teacher_answers", write(tmp_path / "labels.jsonl", *labels)]
+    process = python(
+        "evaluate.py", *flags, "--price_output", 1, "--report_dir", tmp_path / "report"
+    )
+    summary = last_json(process)
+    assert summary["teacher_accuracy"] == 0.6667
+    unknown = ("tokens", "latency_s", "cost_per_million")
+    assert [summary[f"teacher_{key}"] for key in unknown] == [None] * 3
+    assert "systems: labels from elsewhere" in process.stderr
+    row = next(line for line in process.stdout.splitlines() if line.startswith("labels from"))
+    assert row.count("not known") == 3
+    metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert [metrics["systems"]["teacher"][key] for key in unknown] == [None] * 3
+    assert metrics["teacher_model"] is None
+    assert metrics["labels_from_elsewhere"] is True
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / "report" / name).read_text()
+        assert text.count("not known") >= 5
+        assert "labels from elsewhere (" in text
+        assert "prompt and thinking" not in text
+
+
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [

@@ -23,7 +23,9 @@ from distill.card_figures import (
 )
 from distill.cli import on_one_line
 from distill.evaluation.sentences import origin
+from distill.evaluation.systems import labels_from_elsewhere
 from distill.files import Replacing
+from distill.wording import NOT_KNOWN
 
 log = logging.getLogger("evaluate")
 # Keys of a system's figures beside its accuracy, with the hub's name of each metric.
@@ -79,6 +81,8 @@ def figures_of(metrics: dict) -> list[EvalResult]:
         about = {}
         if teacher.get("tokens") is not None:
             about["teacher"] = rounded(teacher["tokens"], 1)
+        elif labels_from_elsewhere(metrics):
+            about["teacher"] = NOT_KNOWN
         found.append(
             figure(rows, "tokens_per_request", TOKENS, rounded(student["tokens"], 1), about)
         )

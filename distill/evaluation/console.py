@@ -3,16 +3,15 @@
 import logging
 from pathlib import Path
 
-from distill.evaluation.systems import title_of
 from distill.next_step import merging_command
 
 log = logging.getLogger("evaluate")
 
 
-def say_start(rows: int, systems: list[str], thinks: bool, report_dir: Path) -> None:
-    """Say in one line which systems, by their names, are asked so many rows for which report."""
-    titles = "; ".join(title_of(name, thinks) for name in systems)
-    log.info("evaluate.py: %s rows, report %s, systems: %s", f"{rows:,}", report_dir, titles)
+def say_start(rows: int, titles: list[str], report_dir: Path) -> None:
+    """Say in one line which systems are compared on so many rows for which report."""
+    systems = "; ".join(titles)
+    log.info("evaluate.py: %s rows, report %s, systems: %s", f"{rows:,}", report_dir, systems)
 
 
 def say_next(systems: list[str], adapter: str) -> None:

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from distill.evaluation.systems import labels_from_elsewhere
 from distill.evaluation.tables import free_texts
 from distill.evaluation.verdict import CHANCE, not_thinking, quality
-from distill.wording import MISSING, duration, part_of, percent, show
+from distill.wording import MISSING, NOT_KNOWN, duration, part_of, percent, show
 
 
 @dataclass(frozen=True)
@@ -28,19 +29,20 @@ def headlines(metrics: dict) -> list[Headline]:
     teacher = systems.get("teacher")
     # a teacher that cannot be read is nothing to be measured by
     fair = teacher is not None and not not_thinking(metrics)
+    missing = NOT_KNOWN if labels_from_elsewhere(metrics) else "not measured"
     return [
         right(metrics, student, teacher, fair),
         agreeing(student, teacher),
-        taken("Tokens per request", "tokens", show_tokens, student, teacher, fair),
-        taken("Time per request", "latency_s", duration, student, teacher, fair),
+        taken("Tokens per request", "tokens", show_tokens, student, teacher, fair, missing),
+        taken("Time per request", "latency_s", duration, student, teacher, fair, missing),
     ]
 
 
-def beside(teacher: dict | None, value: str) -> str:
-    """The line with the teacher's figure, or why there is none."""
+def beside(teacher: dict | None, value: str, missing: str = "not measured") -> str:
+    """The line with the teacher's figure, or why there is none; `missing` says it of the figure."""
     if teacher is None:
         return "no teacher was asked"
-    return "teacher not measured" if value == MISSING else f"teacher {value}"
+    return f"teacher {missing if value == MISSING else value}"
 
 
 def right(metrics: dict, student: dict, teacher: dict | None, fair: bool) -> Headline:
@@ -89,7 +91,9 @@ def show_tokens(value: float | None) -> str:
     return show(value, ",.0f")
 
 
-def taken(title: str, key: str, form, student: dict, teacher: dict | None, fair: bool) -> Headline:
+def taken(
+    title: str, key: str, form, student: dict, teacher: dict | None, fair: bool, missing: str
+) -> Headline:
     """What a request takes; `form` writes the figure that `key` names."""
     of_student = student[key]
     of_teacher = teacher[key] if teacher else None
@@ -105,7 +109,7 @@ def taken(title: str, key: str, form, student: dict, teacher: dict | None, fair:
     return Headline(
         title=title,
         value=form(of_student),
-        beside=beside(teacher, form(of_teacher)),
+        beside=beside(teacher, form(of_teacher), missing),
         change=change,
         student_bar=student_bar,
         teacher_bar=teacher_bar,

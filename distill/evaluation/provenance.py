@@ -8,6 +8,7 @@ from pathlib import Path
 
 from distill.evaluation.choices import Choices
 from distill.evaluation.models import Revisions
+from distill.evaluation.systems import labels_from_elsewhere
 from distill.system import commit, cpu_name, versions
 from distill.task import Task
 from distill.tokens import THINK_END
@@ -16,6 +17,7 @@ from distill.tokens import THINK_END
 def origin(choices: Choices, revisions: Revisions, task: Task, results: dict[str, dict]) -> dict:
     """Where and with what the figures were measured."""
     machines = [result["machine"] for result in results.values() if "machine" in result]
+    teacher = results.get("teacher", {})  # answers from a file know whose they are
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
@@ -24,8 +26,10 @@ def origin(choices: Choices, revisions: Revisions, task: Task, results: dict[str
         "versions": versions(),
         "task_hash": task.hash,
         "task_file": str(Path(choices.task_file).absolute()),
-        "teacher_model": choices.teacher_model,
-        "teacher_revision": revisions.teacher,
+        "teacher_model": teacher.get("model", choices.teacher_model),
+        "teacher_revision": teacher.get("revision", revisions.teacher),
+        "teacher_answers": choices.teacher_answers or None,
+        "labels_from_elsewhere": teacher.get("from_elsewhere", False),
         "student_model": choices.student_model,
         "student_revision": revisions.student,
         "adapter": choices.adapter,
@@ -92,11 +96,14 @@ def predictions(
 
 
 def shown_summary(metrics: dict, seconds: float) -> dict:
-    """The last line of stdout."""
+    """The last line of stdout; null is what is not known of labels from elsewhere."""
     systems = metrics["systems"]
     summary = {}
     for name, measured in systems.items():
         summary[f"{name}_accuracy"] = round(measured["accuracy"], 4)
+    if labels_from_elsewhere(metrics):
+        for key in ("latency_s", "tokens", "cost_per_million"):
+            summary[f"teacher_{key}"] = None
     for name in ("teacher", "student"):
         for key, digits in (("latency_s", 4), ("tokens", 1)):
             value = systems.get(name, {}).get(key)

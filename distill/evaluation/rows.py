@@ -10,7 +10,7 @@ from distill.chats import NO_COLUMNS, has_columns, input_hash, read_gold, read_i
 from distill.columns import Columns
 from distill.evaluation.fields import fields_of
 from distill.evaluation.scores import in_one_form, quality
-from distill.outputs import TOKEN_COUNTS, read_finished
+from distill.outputs import TOKEN_COUNTS, add_answer, read_finished
 from distill.task import NoAnswer, Task, same_task
 
 
@@ -105,10 +105,11 @@ def known_json(task: Task, text: str, where: str) -> str:
 
 
 def read_teacher(path: Path, chats: list[list[dict]], task: Task) -> dict:
-    """The teacher's results from what create_data.py wrote.
+    """The teacher's results from what create_data.py wrote, or from labels from elsewhere.
 
     Tokens and responses if its journal lies beside it. Tokens are those of all attempts at a row.
-    Raises ValueError if it was made under another task or lacks a row.
+    Labels from elsewhere have nothing beside them, and may be in any order. Raises ValueError if
+    the file was made under another task or lacks a row.
     """
     finished = read_finished(path)
     manifest = finished.manifest
@@ -123,7 +124,8 @@ def read_teacher(path: Path, chats: list[list[dict]], task: Task) -> dict:
         if key not in finished.answers:
             text = chat[-1]["content"][:60]
             raise ValueError(
-                f"{path}: has no answer for {text!r}; label these rows with create_data.py first"
+                f"{path}: has no answer for {text!r}; label these rows with create_data.py first, "
+                "or add the label"
             )
         answers.append(finished.answers[key])
     results = {
@@ -133,6 +135,14 @@ def read_teacher(path: Path, chats: list[list[dict]], task: Task) -> dict:
         ],
         "responses": [text or "" for text in answers],
     }
+    if finished.from_elsewhere:
+        results["from_elsewhere"] = True
+        results["thinks"] = False
+        results["model"] = None
+        results["revision"] = None
+    if "model" in manifest:
+        results["model"] = manifest["model"]
+        results["revision"] = manifest.get("revision")
     if "reasoning_parser" in manifest:
         results["thinks"] = manifest["reasoning_parser"] != "none"
     if all(finished.attempts.get(key) for key in hashes):
@@ -151,7 +161,9 @@ def label_quality(
 
     An input without a label counts as wrong.
     """
-    labels = dict(read_known_answers(labels_file, task))
+    labels = {}
+    for asked, answer in read_known_answers(labels_file, task):
+        add_answer(labels, asked, answer, labels_file)
     gold = read_known_answers(gold_file, task, columns)[: limit or None]
     if not any(key in labels for key, _ in gold):
         raise ValueError(

@@ -18,7 +18,7 @@ from distill.evaluation.report import write_report
 from distill.evaluation.rows import Rows, read_rows, read_teacher
 from distill.evaluation.scored import Scored, Unfinished, common_key, key_of
 from distill.evaluation.scores import chrf_metric, measure
-from distill.evaluation.systems import BASE_LATENCY_ROWS, BASE_SYSTEMS, TITLES, System
+from distill.evaluation.systems import BASE_LATENCY_ROWS, BASE_SYSTEMS, TITLES, System, title_of
 from distill.evaluation.templates import try_templates
 from distill.evaluation.verdict import not_thinking
 from distill.model_tokenizer import check_student_tokens
@@ -45,6 +45,17 @@ class Plan:
     ways: list[Serving]  # to serve the adapter
     left_out: dict[str, str]  # systems that cannot be asked, and why
     dated: list[str]  # models whose chat templates write the date
+
+    def names(self) -> list[str]:
+        """The systems that are compared."""
+        return [name for name in self.choices.systems if name not in self.left_out]
+
+    def titles(self) -> list[str]:
+        """What they are called."""
+        teacher = self.given.get("teacher", {})
+        thinks = teacher.get("thinks", self.choices.reasoning_parser != "none")
+        from_elsewhere = teacher.get("from_elsewhere", False)
+        return [title_of(name, thinks, from_elsewhere) for name in self.names()]
 
 
 def describe(name: str, choices: Choices, models: Models, rows: int) -> System:

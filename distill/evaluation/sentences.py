@@ -1,6 +1,6 @@
 """What the report says under "How it was measured": tests, serving, ties, what was left out."""
 
-from distill.evaluation.systems import titles_of
+from distill.evaluation.systems import labels_from_elsewhere, titles_of
 from distill.evaluation.ties import ties_sentence
 from distill.server_settings import server_sentence
 
@@ -16,6 +16,11 @@ def sentences(metrics: dict) -> list[str]:
         found.append(
             f"Right where the other is wrong: student {test['only_student']} rows, "
             f"teacher {test['only_teacher']} (McNemar's exact test: p {p_value})."
+        )
+    if labels_from_elsewhere(metrics):
+        found.append(
+            f"The teacher's answers are labels from elsewhere ({metrics['teacher_answers']}): "
+            "what their tokens, time and cost were is not known."
         )
     if metrics.get("served_as"):
         found.append(

@@ -15,11 +15,14 @@ BASE_SYSTEMS = ("base_prompt", "base")
 # One that does not know when to stop takes the whole --max_tokens for every row.
 BASE_LATENCY_ROWS = 10
 WITHOUT_THINKING = "teacher, prompt"
+FROM_ELSEWHERE = "labels from elsewhere"  # take the teacher's place in a comparison
 STYLES = {"teacher": BLUE, "base_prompt": GREEN, "base": PURPLE, "student": ORANGE}
 
 
-def title_of(name: str, teacher_thinks: bool = True) -> str:
+def title_of(name: str, teacher_thinks: bool = True, from_elsewhere: bool = False) -> str:
     """What a system is called in messages and in the report."""
+    if name == "teacher" and from_elsewhere:
+        return FROM_ELSEWHERE
     return WITHOUT_THINKING if name == "teacher" and not teacher_thinks else TITLES[name]
 
 
@@ -28,7 +31,16 @@ def titles_of(metrics: dict) -> dict[str, str]:
 
     Old figures are those of a teacher that thinks.
     """
-    return {name: title_of(name, metrics.get("teacher_thinks", True)) for name in TITLES}
+    thinks = metrics.get("teacher_thinks", True)
+    return {name: title_of(name, thinks, labels_from_elsewhere(metrics)) for name in TITLES}
+
+
+def labels_from_elsewhere(metrics: dict) -> bool:
+    """Whether the teacher's answers are labels of people or of another labeller.
+
+    Their tokens, times and costs are not known. Old figures have none.
+    """
+    return metrics.get("labels_from_elsewhere", False)
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,13 @@
 The first one compares the systems, the others go into detail.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from distill.evaluation.systems import titles_of
+from distill.evaluation.systems import labels_from_elsewhere, titles_of
 from distill.prices import basis_text
-from distill.wording import MISSING, money, percent, rate, seconds, show
+from distill.wording import MISSING, NOT_KNOWN, money, percent, rate, seconds, show
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ def three_digits(value: float | None) -> str:
     """A figure from 0 to 1 that is no share of rows."""
     return show(value, ".3f")
 
+
+NOTHING = re.compile(f"[{MISSING} (),+]+")  # a cell in which no figure was measured
 
 # which of them there are depends on what the answers are
 QUALITY = (
@@ -88,20 +91,26 @@ def overview(metrics: dict) -> Table:
         last = times(measured.get("speedup"))
         if priced:
             last = money(measured.get("cost_per_million"))
-        rows.append(
-            [
-                titles[name],
-                f"{percent(measured['accuracy'])} ({100 * low:.1f}–{100 * high:.1f})",
-                likeness,
-                show(measured["tokens"], ".1f"),
-                seconds(measured["latency_s"]),
-                last,
-            ]
-        )
+        cells = [
+            titles[name],
+            f"{percent(measured['accuracy'])} ({100 * low:.1f}–{100 * high:.1f})",
+            likeness,
+            show(measured["tokens"], ".1f"),
+            seconds(measured["latency_s"]),
+            last,
+        ]
+        rows.append(told_unknown(metrics, name, cells))
     title = f"Systems on {metrics['rows']} held-out rows"
     if priced:
         title += ", and what a million requests cost"
     return Table(title, header, rows)
+
+
+def told_unknown(metrics: dict, name: str, cells: list[str]) -> list[str]:
+    """The cells of a system; of labels from elsewhere those without a figure say why."""
+    if name != "teacher" or not labels_from_elsewhere(metrics):
+        return cells
+    return [NOT_KNOWN if NOTHING.fullmatch(cell) else cell for cell in cells]
 
 
 def has_costs(metrics: dict) -> bool:
@@ -154,21 +163,20 @@ def systems_table(metrics: dict) -> Table:
         parts = (
             f"{show(measured['prompt_tokens'], '.1f')} + {show(measured['output_tokens'], '.1f')}"
         )
-        rows.append(
-            [
-                titles[name],
-                accuracy(measured),
-                *quality,
-                percent(measured.get("agreement")),
-                str(measured["unreadable"]),
-                f"{show(measured['tokens'], '.1f')} ({parts})",
-                show(measured["cached_tokens"], ".1f"),
-                times(measured.get("token_ratio")),
-                f"{seconds(measured['latency_s'])}, {seconds(measured['latency_p95_s'])}",
-                times(measured.get("speedup")),
-                rate(measured["rows_per_second"]),
-            ]
-        )
+        cells = [
+            titles[name],
+            accuracy(measured),
+            *quality,
+            percent(measured.get("agreement")),
+            str(measured["unreadable"]),
+            f"{show(measured['tokens'], '.1f')} ({parts})",
+            show(measured["cached_tokens"], ".1f"),
+            times(measured.get("token_ratio")),
+            f"{seconds(measured['latency_s'])}, {seconds(measured['latency_p95_s'])}",
+            times(measured.get("speedup")),
+            rate(measured["rows_per_second"]),
+        ]
+        rows.append(told_unknown(metrics, name, cells))
     return Table(f"Systems on {metrics['rows']} held-out rows", header, rows)
 
 
@@ -193,9 +201,16 @@ def cost_table(metrics: dict) -> Table | None:
     for name, measured in metrics["systems"].items():
         row = [titles[name], money(measured.get("cost_per_million"))]
         if prices:
-            row.append(basis_text(prices[name], measured["rows_per_second"]))
-        rows.append(row)
+            row.append(basis_of(metrics, name))
+        rows.append(told_unknown(metrics, name, row))
     return Table("Cost of a million requests, in the currency of the prices given", header, rows)
+
+
+def basis_of(metrics: dict, name: str) -> str:
+    """By what a system is paid; labels from elsewhere were not paid by what the prices say."""
+    if name == "teacher" and labels_from_elsewhere(metrics):
+        return NOT_KNOWN
+    return basis_text(metrics["prices"][name], metrics["systems"][name]["rows_per_second"])
 
 
 def kinds_table(metrics: dict) -> Table | None:

@@ -9,7 +9,7 @@ be off on other rows. For free texts the test is on answers that are exactly rig
 comparison with a teacher that often cannot be read, however good the student looks beside it.
 """
 
-from distill.evaluation.systems import titles_of
+from distill.evaluation.systems import labels_from_elsewhere, titles_of
 from distill.evaluation.tables import free_texts
 from distill.wording import duration, part_of, percent
 
@@ -163,7 +163,12 @@ def costs(metrics: dict) -> str:
 
 
 def savings(metrics: dict) -> str:
-    """What a request to the student takes of what one to the teacher takes."""
+    """What a request to the student takes of what one to the teacher takes.
+
+    Beside labels from elsewhere what it takes.
+    """
+    if labels_from_elsewhere(metrics):
+        return costs(metrics)
     student = metrics["systems"]["student"]
     fewer = student.get("token_ratio")
     faster = student.get("speedup")

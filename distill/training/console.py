@@ -2,7 +2,7 @@
 
 import logging
 
-from distill.next_step import GOLD, evaluation_command
+from distill.next_step import GOLD, TASK_FILE, evaluation_command
 from distill.training.lora import describe
 from distill.training.results import Sizes
 
@@ -49,7 +49,9 @@ def say_sizes(trainer, tokenizer, first_row: dict, sizes: Sizes) -> None:
 def say_next(adapter: str, student: str, train_file: str) -> None:
     """Say in one line how step 3 is started for the adapter."""
     line = evaluation_command(adapter, student, train_file)
-    if GOLD in line:
+    if TASK_FILE in line:
+        log.info("next, step 3, with your task and held-out rows for the two files: %s", line)
+    elif GOLD in line:
         log.info("next, step 3, with your held-out rows for %s: %s", GOLD, line)
     else:
         log.info("next, step 3: %s", line)

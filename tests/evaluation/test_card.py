@@ -89,6 +89,20 @@ def adapter(tmp_path):
     return tmp_path
 
 
+def test_beside_labels_from_elsewhere_the_teachers_tokens_are_not_known(adapter):
+    metrics = metrics_of("teacher", "student")
+    for key in ("prompt_tokens", "tokens", "latency_s"):
+        metrics["systems"]["teacher"][key] = None
+    metrics["systems"]["student"]["speedup"] = None
+    metrics["labels_from_elsewhere"] = True
+    for _ in range(2):  # what a card holds already is read again
+        add_to_card(str(adapter), metrics)
+    line = next(
+        line for line in (adapter / "README.md").read_text().splitlines() if "| held out" in line
+    )
+    assert "| 25.0 % | 25.0 % | 12.0 (not known) | – |" in line
+
+
 def test_the_adapters_card_gets_them(adapter, caplog):
     add_to_card(str(adapter), metrics_of("teacher", "student"))
     card = ModelCard.load(adapter / "README.md")

@@ -98,6 +98,39 @@ def test_teacher_answers_are_read_from_a_file(tmp_path):
         read_teacher(labels, chats, task)
 
 
+def test_labels_from_elsewhere_are_a_teachers_answers(tmp_path):
+    """A chat JSONL alone, in another order, with ids, and with more rows than are asked for."""
+    task = load_task(TASK)
+    rows = [chat("ciao", "ot", id="3"), chat("hi", "EN", id="007"), chat("hola", "es", id="NA")]
+    labels = write(tmp_path / "labels.jsonl", *rows)
+    chats = [chat(text, "")["messages"][:1] for text in ("hola", "hi")]
+    assert read_teacher(labels, chats, task) == {
+        "answers": ["es", "en"],
+        "responses": ["es", "EN"],
+        "from_elsewhere": True,
+        "thinks": False,
+        "model": None,
+        "revision": None,
+    }
+    write(tmp_path / "labels.jsonl.manifest.json", {"model": "m", "reasoning_parser": "none"})
+    found = read_teacher(labels, chats, task)
+    assert "from_elsewhere" not in found
+    assert (found["model"], found["revision"]) == ("m", None)
+
+
+def test_labels_that_contradict_each_other_are_refused(tmp_path):
+    rows = [chat("hi", "en"), chat("hola", "es"), chat("hi", "de")]
+    labels = write(tmp_path / "labels.jsonl", *rows)
+    named = "labels.jsonl:3: answers 'de' where an earlier row with the same input answers 'en'"
+    with pytest.raises(ValueError, match=named):
+        read_teacher(labels, [rows[1]["messages"][:1]], load_task(TASK))
+    gold = write(tmp_path / "gold.jsonl", rows[1])
+    with pytest.raises(ValueError, match="labels.jsonl: answers 'de' where an earlier row"):
+        label_quality(labels, gold, 0, load_task(TASK))
+    same = write(tmp_path / "same.jsonl", rows[0], rows[1], rows[0])
+    assert read_teacher(same, [rows[0]["messages"][:1]], load_task(TASK))["answers"] == ["en"]
+
+
 def test_gold_in_a_table_counts_row_by_row(tmp_path):
     """Also where two rows have one text; other files beside it are read by the same columns."""
     (tmp_path / "task.yaml").write_text("prompt: p\nlabels: [café, thé]", encoding="utf-8")

@@ -277,3 +277,23 @@ def test_the_terminal_shows_six_columns_in_100_characters(labelled):
         "distilled student",
     ):
         assert sum(line.startswith(f"{title} ") for line in lines) == 1
+
+
+def test_beside_labels_from_elsewhere_the_student_alone_has_costs():
+    student = {"answers": answers(420, 13), **STUDENT_COSTS}
+    metrics = figures(420, answers(420, 16), student, base=answers(420, 369))
+    metrics["labels_from_elsewhere"] = True
+    assert " ".join(verdict(metrics)) == (
+        "The student gives 96.9 % right answers where the teacher gives 96.2 %; "
+        "the difference is within what 420 rows can tell. "
+        "A request costs 46 tokens and took 10 ms. "
+        "Without the distillation: 12.1 %."
+    )
+    [_, _, tokens, latency] = headlines(metrics)
+    assert (tokens.value, tokens.beside, tokens.change) == ("46", "teacher not known", "")
+    assert (latency.value, latency.beside, latency.change) == ("10 ms", "teacher not known", "")
+    row = next(line for line in on_terminal(metrics).splitlines() if line.startswith("labels"))
+    assert row.split("  ")[0] == "labels from elsewhere"
+    assert row.count("not known") == 3
+    assert "–" in row  # of the interval
+    assert max(map(len, on_terminal(metrics).splitlines())) <= 100

@@ -84,7 +84,7 @@ def check_encoding(tokenizer, messages):
 @pytest.mark.slow
 @pytest.mark.parametrize("chat", CHATS.values(), ids=CHATS)
 def test_smollm2_learns_the_answer_and_its_end(chat):
-    python("tests/smollm2.py")
+    python("example-data/tickets/get_student.py")
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "models" / "smollm2")
     check_encoding(tokenizer, [{"role": r, "content": c} for r, c in chat])
 
