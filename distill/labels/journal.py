@@ -118,6 +118,7 @@ class Journal:
         self.places = np.full(len(self.inputs), -1, np.int64)
         self.forced = Forced()  # of the answers in our own journal
         self.commit = None  # of the teacher on the hub, as the last header names one
+        self.served_by = None  # as a server called the model that has answered
         self.seconds = 0.0  # of all starts together, in the journal that took longest
 
     def _replay_file(self, number: int, path: Path, repair: bool) -> None:
@@ -142,6 +143,8 @@ class Journal:
                         self.forced.count(record["attempts"], self.run.get("structured_outputs"))
                     self.places[record["index"]] = number << FILE_BITS | offset
                     last = record["seconds"]
+                    for attempt in record["attempts"]:
+                        self.served_by = attempt.get("served_by") or self.served_by
                 offset += len(line)
         if repair and path == self.own and not line.endswith(b"\n"):
             os.truncate(path, offset - len(line))  # the run was killed while it wrote this line
