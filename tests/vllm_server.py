@@ -12,15 +12,19 @@ import openai
 from helpers import ENDS, HANGS, assert_gone, descendants
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @contextlib.contextmanager
-def server(log, model, *flags):
-    """vLLM's OpenAI server for a model; gives the client, and its process as `client.process`.
+def server(log, model, *flags, port=None):
+    """vLLM's OpenAI server for a model; gives the client.
 
     No process is left when it has been stopped.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = port or free_port()
     command = [
         sys.executable,
         "-m",
