@@ -16,6 +16,8 @@ SAMPLING = {
 }
 # Stands for what only the user knows: held-out rows of a task of his own.
 GOLD = "GOLD.jsonl"
+# Stands for these rows as step 1 labels them, where step 3 does not ask the teacher itself.
+ANSWERS = "GOLD_LABELS.jsonl"
 
 
 def command(program: str, script: str, *words: str | Path) -> str:
@@ -45,7 +47,9 @@ def evaluation_command(adapter: str, student: str, train_file: str) -> str:
     """
     words = ["--adapter", adapter, "--student_model", student]
     manifest = manifest_of(train_file)
-    if "model" in manifest:
+    if "server" in manifest:  # a teacher behind a URL
+        words += ["--teacher_answers", ANSWERS]
+    elif "model" in manifest:
         words += ["--teacher_model", manifest["model"]]
     if manifest.get("revision"):
         words += ["--teacher_revision", manifest["revision"]]
