@@ -47,8 +47,8 @@ from distill.streams import lasting_streams
 from distill.teacher.base import TeacherEnded
 from distill.teacher.check import TeacherModel
 from distill.teacher.child import begin_child
-from distill.teacher.engine import stop_engine
 from distill.teacher.engine_flags import ENGINE, ENGINE_FLAGS, ENGINE_TITLE, print_engine_flags
+from distill.teacher.server import add_server_flags, server_of
 
 log = logging.getLogger("create_data")
 INPUTS = "./example-data/multilingual.txt"
@@ -73,6 +73,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.add("reasoning_parser", REASONING_PARSER, "vLLM's; none: it does not think")
     parser.add("num_replicas", 0, "engines on a Ray cluster (0: one engine, here)", at_least=0)
     parser.add("cpus_per_replica", 0, "cores for each replica instead of GPUs", at_least=0)
+    add_server_flags(parser)
     parser.group("how it is asked")
     parser.add("temperature", TEMPERATURE, "of the first attempt; retries: 0.6", at_least=0)
     parser.add("max_tokens", MAX_TOKENS, "thinking and answer together, in tokens", at_least=2)
@@ -96,6 +97,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
         shard = shard_of(args.shard)
         check_together(args, shard)
         columns = from_flags(Columns, args, label_column="")
+        server = server_of(args, args.model_name, engine_flags)
     except ValueError as error:
         parser.error(str(error))
     budget = args.thinking_token_budget or default_thinking_budget(args.max_tokens)
@@ -105,6 +107,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
         task_file=args.task,
         columns=columns,
         shard=shard,
+        server=server,
         teacher=from_flags(TeacherModel, args, engine_flags=engine_flags),
         cluster=from_flags(Cluster, args),
         settings=from_flags(Settings, args, thinking_token_budget=budget),
@@ -174,8 +177,7 @@ def main() -> int:
                     return stop.code
                 return error.exit_code
             finally:
-                if started.engine:
-                    stop_engine(started.engine)
+                started.close()
         return write_results(run, commit, seconds=time.perf_counter() - start)
 
 

@@ -27,6 +27,8 @@ WITHOUT_TEACHER = "base,student"  # systems of step 3
 # Stand for what only the user knows: a task of his own, and its held-out rows.
 TASK_FILE = "TASK.yaml"
 GOLD = "GOLD.jsonl"
+# Stands for these rows as step 1 labels them, where step 3 does not ask the teacher itself.
+ANSWERS = "GOLD_LABELS.jsonl"
 
 
 def command(program: str, script: str, *words: str | Path) -> str:
@@ -60,7 +62,9 @@ def evaluation_command(adapter: str, student: str, train_file: str) -> str:
     if not manifest:
         words += ["--systems", WITHOUT_TEACHER, "--task", TASK_FILE, "--test_file", GOLD]
         return command("python", "evaluate.py", *words)
-    if "model" in manifest:
+    if "server" in manifest:  # a teacher behind a URL
+        words += ["--teacher_answers", ANSWERS]
+    elif "model" in manifest:
         words += ["--teacher_model", manifest["model"]]
     if manifest.get("revision"):
         words += ["--teacher_revision", manifest["revision"]]

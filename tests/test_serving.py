@@ -2,17 +2,10 @@
 an OpenAI server.
 """
 
-import contextlib
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
-import time
 import types
 
-import openai
 import pytest
 import torch
 from peft import PeftModel
@@ -20,13 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from distill.tokens import prompt_ids
 from helpers import (
-    ENDS,
-    HANGS,
     ROOT,
     STUDENT,
     TEACHER,
-    assert_gone,
-    descendants,
     fails,
     last_json,
     program,
@@ -35,6 +24,7 @@ from helpers import (
     run,
 )
 from small_models import small_model
+from vllm_server import server
 
 ROWS = 40
 # what the generation_config.json of many models holds
@@ -49,47 +39,6 @@ PENALTY = {
 
 def ask_vllm(model, prompts):
     return last_json(run(*program("ask_vllm.py", model), input=json.dumps(prompts)))
-
-
-@contextlib.contextmanager
-def server(log, model, *flags):
-    """vLLM's OpenAI server for a model; gives the client.
-
-    No process is left when it has been stopped.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "vllm.entrypoints.openai.api_server",
-        "--model",
-        model,
-        "--port",
-        port,
-        *flags,
-    ]
-    env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"}
-    with open(log, "w") as file:
-        process = subprocess.Popen(
-            [str(c) for c in [*command, "--enforce-eager"]], stdout=file, stderr=file, env=env
-        )
-    client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
-    try:
-        end = time.monotonic() + HANGS
-        while True:
-            assert process.poll() is None and time.monotonic() < end, log.read_text()[-3000:]
-            with contextlib.suppress(openai.OpenAIError):
-                client.models.list()
-                break
-            time.sleep(0.5)
-        yield client
-    finally:
-        processes = descendants(process)
-        process.terminate()
-        process.wait(ENDS)
-        assert_gone(processes, 30)
 
 
 def ask(client, name, rows, **sampling):

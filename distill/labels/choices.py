@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from distill.columns import Columns
 from distill.labels.labelling import Settings
 from distill.teacher.check import TeacherModel
+from distill.teacher.server import Server
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Choices:
     limit: int  # only so many inputs from the beginning; 0: all
     shard: Shard
     teacher: TeacherModel
+    server: Server | None  # where the teacher is a URL; None: an engine of ours
     cluster: Cluster
     settings: Settings
     min_success_rate: float  # share of labelled rows below which the run has failed

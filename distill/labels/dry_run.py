@@ -12,6 +12,8 @@ from distill.labels.run import Run, check_guards
 from distill.labels.tokenizer_here import Here, look
 from distill.model_tokenizer import PROBE, check_prompt, check_thinking
 from distill.task import Task, read_back
+from distill.teacher.check import TeacherModel
+from distill.teacher.server import Server
 from distill.templates import TemplateProblem, render
 from distill.terminal import field, shortened
 from distill.tokens import prompt_ids
@@ -46,7 +48,7 @@ def dry_run(run: Run) -> int:
     choices = run.choices
     settings = choices.settings
     check_guards(run)
-    here = look(choices.teacher)
+    here = look_behind(choices.server) if choices.server else look(choices.teacher)
     warning = ""
     if here.tokenizer:
         warning = check_template(run, here.tokenizer)
@@ -87,17 +89,30 @@ def dry_run(run: Run) -> int:
     return 0
 
 
+def look_behind(server: Server) -> Here:
+    """What is known of a teacher behind a URL, which a dry run does not ask.
+
+    Raises ValueError for a directory that holds no tokenizer.
+    """
+    if not server.tokenizer:
+        return Here(None, "--teacher_tokenizer names none", None)
+    model = TeacherModel(server.tokenizer, None, 1, "none", [])
+    found = look(model)
+    return Here(found.tokenizer, found.why_not, None)
+
+
 def check_template(run: Run, tokenizer) -> str:
     """Refuse a tokenizer as a real run does; a warning about inputs that it cannot show, or "".
 
     Raises ValueError.
     """
-    teacher = run.choices.teacher
+    name = run.choices.teacher.model_name
     settings = run.choices.settings
-    check_thinking(teacher.model_name, tokenizer, settings.thinks, settings.guards)
-    check_prompt(teacher.model_name, tokenizer, run.task)
+    if not run.choices.server:  # which may hide its thoughts
+        check_thinking(name, tokenizer, settings.thinks, settings.guards)
+    check_prompt(name, tokenizer, run.task)
     unfit = find_unfit_rows(tokenizer, run.inputs.roles, prompted=True)
-    return describe_unfit_rows(teacher.model_name, unfit, "are rejected")
+    return describe_unfit_rows(name, unfit, "are rejected")
 
 
 def first_chat(run: Run) -> list[dict]:

@@ -146,6 +146,7 @@ class Journal:
         self.commit = None  # of the teacher on the hub, as the last header names one
         # name of an earlier journal, whose answers these are compared with
         self.compared_with = None
+        self.served_by = None  # as a server called the model that has answered
         self.seconds = 0.0  # of all starts together, in the journal that took longest
 
     def _replay_file(self, number: int, path: Path, repair: bool) -> None:
@@ -169,6 +170,8 @@ class Journal:
                         self.forced.count(record["attempts"], self.run.get("structured_outputs"))
                     self.places[record["index"]] = number << FILE_BITS | offset
                     spent.row(record)
+                    for attempt in record["attempts"]:
+                        self.served_by = attempt.get("served_by") or self.served_by
                 offset += len(line)
         if repair and path == self.own and not line.endswith(b"\n"):
             os.truncate(path, offset - len(line))  # the run was killed while it wrote this line

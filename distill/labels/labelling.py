@@ -69,7 +69,8 @@ class Attempt:
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
-    thinking_tokens: int | None  # None: the teacher does not think
+    thinking_tokens: int | None  # None: the teacher does not think, or nobody counts it
+    served_by: str | None = None  # as a server calls the model that has answered
 
     def recorded(self, settings: Settings) -> dict:
         """What the journal keeps of it."""
@@ -91,6 +92,8 @@ class Attempt:
                 budget = settings.max_tokens
             found["thinking_tokens"] = self.thinking_tokens
             found["thinking_cut"] = self.thinking_tokens >= budget - 1
+        if self.served_by is not None:
+            found["served_by"] = self.served_by
         return found
 
 
@@ -208,23 +211,28 @@ class Labelling:
             guard=self.guard if guarded and self.guard else None,
             json_schema=self.task.schema if guarded and self.task.schema else None,
         )
+        sampling = self.teacher.able(sampling)
         return Request(Sample(row, failures, sampling), row.prompt, sampling)
 
     def _take(self, sample: Sample, completion: Completion) -> None:
         """Read a completion.
 
-        An answer is the sample's vote, a failure is asked again as long as there are
-        retries.
+        An answer is the sample's vote, a failure is asked again as long as there are retries, but
+        for one that no further attempt would change.
         """
         row = sample.row
         answer = None
-        reason = None
-        try:
-            answer = self.task.read_answer(
-                completion.text, completion.finish_reason, self.settings.thinks
-            )
-        except NoAnswer as error:
-            reason = error.reason
+        reason = completion.problem
+        if not completion.problem:
+            try:
+                answer = self.task.read_answer(
+                    completion.text, completion.finish_reason, self.settings.thinks
+                )
+            except NoAnswer as error:
+                reason = error.reason
+        prompt_tokens = completion.prompt_tokens
+        if prompt_tokens is None:
+            prompt_tokens = row.prompt.tokens
         row.attempts.append(
             Attempt(
                 response=completion.text,
@@ -232,13 +240,15 @@ class Labelling:
                 answer=answer,
                 reason=reason,
                 sampling=sample.sampling,
-                prompt_tokens=row.prompt.tokens,
+                prompt_tokens=prompt_tokens,
                 cached_tokens=completion.cached_tokens,
-                output_tokens=len(completion.token_ids),
+                output_tokens=completion.output_tokens,
                 thinking_tokens=completion.thinking_tokens,
+                served_by=completion.served_by,
             )
         )
-        if answer is None and sample.failures < self.settings.max_retries:
+        may_go_well = not completion.problem and sample.failures < self.settings.max_retries
+        if answer is None and may_go_well:
             self.teacher.gather(self._request(row, sample.failures + 1))
             return
         if answer is not None:

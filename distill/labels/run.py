@@ -16,6 +16,7 @@ from distill.labels.labelling import Labelling, record_rows
 from distill.labels.replicas import Assignment, connect, label_on_replicas
 from distill.labels.reuse import Beginning
 from distill.locks import OutputLock
+from distill.model_tokenizer import check_prompt, load_tokenizer
 from distill.outputs import check_apart
 from distill.stopping import UnwindAtSignals
 from distill.system import versions
@@ -26,7 +27,9 @@ from distill.teacher.check import (
     check_teacher,
     refuse_empty_guard,
 )
-from distill.teacher.engine import start_engine
+from distill.teacher.engine import start_engine, stop_engine
+from distill.teacher.http import HTTPTeacher
+from distill.teacher.server import Server, ask_about
 from distill.teacher.vllm_engine import VLLMTeacher
 
 
@@ -63,17 +66,28 @@ class Started:
 
     model: TeacherModel  # its revision is now the commit that was loaded
     engine: object | None  # vLLM's; None where replicas on a cluster start theirs
+    server: HTTPTeacher | None = None  # where the teacher is a URL
+
+    def close(self) -> None:
+        """End the engine, or the connections."""
+        if self.engine:
+            stop_engine(self.engine)
+        if self.server:
+            self.server.close()
 
 
 def header_of(choices: Choices, task: Task, inputs: Inputs) -> dict:
     """What decides the labels, as the journal's header has it."""
-    return {
+    header = {
         "model": choices.teacher.model_name,
         "revision": choices.teacher.revision,
         **task.named(),
         "inputs": inputs.sha256,
         **asdict(choices.settings),
     }
+    if choices.server:  # a journal without it is that of an engine of ours
+        header["server"] = choices.server.host
+    return header
 
 
 def begin(choices: Choices, at_end: contextlib.ExitStack) -> Run:
@@ -85,7 +99,8 @@ def begin(choices: Choices, at_end: contextlib.ExitStack) -> Run:
     output = Path(choices.output_file)
     shard = choices.shard
     task = load_task(choices.task_file)
-    check_model(choices.teacher.model_name)
+    if not choices.server:  # which calls its models as it likes
+        check_model(choices.teacher.model_name)
     check_writable(output)
     check_apart(output, choices.input_file, choices.task_file)
     if choices.overwrite and shard.count > 1:
@@ -127,6 +142,10 @@ def start_teacher(run: Run, stop: UnwindAtSignals) -> Started:
     choices = run.choices
     guards = choices.settings.guards
     check_guards(run)
+    if choices.server:
+        teacher = open_server(choices.server, run)
+        say_start(len(run.inputs), run.asked, where_of(choices), choices.output_file, choices.shard)
+        return Started(choices.teacher, None, teacher)
     # what was begun goes on with its commit, should the branch have moved since
     model = replace(choices.teacher, revision=run.journal.commit or choices.teacher.revision)
     engine_args = check_teacher(model, choices.task_file, run.task, guards, run.inputs.roles)
@@ -145,6 +164,22 @@ def start_teacher(run: Run, stop: UnwindAtSignals) -> Started:
     return Started(model, None)
 
 
+def open_server(server: Server, run: Run) -> HTTPTeacher:
+    """The teacher behind a URL, asked about itself first. Raises ValueError."""
+    about = ask_about(server)
+    tokenizer = None
+    if server.tokenizer:
+        tokenizer = load_tokenizer(server.tokenizer)
+        check_prompt(server.tokenizer, tokenizer, run.task)
+    thinks = run.choices.settings.thinks
+    return HTTPTeacher(server, about, thinks, tokenizer, run.journal.served_by)
+
+
+def where_of(choices: Choices) -> str:
+    """The teacher behind a URL, as a message names it."""
+    return f"{choices.teacher.model_name} at {choices.server.url}"
+
+
 def label(run: Run, started: Started) -> None:
     """Ask for what is missing, and journal it. Raises TeacherEnded or ReplicasFailed."""
     choices = run.choices
@@ -154,7 +189,10 @@ def label(run: Run, started: Started) -> None:
     run.beginning.take_over()
     now = datetime.now(UTC).isoformat(timespec="seconds")
     run.journal.start(**run.details(started.model.revision), started=now)
-    if started.engine is None:
+    if started.server:
+        labelling = Labelling(started.server, run.task, settings)
+        decided = labelling.label(run.inputs.read(run.missing))
+    elif started.engine is None:
         assignment = Assignment(started.model, settings, choices.task_file, run.task)
         decided = label_on_replicas(choices.cluster, assignment, run.inputs, run.missing)
     else:

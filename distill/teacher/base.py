@@ -6,7 +6,7 @@ to change beside it. `vllm_engine.py` implements it with an engine on this machi
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 class TeacherEnded(Exception):
@@ -45,6 +45,10 @@ class Sampling:
     # 0: the chosen one alone
     logprobs: int | None = None
 
+    def without(self, *names: str) -> "Sampling":
+        """The same without some of its optional settings."""
+        return replace(self, **dict.fromkeys(names))
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -79,6 +83,19 @@ class Completion:
     # for each place, where asked for: tokens and their log-probabilities (nats),
     # or logits if the engine gives those
     logprobs: list[dict[int, float]] | None = None
+    # what a server says of the request; None: it is known without it
+    prompt_tokens: int | None = None
+    counted_tokens: int | None = None  # that it has written, where it gives no ids
+    served_by: str | None = None  # as the server calls the model that has answered
+    # why this row cannot be answered by whatever attempt, as its reason in the journal
+    problem: str | None = None
+
+    @property
+    def output_tokens(self) -> int:
+        """How many tokens were written, thought and end of turn included."""
+        if self.counted_tokens is None:
+            return len(self.token_ids)
+        return self.counted_tokens
 
 
 class Teacher(ABC):
@@ -87,6 +104,10 @@ class Teacher(ABC):
     @abstractmethod
     def prepare(self, chats: list[list[dict]]) -> list[Prompt]:
         """Each chat as a prompt; one that cannot be asked has a `problem`."""
+
+    def able(self, sampling: Sampling) -> Sampling:
+        """What of a sampling this teacher can do, so that no more is recorded; here all of it."""
+        return sampling
 
     @abstractmethod
     def ask(self, requests: Iterable[Request | None]) -> Iterator[tuple[object, Completion]]:

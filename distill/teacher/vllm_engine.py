@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from distill.model_tokenizer import ids_or_reason
 from distill.teacher.base import Completion, Loop, Prompt, Request, Sampling, Teacher, TeacherEnded
 from distill.teacher.engine import why_ended
+from distill.teacher.written import text_of, thinking_tokens
 from distill.tokens import decode, think_end_id
 
 WINDOW = 512  # requests handed to the engine at a time, at least; memory stays constant
@@ -184,31 +185,18 @@ class VLLMTeacher(Teacher):
 
     def _completion(self, output) -> Completion:
         written = output.outputs[0]
+        thought = None
+        if self.think_end is not None:
+            thought = thinking_tokens(written.token_ids, self.think_end)
         return Completion(
-            text=self.text_of(written.token_ids, written.finish_reason),
+            # at once, now that it is finished; vLLM would write it token by token meanwhile
+            text=text_of(self.tokenizer, written.token_ids, written.finish_reason),
             finish_reason=written.finish_reason,
             token_ids=written.token_ids,
             cached_tokens=output.num_cached_tokens or 0,
-            thinking_tokens=self._thinking_tokens(written.token_ids),
+            thinking_tokens=thought,
             logprobs=plain_logprobs(written.logprobs),
         )
-
-    def text_of(self, token_ids: list[int], finish_reason: str) -> str:
-        """A completion's text, at once when it is finished.
-
-        vLLM would write it token by token meanwhile.
-        """
-        if finish_reason == "stop":  # the last token is then the end of turn, which is no text
-            token_ids = token_ids[:-1]
-        return decode(self.tokenizer, token_ids)
-
-    def _thinking_tokens(self, token_ids: list[int]) -> int | None:
-        """How many tokens precede the last </think>; None where the teacher does not think."""
-        if self.think_end is None:
-            return None
-        if self.think_end not in token_ids:
-            return len(token_ids)
-        return len(token_ids) - 1 - token_ids[::-1].index(self.think_end)
 
 
 def vllm_sampling(sampling: Sampling):

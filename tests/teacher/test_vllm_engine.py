@@ -11,6 +11,7 @@ import pytest
 from distill.labels.labelling import LOOP_FROM, LOOP_TO
 from distill.teacher.base import Loop, Prompt, Request, Sampling
 from distill.teacher.vllm_engine import LOOKED_AT, VLLMTeacher, ends_in_loop
+from distill.teacher.written import text_of
 from helpers import ROOT, qwen_tokenizer
 
 PATTERNS = {"min_pattern_size": LOOP_FROM, "max_pattern_size": LOOP_TO}
@@ -183,9 +184,7 @@ def test_a_finished_responses_text_is_what_vllm_writes_token_by_token(text, reas
     ids = [*tokenizer(text)["input_ids"], end]
     if reason == "length":
         ids.pop()
-    settings = SimpleNamespace(scheduler_config=SimpleNamespace(max_num_seqs=1))
-    teacher = VLLMTeacher(SimpleNamespace(get_tokenizer=lambda: tokenizer, vllm_config=settings))
-    written = teacher.text_of(ids, reason)
+    written = text_of(tokenizer, ids, reason)
     request = SimpleNamespace(
         sampling_params=SamplingParams(), request_id="1", prompt_token_ids=[end]
     )

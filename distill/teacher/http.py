@@ -1,0 +1,377 @@
+"""The teacher behind a URL: a server that speaks the OpenAI protocol, asked by its own client.
+
+`server.py` says which server it is, `pace.py` how fast it is asked, and `reply.py` reads what it
+answers. Here requests go out and completions come back. What fails on the way is asked again and is
+no attempt: an attempt is what the server has answered.
+"""
+
+import asyncio
+import json
+import logging
+import re
+import time
+from collections.abc import Iterable, Iterator
+
+from distill.model_tokenizer import ids_or_reason
+from distill.teacher.base import Completion, Prompt, Request, Sampling, Teacher, TeacherEnded
+from distill.teacher.pace import Pace
+from distill.teacher.reply import read_chat, read_text
+from distill.teacher.server import ASK, NO_KEY, VLLM, About, Server, reason_of, wrong_key
+from distill.teacher.written import text_of, thinking_tokens
+from distill.tokens import kept_as_text, think_end_id
+
+log = logging.getLogger("create_data")
+GIVE_UP = 600.0  # seconds in which requests fail and none goes well
+SAY_EVERY = 60.0  # seconds between two lines about a server that fails
+# reasons in the journal
+SPECIAL_TOKEN = "special_token"
+TOO_LONG = "input_too_long"
+REFUSED = "refused"
+# Spellings of special tokens in the families of models that servers have. Without the teacher's
+# tokenizer nobody knows which are its own, so an input with any of them may not stay text.
+SPELLED = re.compile(
+    r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</?think>|\[/?INST\]|</?s>"
+    r"|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>"
+)
+# What servers say of a request that is longer than their context, which has no code of its own.
+LONGER = re.compile(r"context.{0,20}(length|window|size)|maximum.{0,20}context|prompt is too long")
+OUT_OF_QUOTA = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
+
+
+class ServerEnded(TeacherEnded):
+    """The server does not answer any more, or another one does.
+
+    The script's `exit_code` is 2 where key, model or flags are at fault, and else 1.
+    """
+
+    def __init__(self, reason: str, exit_code: int = 1):
+        super().__init__(reason)
+        self.exit_code = exit_code
+
+
+class HTTPTeacher(Teacher):
+    """Many requests at once to one server.
+
+    `about` is what the server has said of itself. `thinks`: its answers follow a thought.
+    `tokenizer` is the teacher's own, None where it is not named: with it vLLM's server is given
+    token ids, so that what an input spells stays text. `served_by` is how the server called its
+    model in an earlier run, None where there was none. `give_up` is in seconds.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        about: About,
+        thinks: bool,
+        tokenizer=None,
+        served_by: str | None = None,
+        give_up: float = GIVE_UP,
+    ):
+        import openai
+
+        self.server = server
+        self.about = about
+        self.thinks = thinks
+        self.tokenizer = tokenizer
+        self.by_ids = tokenizer is not None and about.kind == VLLM
+        self.think_end = think_end_id(tokenizer) if self.by_ids and thinks else None
+        self.served_by = served_by
+        self.give_up = give_up
+        self.pace = Pace(server.concurrency)
+        self.waiting: list[Request] = []
+        self.length_name = "max_tokens"  # until the server wants another one
+        self.answered = False  # whether any request has been
+        self.failing_since: float | None = None
+        self.said_at = float("-inf")
+        self.not_before = 0.0  # when the server may be asked again, as it has said
+        self.loop = asyncio.new_event_loop()
+        # its own retries are off: the journal is to count every request that was answered
+        self.client = openai.AsyncOpenAI(
+            base_url=server.url,
+            api_key=server.key,
+            max_retries=0,
+            timeout=server.request_timeout,
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.loop.run_until_complete(self.client.close())
+        self.loop.close()
+
+    def prepare(self, chats: list[list[dict]]) -> list[Prompt]:
+        """Each chat as token ids for vLLM's server, or as it is.
+
+        One that spells a special token which the server would take for one has a problem.
+        """
+        prompts = []
+        for chat in chats:
+            if self.by_ids:
+                prompts.append(self._prompt_of_ids(chat))
+                continue
+            problem = None
+            if self.server.special_tokens != ASK and self._spells_special(chat):
+                problem = SPECIAL_TOKEN
+            prompts.append(Prompt(chat, tokens=0, problem=problem))
+        return prompts
+
+    def _prompt_of_ids(self, chat: list[dict]) -> Prompt:
+        longest = self.about.context
+        ids, problem = ids_or_reason(self.tokenizer, chat, longest or 2**31)
+        room = None if longest is None else longest - len(ids)
+        return Prompt(ids, len(ids), room, problem)
+
+    def _spells_special(self, chat: list[dict]) -> bool:
+        """Whether an input spells a special token; the task's prompt is its author's to write."""
+        for message in chat:
+            if message["role"] == "system":
+                continue
+            text = message["content"]
+            if self.tokenizer is None:
+                if SPELLED.search(text):
+                    return True
+                continue
+            kept = kept_as_text(self.tokenizer, str(self.tokenizer.chat_template))
+            if any(spelling in text for spelling in kept):
+                return True
+        return False
+
+    def able(self, sampling: Sampling) -> Sampling:
+        """What of a sampling the server can do; vLLM's all, others what the protocol has."""
+        if self.about.kind == VLLM:
+            return sampling
+        return sampling.without("loop", "top_k", "thinking_budget", "guard")
+
+    def gather(self, request: Request) -> None:
+        """Queue one request; it goes out with the next ones."""
+        self.waiting.append(request)
+
+    def forget(self) -> None:
+        """What a server has cached is its own matter."""
+
+    def ask(self, requests: Iterable[Request | None] = ()) -> Iterator[tuple[object, Completion]]:
+        """Ask for completions, so many at once as the pace allows, and yield them as they come.
+
+        Raises ServerEnded, after all that has been answered was given.
+        """
+        requests = iter(requests)
+        running: dict[asyncio.Task, Request] = {}
+        try:
+            while True:
+                self._fill(running, requests)
+                if not running:
+                    return
+                ended = None
+                for task in self._wait(running):
+                    request = running.pop(task)
+                    if task.exception() is None:
+                        yield request.job, task.result()
+                    else:
+                        ended = ended or task.exception()
+                if ended:
+                    raise ended
+        finally:
+            self._cancel(running)
+
+    def _fill(self, running: dict, requests: Iterator[Request | None]) -> None:
+        """Send requests until there are as many as the pace allows, retries first."""
+        while len(running) < self.pace.at_once:
+            request = self.waiting.pop(0) if self.waiting else next(requests, None)
+            if request is None:
+                return
+            running[self.loop.create_task(self._answer(request))] = request
+
+    def _wait(self, running: dict) -> set[asyncio.Task]:
+        """The requests that end next."""
+        done, _ = self.loop.run_until_complete(
+            asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        )
+        return done
+
+    def _cancel(self, running: dict) -> None:
+        """End what is still on its way."""
+        for task in running:
+            task.cancel()
+        if running:
+            self.loop.run_until_complete(asyncio.gather(*running, return_exceptions=True))
+
+    async def _answer(self, request: Request) -> Completion:
+        """One completion, asked for as often as it takes. Raises ServerEnded."""
+        import openai
+
+        failures = 0
+        while True:
+            await asyncio.sleep(max(0.0, self.not_before - time.monotonic()))
+            started = time.monotonic()
+            try:
+                async with asyncio.timeout(self.server.request_timeout):
+                    found = self._read(await self._send(request))
+                self._went_well(found)
+                return found
+            except openai.APIStatusError as error:
+                if self._learned_from(error):
+                    continue
+                problem = self._final(error)
+                if problem:
+                    self.pace.went_well()
+                    return Completion("", "refused", [], problem=problem)
+                reason = f"{error.status_code} {error.response.reason_phrase}".strip()
+                asked_for = seconds_asked_for(error.response.headers)
+                if error.status_code == 429:
+                    self.pace.was_too_much(started, time.monotonic())
+            except TimeoutError:
+                reason = f"no answer within {self.server.request_timeout:g} s"
+                asked_for = None
+            except openai.APIConnectionError as error:
+                reason = reason_of(error)
+                asked_for = None
+            except ValueError as error:  # half a reply, or none of the protocol
+                reason = f"a reply that cannot be read: {error}"
+                asked_for = None
+            failures += 1
+            self._went_wrong(reason)
+            await asyncio.sleep(self.pace.wait_after(failures, asked_for))
+
+    async def _send(self, request: Request) -> object:
+        """The body of the server's reply. Raises openai's errors, and ValueError for no JSON."""
+        sampling = request.sampling
+        further = vllm_body(sampling) if self.about.kind == VLLM else {}
+        settings = {"model": self.server.model, "temperature": sampling.temperature}
+        if sampling.top_p is not None:
+            settings["top_p"] = sampling.top_p
+        if self.by_ids:
+            settings["max_tokens"] = sampling.max_tokens
+            further["return_token_ids"] = True
+            create = self.client.completions.with_raw_response.create
+            reply = await create(prompt=request.prompt.content, extra_body=further, **settings)
+            return reply.http_response.json()
+        settings[self.length_name] = sampling.max_tokens
+        if sampling.json_schema is not None and self.about.kind != VLLM:
+            settings["response_format"] = schema_format(sampling.json_schema)
+        create = self.client.chat.completions.with_raw_response.create
+        reply = await create(messages=request.prompt.content, extra_body=further, **settings)
+        return reply.http_response.json()
+
+    def _read(self, body: object) -> Completion:
+        """The completion in a reply. Raises BadReply, and ServerEnded for another model's."""
+        if not self.by_ids:
+            return read_chat(body, self.thinks)
+        found = read_text(body, lambda ids, finish: text_of(self.tokenizer, ids, finish))
+        if self.think_end is not None:
+            found.thinking_tokens = thinking_tokens(found.token_ids, self.think_end)
+        return found
+
+    def _went_well(self, found: Completion) -> None:
+        """Take in that the server has answered. Raises ServerEnded if it is another model now."""
+        self.answered = True
+        self.failing_since = None
+        self.pace.went_well()
+        self.served_by = self.served_by or found.served_by
+        if found.served_by not in (None, self.served_by):
+            raise ServerEnded(
+                f"{self.server.url}: answers as {found.served_by} now, and the answers so far are "
+                f"those of {self.served_by}; labels of two teachers do not go into one output"
+            )
+
+    def _went_wrong(self, reason: str) -> None:
+        """Take in that a request has failed. Raises ServerEnded if nothing goes well for long."""
+        now = time.monotonic()
+        if self.failing_since is None:
+            self.failing_since = now
+        if now - self.failing_since > self.give_up:
+            raise ServerEnded(
+                f"{self.server.url}: nothing was answered for {self.give_up / 60:g} minutes "
+                f"({self._without_key(reason)})"
+            )
+        if now - self.said_at > SAY_EVERY:
+            self.said_at = now
+            log.warning(
+                "create_data.py: the server fails (%s); what failed is asked again",
+                self._without_key(reason),
+            )
+
+    def _learned_from(self, error) -> bool:
+        """Whether a refusal says by which name the server wants the limit of tokens."""
+        wanted = "max_completion_tokens"
+        if error.status_code != 400 or self.by_ids or wanted not in error.message:
+            return False
+        learned = self.length_name != wanted
+        self.length_name = wanted
+        return learned
+
+    def _final(self, error) -> str | None:
+        """Why a row is refused for good; None where the same request may go well later.
+
+        Raises ServerEnded where no request can.
+        """
+        status = error.status_code
+        said = self._without_key(message_of(error))[:300]
+        url = self.server.url
+        if status in (401, 403):
+            raise ServerEnded(wrong_key(self.server, status), exit_code=2)
+        if status == 404:
+            raise ServerEnded(
+                f"{url}: has no model {self.server.model} or no such path ({said})", exit_code=2
+            )
+        if status == 402 or is_out_of_quota(error):
+            raise ServerEnded(f"{url}: the quota is used up ({said})", exit_code=2)
+        if status not in (400, 413, 422):
+            return None
+        if status == 413 or LONGER.search(error.message.lower()):
+            return TOO_LONG
+        if self.answered:
+            return REFUSED
+        raise ServerEnded(f"{url}: refuses what it is asked ({said})", exit_code=2)
+
+    def _without_key(self, text: str) -> str:
+        """What a server has said, without the key, on one line."""
+        if self.server.key != NO_KEY:
+            text = text.replace(self.server.key, "KEY")
+        return " ".join(text.split())
+
+
+def vllm_body(sampling: Sampling) -> dict:
+    """What vLLM's server understands beside the protocol: what the local engine is given too."""
+    body = {}
+    if sampling.top_k is not None:
+        body["top_k"] = sampling.top_k
+    if sampling.loop:
+        body["repetition_detection"] = {
+            "min_pattern_size": sampling.loop.min_pattern_size,
+            "max_pattern_size": sampling.loop.max_pattern_size,
+            "min_count": sampling.loop.min_count,
+        }
+    if sampling.thinking_budget is not None:
+        body["thinking_token_budget"] = sampling.thinking_budget
+    if sampling.guard is not None:
+        body["structured_outputs"] = {"regex": sampling.guard}
+    if sampling.json_schema is not None:
+        body["structured_outputs"] = {"json": sampling.json_schema}
+    return body
+
+
+def schema_format(schema: str) -> dict:
+    """A JSON Schema, given as JSON text, as the protocol wants it."""
+    named = {"name": "answer", "schema": json.loads(schema)}
+    return {"type": "json_schema", "json_schema": named}
+
+
+def message_of(error) -> str:
+    """What a server says of a request that it refuses, as one text."""
+    body = error.body if isinstance(error.body, dict) else {}
+    return str(body.get("message") or error.message)
+
+
+def is_out_of_quota(error) -> bool:
+    """Whether a 429 is one that does not go away by waiting."""
+    body = error.body if isinstance(error.body, dict) else {}
+    return error.status_code == 429 and bool(
+        {str(body.get("code")), str(body.get("type"))} & set(OUT_OF_QUOTA)
+    )
+
+
+def seconds_asked_for(headers) -> float | None:
+    """How long a server wants to be left alone; None where it does not say, or gives a date."""
+    try:
+        return max(0.0, float(headers.get("retry-after", "")))
+    except ValueError:
+        return None

@@ -1,0 +1,192 @@
+"""A server that speaks the OpenAI protocol: which one the flags name, and what it says of itself.
+
+Keys are read from the environment, so that they stand in no shell's history, and nothing writes
+them.
+"""
+
+import os
+from argparse import Namespace
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+# How a server is spoken to: what only vLLM's understands is left out for the others.
+VLLM = "vllm"
+OPENAI = "openai"
+KINDS = ["auto", VLLM, OPENAI]
+# What becomes of an input that spells a special token where the server would take it for one.
+REJECT = "reject"
+ASK = "ask"
+KEY_VARIABLE = "OPENAI_API_KEY"
+# flags of a teacher on this machine, and what they are where they are not given
+OF_AN_ENGINE = {"revision": None, "tensor_parallel_size": 1, "num_replicas": 0}
+LISTED_WITHIN = 60.0  # seconds, the list of models
+NO_KEY = "none"  # for servers that want none; the client wants some text
+
+
+@dataclass(frozen=True)
+class Server:
+    """Whom the flags name as the teacher, and how it is asked."""
+
+    url: str  # up to /v1
+    model: str  # as the server calls it
+    api_key_env: str  # the environment variable that holds the key
+    kind: str  # one of KINDS
+    tokenizer: str | None  # the teacher's, a directory or a name on the hub
+    special_tokens: str  # REJECT or ASK
+    concurrency: int  # requests that run at once, at most
+    request_timeout: float  # seconds
+
+    @property
+    def host(self) -> str:
+        """The name of the machine, without the port."""
+        return urlsplit(self.url).hostname
+
+    @property
+    def key(self) -> str:
+        """The key from the environment; NO_KEY where there is none."""
+        return os.environ.get(self.api_key_env) or NO_KEY
+
+
+@dataclass(frozen=True)
+class About:
+    """What a server has said of itself before it was asked for a row."""
+
+    kind: str  # VLLM or OPENAI
+    context: int | None  # tokens of prompt and answer together; None: it does not say
+
+
+class ServerRefused(ValueError):
+    """A server that cannot be asked, and why, in one line."""
+
+
+def add_server_flags(parser) -> None:
+    """The flags of a teacher that is a URL."""
+    parser.group("or a server as the teacher")
+    parser.add("teacher_url", "", "of an OpenAI-compatible server, such as https://host/v1")
+    parser.add("api_key_env", KEY_VARIABLE, "the environment variable that holds its key")
+    parser.add("server", "auto", "what it is; auto asks it", choices=KINDS)
+    parser.add("teacher_tokenizer", None, "keeps special tokens in inputs text (vLLM's server)")
+    parser.add("special_tokens", REJECT, "inputs that spell one, otherwise", choices=[REJECT, ASK])
+    parser.add("concurrency", 64, "requests at once, fewer while it is busy", at_least=1)
+    parser.add("request_timeout", 600.0, "seconds that a request may take", at_least=1)
+
+
+def server_of(args: Namespace, model: str, engine_flags: list[str]) -> Server | None:
+    """The server that the flags name; None: the teacher runs here.
+
+    Raises ValueError for a URL that cannot be one, and for flags of the other kind of teacher.
+    """
+    if not args.teacher_url:
+        if args.teacher_tokenizer:
+            raise ValueError("--teacher_tokenizer is for --teacher_url; drop it")
+        return None
+    check_url(args.teacher_url)
+    if engine_flags:  # a server's key among them would land in the manifest
+        name = engine_flags[0].partition("=")[0]
+        raise ValueError(f"{name} does not go with --teacher_url: the server has its own; drop it")
+    for flag, left_out in OF_AN_ENGINE.items():
+        if getattr(args, flag) != left_out:
+            raise ValueError(f"--{flag} does not go with --teacher_url; drop it")
+    return Server(
+        url=args.teacher_url,
+        model=model,
+        api_key_env=args.api_key_env,
+        kind=args.server,
+        tokenizer=args.teacher_tokenizer,
+        special_tokens=args.special_tokens,
+        concurrency=args.concurrency,
+        request_timeout=args.request_timeout,
+    )
+
+
+def check_url(url: str) -> None:
+    """Raise ValueError for what is no URL of a server, or holds what must not be written down."""
+    try:
+        parts = urlsplit(url)
+        has_port = parts.port is not None
+    except ValueError as error:
+        raise ValueError(f"--teacher_url: is no URL ({error})") from None
+    if parts.username is not None or parts.password is not None:
+        # without the URL, which holds them
+        raise ValueError(
+            "--teacher_url: holds a name or a password; keys come from the variable that "
+            "--api_key_env names"
+        )
+    if parts.query or parts.fragment:
+        raise ValueError(
+            "--teacher_url: ends in a query or a fragment, where keys would be written down; "
+            "leave it out"
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        host = "HOST:PORT" if has_port else "HOST"
+        raise ValueError(f"--teacher_url {url}: expected http(s)://{host}/v1")
+
+
+def ask_about(server: Server) -> About:
+    """Ask a server which models it has. Raises ServerRefused.
+
+    One without a list of models is taken as it is.
+    """
+    import openai
+
+    client = openai.OpenAI(
+        base_url=server.url,
+        api_key=server.key,
+        max_retries=0,
+        timeout=min(server.request_timeout, 60),
+    )
+    try:
+        reply = client.models.with_raw_response.list()
+        listed = models_of(reply.http_response.json())
+    except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+        raise ServerRefused(wrong_key(server, error.status_code)) from None
+    except openai.APIStatusError:
+        listed = {}  # some gateways have no such list
+    except openai.APIConnectionError as error:
+        raise ServerRefused(
+            f"{server.url}: cannot be reached ({reason_of(error)}); start the server, or mend "
+            "--teacher_url"
+        ) from None
+    except ValueError:  # it is no JSON
+        listed = {}
+    finally:
+        client.close()
+    if listed and server.model not in listed:
+        known = ", ".join(sorted(listed)[:10])
+        raise ServerRefused(
+            f"--model_name {server.model}: the server knows no such model; it has {known}"
+        )
+    model = listed.get(server.model, {})
+    kind = server.kind
+    if kind == "auto":
+        kind = VLLM if model.get("owned_by") == VLLM else OPENAI
+    context = model.get("max_model_len")
+    return About(kind, context if isinstance(context, int) else None)
+
+
+def models_of(body: object) -> dict[str, dict]:
+    """The models in a server's list by their names; empty where it is no list of models."""
+    found = {}
+    if not isinstance(body, dict) or not isinstance(body.get("data"), list):
+        return found
+    for model in body["data"]:
+        if isinstance(model, dict) and isinstance(model.get("id"), str):
+            found[model["id"]] = model
+    return found
+
+
+def wrong_key(server: Server, status: int) -> str:
+    """What to say of a key that a server does not take."""
+    there = "is not set" if server.key == NO_KEY else "holds another one"
+    return (
+        f"{server.url}: refuses the key ({status}); the environment variable "
+        f"{server.api_key_env} {there}, --api_key_env names another variable"
+    )
+
+
+def reason_of(error: Exception) -> str:
+    """Why a connection failed, in a few words, which are in its innermost cause."""
+    inner = error
+    while inner.__cause__ is not None:
+        inner = inner.__cause__
+    return " ".join(str(inner).split()) or type(inner).__name__

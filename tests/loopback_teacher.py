@@ -1,0 +1,186 @@
+"""A stand-in for a server of the OpenAI protocol on loopback, which misbehaves as it is told.
+
+    with LoopbackTeacher(answer) as server:
+        python("create_data.py", "--teacher_url", server.url, "--model_name", "teacher", ...)
+
+`answer` makes the message of a reply out of the input, the last user message. `faults` gives an
+input's first replies something else: a name of FAULTS, or None for a good one. It keeps every
+request, by input.
+"""
+
+import json
+import threading
+import time
+from collections import Counter, defaultdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+KEY = "sk-of-the-test-0123456789"
+MODEL = "teacher"
+# what a fault does: status, headers, body; the others are in Handler.misbehave()
+REFUSALS = {
+    "429": (
+        429,
+        {"Retry-After": "0.05"},
+        {"error": {"message": "slow down", "code": "rate_limit"}},
+    ),
+    "429 bare": (429, {}, {"error": {"message": "slow down"}}),
+    "500": (500, {}, {"error": {"message": "it broke"}}),
+    "503": (503, {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, "<html>busy</html>"),
+    "quota": (429, {}, {"error": {"message": "no money", "code": "insufficient_quota"}}),
+    "key": (401, {}, {"error": {"message": f"Incorrect API key provided: {KEY}"}}),
+    "unknown": (404, {}, {"error": {"message": "The model does not exist"}}),
+    "too long": (
+        400,
+        {},
+        {"error": {"message": "This model's maximum context length is 8 tokens", "code": None}},
+    ),
+    "refused": (400, {}, {"error": {"message": "we do not talk about that"}}),
+}
+
+
+class LoopbackTeacher:
+    """The server; `stop` makes it unreachable and `start` brings it back at the same address."""
+
+    def __init__(self, answer, faults=None, models=(MODEL,), usage=True, served_by=MODEL):
+        self.answer = answer
+        self.faults = {text: list(each) for text, each in (faults or {}).items()}
+        self.models = models  # None: it has no list of models
+        self.usage = usage
+        self.served_by = served_by
+        self.wants_other_name = False  # for the limit of tokens
+        self.bodies = defaultdict(list)  # what was asked, by input
+        self.answered = Counter()  # good replies, by input
+        self.at_once = 0
+        self.most_at_once = 0
+        self.lock = threading.Lock()
+        self.port = 0
+        self.start()
+
+    def start(self):
+        handler = type("Handler", (Handler,), {"teacher": self})
+        self.server = ThreadingHTTPServer(("127.0.0.1", self.port), handler)
+        self.server.daemon_threads = True
+        self.port = self.server.server_port
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+        threading.Thread(target=self.server.serve_forever, args=[0.02], daemon=True).start()
+
+    def stop(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def requests(self):
+        """How many requests each input has had."""
+        return Counter({text: len(bodies) for text, bodies in self.bodies.items()})
+
+
+class Handler(BaseHTTPRequestHandler):
+    teacher: LoopbackTeacher
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def reply(self, status, body, headers=None, kind="application/json"):
+        content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_GET(self):
+        if self.teacher.models is None:
+            self.reply(404, {"detail": "Not Found"})
+            return
+        if self.headers["Authorization"] == "Bearer wrong":
+            self.reply(401, {"error": {"message": "no such key"}})
+            return
+        listed = [{"id": name, "object": "model"} for name in self.teacher.models]
+        self.reply(200, {"object": "list", "data": listed})
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        text = body["messages"][-1]["content"]
+        with self.teacher.lock:
+            self.teacher.bodies[text].append(body)
+            self.teacher.at_once += 1
+            self.teacher.most_at_once = max(self.teacher.most_at_once, self.teacher.at_once)
+            waiting = self.teacher.faults.get(text)
+            fault = waiting.pop(0) if waiting else None
+        try:
+            if fault is None:
+                self.complete(text, body)
+            else:
+                self.misbehave(fault, text, body)
+        except OSError:
+            self.close_connection = True  # the client did not want to wait
+        finally:
+            with self.teacher.lock:
+                self.teacher.at_once -= 1
+
+    def complete(self, text, body, **changes):
+        if self.teacher.wants_other_name and "max_tokens" in body:
+            message = "Unsupported parameter: use 'max_completion_tokens' instead."
+            self.reply(400, {"error": {"message": message, "param": "max_tokens"}})
+            return
+        with self.teacher.lock:
+            self.teacher.answered[text] += 1
+        self.reply(200, {**self.completion(text), **changes})
+
+    def completion(self, text):
+        message = self.teacher.answer(text)
+        reason = message.pop("finish_reason", "stop")
+        found = {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "model": self.teacher.served_by,
+            "choices": [
+                {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": reason}
+            ],
+        }
+        if self.teacher.usage:
+            found["usage"] = {
+                "prompt_tokens": 50,
+                "completion_tokens": 7,
+                "prompt_tokens_details": {"cached_tokens": 40},
+            }
+        return found
+
+    def misbehave(self, fault, text, body):
+        if fault in REFUSALS:
+            status, headers, content = REFUSALS[fault]
+            self.reply(status, content, headers)
+        elif fault == "half":  # the connection is closed in the middle of a reply
+            content = json.dumps(self.completion(text)).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: len(content) // 2])
+            self.close_connection = True
+        elif fault == "closed":
+            self.close_connection = True
+        elif fault == "no JSON":
+            self.reply(200, "{'choices': [")
+        elif fault == "HTML":
+            self.reply(200, "<html>welcome</html>", kind="text/html")
+        elif fault == "no choices":
+            self.complete_nothing()
+        elif fault == "slow":
+            time.sleep(3)
+            self.complete(text, body)
+        elif fault == "other model":
+            self.complete(text, body, model="another-model")
+        else:
+            raise ValueError(fault)
+
+    def complete_nothing(self):
+        self.reply(200, {"object": "chat.completion", "model": MODEL, "choices": []})

@@ -1,0 +1,232 @@
+"""A teacher behind a URL, against a server on loopback that misbehaves on purpose. No model."""
+
+import json
+
+import pytest
+
+from distill.labels.labelling import Labelling, Settings
+from distill.task import load_task
+from distill.teacher.http import HTTPTeacher, ServerEnded
+from distill.teacher.server import OPENAI, About, Server
+from loopback_teacher import KEY, MODEL, LoopbackTeacher
+
+SETTINGS = Settings(
+    reasoning_parser="qwen3",
+    temperature=0.15,
+    max_tokens=100,
+    max_retries=2,
+    max_repeats=4,
+    structured_outputs="retry",
+    thinking_token_budget=80,
+    num_samples=1,
+    min_agreement=0.0,
+)
+TEXTS = [f"input {number}" for number in range(20)]
+# each is asked again, as if nothing had been sent
+PASSING = ["429", "429 bare", "500", "503", "half", "closed", "no JSON", "HTML", "no choices"]
+
+
+def thought_of(text):
+    """What a good server answers."""
+    return {"reasoning": f"Hm, {text}.", "content": "Answer: en"}
+
+
+@pytest.fixture
+def task(tmp_path):
+    path = tmp_path / "task.yaml"
+    task = {"prompt": "Which language?", "labels": ["en", "fr"], "answer": "Answer: (.+)"}
+    path.write_text(json.dumps(task))
+    return load_task(path)
+
+
+@pytest.fixture
+def key(monkeypatch):
+    monkeypatch.setenv("KEY_OF_THE_TEST", KEY)
+
+
+def teacher_of(server: LoopbackTeacher, **settings) -> HTTPTeacher:
+    flags = {
+        "model": MODEL,
+        "api_key_env": "KEY_OF_THE_TEST",
+        "kind": OPENAI,
+        "tokenizer": None,
+        "special_tokens": "reject",
+        "concurrency": 8,
+        "request_timeout": 30.0,
+    }
+    flags.update({name: settings.pop(name) for name in list(settings) if name in flags})
+    return HTTPTeacher(Server(server.url, **flags), About(OPENAI, None), thinks=True, **settings)
+
+
+def label(server, task, texts=TEXTS, labelled=SETTINGS, **settings) -> dict[int, dict]:
+    """What the journal would keep of each input, by index."""
+    rows = [(index, [{"role": "user", "content": text}]) for index, text in enumerate(texts)]
+    teacher = teacher_of(server, **settings)
+    try:
+        return dict(Labelling(teacher, task, labelled).label(rows))
+    finally:
+        teacher.close()
+
+
+def test_rows_are_labelled_at_once_and_recorded_as_the_server_counts_them(task, key):
+    with LoopbackTeacher(thought_of) as server:
+        records = label(server, task)
+    assert {record["answer"] for record in records.values()} == {"en"} and len(records) == 20
+    assert server.requests() == dict.fromkeys(TEXTS, 1)
+    [attempt] = records[3]["attempts"]
+    assert attempt["response"] == "Hm, input 3.</think>Answer: en"
+    counted = [attempt[name] for name in ("prompt_tokens", "cached_tokens", "output_tokens")]
+    assert counted == [50, 40, 7]
+    assert attempt["served_by"] == MODEL
+    assert 1 < server.most_at_once <= 8
+    [body] = server.bodies["input 3"]
+    assert body["max_tokens"] == 100 and body["temperature"] == 0.15
+    # what only vLLM understands is neither sent nor recorded
+    assert "repetition_detection" not in body and "repetition_detection" not in attempt["sampling"]
+
+
+def test_what_fails_on_the_way_is_asked_again_and_is_no_attempt(task, key):
+    faults = {text: [fault, fault] for text, fault in zip(TEXTS, PASSING, strict=False)}
+    with LoopbackTeacher(thought_of, faults) as server:
+        records = label(server, task)
+    assert [len(record["attempts"]) for record in records.values()] == [1] * 20
+    assert server.answered == dict.fromkeys(TEXTS, 1)
+    assert server.requests() == {text: 3 if text in faults else 1 for text in TEXTS}
+
+
+def test_a_request_that_takes_too_long_is_asked_again(task, key):
+    with LoopbackTeacher(thought_of, {"input 4": ["slow"]}) as server:
+        records = label(server, task, request_timeout=1.0)
+    assert len(records) == 20 and len(records[4]["attempts"]) == 1
+    assert server.requests()["input 4"] == 2
+
+
+def test_a_storm_of_429_makes_the_window_smaller_and_loses_nothing(task, key):
+    faults = {text: ["429"] * 4 for text in TEXTS}
+    with LoopbackTeacher(thought_of, faults) as server:
+        teacher = teacher_of(server)
+        rows = [(index, [{"role": "user", "content": text}]) for index, text in enumerate(TEXTS)]
+        narrowest = teacher.pace.at_once
+        records = {}
+        for index, record in Labelling(teacher, task, SETTINGS).label(rows):
+            narrowest = min(narrowest, teacher.pace.at_once)
+            records[index] = record
+        teacher.close()
+    assert narrowest < 8
+    assert len(records) == 20 and server.answered == dict.fromkeys(TEXTS, 1)
+    assert server.requests() == dict.fromkeys(TEXTS, 5)
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        ("key", "refuses the key (401); the environment variable KEY_OF_THE_TEST"),
+        ("unknown", "has no model teacher or no such path"),
+        ("quota", "the quota is used up (no money)"),
+        ("refused", "refuses what it is asked"),
+    ],
+)
+def test_what_no_waiting_helps_ends_the_run(fault, named, task, key):
+    server = LoopbackTeacher(thought_of, {text: [fault] * 9 for text in TEXTS})
+    with server, pytest.raises(ServerEnded) as ended:
+        label(server, task)
+    assert ended.value.exit_code == 2
+    assert named in str(ended.value) and KEY not in str(ended.value)
+    assert "\n" not in str(ended.value)
+
+
+def test_a_key_that_is_refused_in_the_middle_loses_nothing_that_was_answered(task, key):
+    with LoopbackTeacher(thought_of, {"input 19": ["key"]}) as server:
+        teacher = teacher_of(server, concurrency=2)
+        rows = [(index, [{"role": "user", "content": text}]) for index, text in enumerate(TEXTS)]
+        decided = {}
+        with pytest.raises(ServerEnded):
+            for index, record in Labelling(teacher, task, SETTINGS).label(rows):
+                decided[index] = record
+        teacher.close()
+    assert set(range(18)) <= set(decided) and 19 not in decided
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"), [("too long", "input_too_long"), ("refused", "refused")]
+)
+def test_a_row_that_the_server_refuses_is_rejected_and_not_asked_again(fault, reason, task, key):
+    with LoopbackTeacher(thought_of, {"input 19": [fault]}) as server:
+        records = label(server, task, concurrency=1)
+    assert records[19]["answer"] is None and records[19]["reason"] == reason
+    assert server.requests()["input 19"] == 1
+    assert all(records[index]["answer"] == "en" for index in range(19))
+
+
+def test_without_any_success_the_run_gives_up(task, key):
+    server = LoopbackTeacher(thought_of, {text: ["500"] * 99 for text in TEXTS})
+    with server, pytest.raises(ServerEnded) as ended:
+        label(server, task, give_up=1.0)
+    assert ended.value.exit_code == 1
+    assert "nothing was answered for" in str(ended.value) and "500" in str(ended.value)
+
+
+def test_a_server_that_comes_back_is_asked_for_what_is_missing(task, key):
+    """What was in flight is asked again, and nothing else."""
+    with LoopbackTeacher(thought_of) as server:
+        teacher = teacher_of(server, concurrency=2)
+        rows = [(index, [{"role": "user", "content": text}]) for index, text in enumerate(TEXTS)]
+        decided = []
+        for index, _ in Labelling(teacher, task, SETTINGS).label(rows):
+            decided.append(index)
+            if len(decided) == 5:
+                server.stop()
+                server.start()
+        teacher.close()
+    assert sorted(decided) == list(range(20))
+
+
+def test_another_model_in_the_middle_ends_the_run(task, key):
+    """A gateway that falls back to another model would mix two teachers' labels."""
+    server = LoopbackTeacher(thought_of, {"input 19": ["other model"]})
+    with server, pytest.raises(ServerEnded, match="answers as another-model now") as ended:
+        label(server, task, concurrency=1)
+    assert ended.value.exit_code == 1
+    server = LoopbackTeacher(thought_of, served_by="another-model")
+    with server, pytest.raises(ServerEnded, match=f"those of {MODEL}"):
+        label(server, task, served_by=MODEL)
+
+
+def test_failed_answers_are_attempts_and_asked_again(task, key):
+    """A thought without an end, and a cut answer, fail as they do with an engine of ours."""
+    cut = {"reasoning": "Hm", "content": None, "finish_reason": "length"}
+    later = iter([cut, {"content": "I cannot say."}, {"reasoning": "", "content": "Answer: nl"}])
+    with LoopbackTeacher(lambda text: next(later)) as server:
+        records = label(server, task, texts=["input 0"])
+    attempts = records[0]["attempts"]
+    reasons = [attempt["reason"] for attempt in attempts]
+    assert reasons == ["unfinished_thinking", "unfinished_thinking", "unfinished_thinking"]
+    assert [attempt["finish_reason"] for attempt in attempts] == ["length", "stop", "stop"]
+    assert server.requests()["input 0"] == len(attempts) == 3
+
+
+def test_the_other_name_of_the_limit_is_learned(task, key):
+    with LoopbackTeacher(thought_of) as server:
+        server.wants_other_name = True
+        records = label(server, task, concurrency=1)
+    assert {record["answer"] for record in records.values()} == {"en"}
+    assert [len(server.bodies[text]) for text in TEXTS] == [2] + [1] * 19
+    assert "max_completion_tokens" in server.bodies["input 7"][0]
+
+
+def test_a_server_that_counts_nothing_is_no_problem(task, key):
+    with LoopbackTeacher(thought_of, usage=False) as server:
+        records = label(server, task)
+    assert records[0]["answer"] == "en"
+    assert records[0]["attempts"][0]["output_tokens"] == 0
+
+
+def test_an_input_that_spells_a_special_token_is_not_sent(task, key):
+    texts = ["ends <|im_end|> here", "a <b> is text", "so is 5 < 7 |> 3"]
+    with LoopbackTeacher(thought_of) as server:
+        rejected = label(server, task, texts=texts)
+        asked = label(server, task, texts=texts, special_tokens="ask")
+    assert [rejected[index]["reason"] for index in range(3)] == ["special_token", None, None]
+    assert rejected[0]["attempts"] == []
+    assert [record["answer"] for record in asked.values()] == ["en"] * 3
+    assert server.requests()[texts[0]] == 1

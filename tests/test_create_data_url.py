@@ -1,0 +1,174 @@
+"""Step 1 with a teacher behind a URL, as a user runs it: on vLLM's server, and on a stand-in."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from helpers import (
+    HANGS,
+    ROOT,
+    SENTENCES,
+    TEACHER,
+    fails,
+    last_json,
+    python,
+    read_jsonl,
+    trace,
+    write_task,
+)
+from loopback_teacher import KEY, MODEL, LoopbackTeacher
+from vllm_server import free_port, server
+
+TEXTS = [f"input {number}" for number in range(30)]
+
+
+def thought_of(text):
+    return {"reasoning": f"Hm, {text}.", "content": "Answer: en"}
+
+
+@pytest.fixture
+def flags(tmp_path):
+    """What to label, and where to."""
+    (tmp_path / "in.txt").write_text("\n".join(TEXTS))
+    task = write_task(tmp_path / "task.yaml", ["en", "fr"], "Answer: (.+)")
+    given = ["--input_file", tmp_path / "in.txt", "--task", task, "--model_name", MODEL]
+    return [*given, "--output_file", tmp_path / "out.jsonl", "--api_key_env", "KEY_OF_THE_TEST"]
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("KEY_OF_THE_TEST", KEY)
+
+
+def test_rows_are_labelled_and_the_key_is_nowhere(flags, tmp_path):
+    faults = {"input 3": ["429", "half"], "input 9": ["no JSON"], "input 12": ["too long"]}
+    with LoopbackTeacher(thought_of, {**faults, "input 29": ["refused"]}) as teacher:
+        at = ["--teacher_url", teacher.url, "--concurrency", 4, "--min_success_rate", 0.9]
+        process = python("create_data.py", *flags, *at)
+    summary = last_json(process)
+    assert (summary["rows"], summary["accepted"], summary["rejected"]) == (30, 28, 2)
+    assert f"teacher {MODEL} at {teacher.url}" in process.stderr
+    rejected = read_jsonl(tmp_path / "out.jsonl.rejected.jsonl")
+    assert [row["reason"] for row in rejected] == ["input_too_long", "refused"]
+    manifest = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())
+    assert (manifest["server"], manifest["model"]) == ("127.0.0.1", MODEL)
+    assert manifest["prompt_tokens"] == 28 * 50
+    # as often as the journal says, but for what failed on the way
+    records = trace(tmp_path / "out.jsonl")
+    attempts = {TEXTS[record["index"]]: len(record["attempts"]) for record in records}
+    assert attempts == dict.fromkeys(TEXTS, 1)
+    assert teacher.answered == {text: 1 for text in TEXTS if text not in ("input 12", "input 29")}
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or KEY not in path.read_text(encoding="utf-8")
+    assert KEY not in process.stdout + process.stderr
+
+
+def test_a_run_that_ended_goes_on_and_no_other_teacher_continues_it(flags, tmp_path):
+    faults = {"input 20": ["quota"]}
+    with LoopbackTeacher(thought_of, faults) as teacher:
+        at = ["--teacher_url", teacher.url, "--concurrency", 1]
+        failed = python("create_data.py", *flags, *at, code=2)
+        assert "the quota is used up (no money); what is finished is kept" in failed.stderr
+        assert KEY not in failed.stderr
+        assert len(trace(tmp_path / "out.jsonl")) == 20
+        refused = fails("create_data.py", *flags, "--model_name", TEACHER)
+        assert "model" in refused or "server" in refused
+        assert last_json(python("create_data.py", *flags, *at))["asked"] == 10
+    assert teacher.requests() == {text: 2 if text in faults else 1 for text in TEXTS}
+
+
+def test_another_host_is_another_teacher(flags, tmp_path):
+    with LoopbackTeacher(thought_of) as teacher:
+        python("create_data.py", *flags, "--teacher_url", teacher.url, "--limit", 2)
+        (tmp_path / "out.jsonl").unlink()
+        other = teacher.url.replace("127.0.0.1", "localhost")
+        refused = fails("create_data.py", *flags, "--teacher_url", other, "--limit", 2)
+    assert "localhost" in refused and "127.0.0.1" in refused
+
+
+BAD = {
+    "no URL": (["--teacher_url", "host"], "--teacher_url host: expected http(s)://HOST/v1"),
+    "another scheme": (["--teacher_url", "ftp://host/v1"], "expected http(s)"),
+    "password": (["--teacher_url", "https://me:secret@host/v1"], "holds a name or a password"),
+    "query": (["--teacher_url", "https://host/v1?key=secret"], "a query"),
+    "port": (["--teacher_url", "http://host:port/v1"], "is no URL"),
+    "nobody there": (["--teacher_url", "http://127.0.0.1:9/v1"], "cannot be reached"),
+    "vLLM's flags": (
+        ["--teacher_url", "http://h/v1", "--api_key", "secret"],
+        "--api_key does not go with --teacher_url",
+    ),
+    "replicas": (
+        ["--teacher_url", "http://h/v1", "--num_replicas", "2"],
+        "--num_replicas does not go with --teacher_url",
+    ),
+    "tokenizer alone": (["--teacher_tokenizer", "a/b"], "--teacher_tokenizer is for --teacher_url"),
+}
+
+
+@pytest.mark.parametrize(("given", "named"), BAD.values(), ids=BAD)
+def test_bad_flags_are_one_line_and_write_nothing(given, named, flags, tmp_path):
+    said = fails("create_data.py", *flags, *given)
+    assert named in said and "secret" not in said
+    assert not list(tmp_path.glob("out.jsonl*"))
+
+
+def test_an_unknown_model_or_a_wrong_key_is_found_before_a_row_is_asked(flags, monkeypatch):
+    with LoopbackTeacher(thought_of, models=["other", "another"]) as teacher:
+        said = fails("create_data.py", *flags, "--teacher_url", teacher.url)
+        assert f"--model_name {MODEL}: the server knows no such model" in said
+        assert "it has another, other" in said
+        monkeypatch.setenv("KEY_OF_THE_TEST", "wrong")
+        said = fails("create_data.py", *flags, "--teacher_url", teacher.url)
+        assert "refuses the key (401)" in said and "KEY_OF_THE_TEST holds another one" in said
+    assert not teacher.bodies
+
+
+def test_a_server_without_a_list_of_models_is_asked_all_the_same(flags):
+    with LoopbackTeacher(thought_of, models=None) as teacher:
+        summary = last_json(python("create_data.py", *flags, "--teacher_url", teacher.url))
+    assert summary["accepted"] == 30
+
+
+@pytest.mark.slow
+def test_a_server_of_vllm_that_is_killed_gives_the_labels_of_the_engine(pair, tmp_path):
+    """In fp32, at temperature 0 and without retries: all labels are the same.
+
+    What was in flight is asked again, nothing else, and each row has one attempt.
+    """
+    asked = ["--input_file", SENTENCES, "--model_name", TEACHER, "--max_tokens", 128]
+    asked += ["--temperature", 0, "--max_retries", 0]
+    local = tmp_path / "local.jsonl"
+    python("create_data.py", *asked, "--output_file", local, "--dtype", "float32")
+    output = tmp_path / "url.jsonl"
+    port = free_port()
+    command = [sys.executable, ROOT / "create_data.py", *asked, "--output_file", output]
+    command += ["--teacher_url", f"http://127.0.0.1:{port}/v1", "--teacher_tokenizer", TEACHER]
+    serving = ["--dtype", "float32", "--reasoning-parser", "qwen3"]
+    with server(tmp_path / "first.log", TEACHER, *serving, port=port):
+        process = subprocess.Popen(
+            [str(word) for word in command], stdout=subprocess.PIPE, text=True, env=os.environ
+        )
+        end = time.monotonic() + HANGS
+        while len(trace(output)) < 200 and process.poll() is None:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+    before = len(trace(output))
+    assert 200 <= before < 2101 and process.poll() is None
+    with server(tmp_path / "second.log", TEACHER, *serving, port=port):
+        out, _ = process.communicate(timeout=HANGS)
+    assert process.returncode == 0
+    assert json.loads(out.splitlines()[-1])["rows"] == 2101
+    assert read_jsonl(output) == read_jsonl(local)
+    assert sorted(record["index"] for record in trace(output)) == list(range(2101))
+    for mine, other in zip(
+        sorted(trace(output), key=lambda record: record["index"]),
+        sorted(trace(local), key=lambda record: record["index"]),
+        strict=True,
+    ):
+        assert len(mine["attempts"]) == 1
+        for name in ("response", "finish_reason", "output_tokens", "thinking_tokens", "sampling"):
+            assert mine["attempts"][0][name] == other["attempts"][0][name], (mine, other)
