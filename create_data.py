@@ -48,7 +48,7 @@ from distill.teacher.base import TeacherEnded
 from distill.teacher.check import TeacherModel
 from distill.teacher.child import begin_child
 from distill.teacher.engine_flags import ENGINE, ENGINE_FLAGS, ENGINE_TITLE, print_engine_flags
-from distill.teacher.server import add_server_flags, server_of
+from distill.teacher.server import OF_AN_ENGINE, add_server_flags, server_of
 
 log = logging.getLogger("create_data")
 INPUTS = "./example-data/multilingual.txt"
@@ -97,7 +97,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
         shard = shard_of(args.shard)
         check_together(args, shard)
         columns = from_flags(Columns, args, label_column="")
-        server = server_of(args, args.model_name, engine_flags)
+        server = server_of(args, args.model_name, OF_AN_ENGINE, engine_flags)
     except ValueError as error:
         parser.error(str(error))
     budget = args.thinking_token_budget or default_thinking_budget(args.max_tokens)

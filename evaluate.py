@@ -45,7 +45,7 @@ from distill.evaluation.report import on_terminal
 from distill.evaluation.rows import label_quality
 from distill.evaluation.run import prepare, score
 from distill.evaluation.systems import BASE_LATENCY_ROWS, TITLES
-from distill.prices import Prices, TokenPrices, own_prices
+from distill.price_flags import add_price_flags, prices_of
 from distill.streams import lasting_streams
 from distill.task import load_task
 from distill.teacher.child import begin_child
@@ -56,12 +56,12 @@ from distill.teacher.engine_flags import (
     further_gpus,
     print_engine_flags,
 )
+from distill.teacher.server import add_server_flags, server_of
 
 log = logging.getLogger("evaluate")
 ALONE = f"rows asked one by one for the latency (base systems: {BASE_LATENCY_ROWS} at most)"
 WAYS = ["auto", "lora", "merged"]
 PAID_SYSTEMS = ("teacher", "student")
-PAID_TOKENS = ("input", "cached", "output")
 
 
 def parse_args(argv: list[str] | None = None) -> Choices:
@@ -88,6 +88,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.add("revision", None, "of all models on the hub, unless the two above say otherwise")
     parser.add("adapter", ADAPTER, "what train_sft_trl.py wrote")
     parser.add("serve_adapter", "auto", "by vLLM, or a merged copy; auto: what works", choices=WAYS)
+    add_server_flags(parser)
     parser.group("how it is asked")
     parser.add("temperature", TEMPERATURE, "of the teacher; students answer greedily", at_least=0)
     parser.add("max_tokens", MAX_TOKENS, "under the prompt, thinking included", at_least=1)
@@ -95,15 +96,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.add("latency_rows", 50, ALONE, at_least=1)
     parser.add("check_rows", 8, "rows whose tokens must be PEFT's (0: no check)", at_least=0)
     parser.add("tensor_parallel_size", 1, "GPUs a model is split over", at_least=1)
-    parser.group("what a million tokens cost, or else an hour of a GPU")
-    parser.add("price_input", 0.0, "of input tokens that are not cached", at_least=0)
-    parser.add("price_cached", 0.0, "of cached input tokens", at_least=0)
-    parser.add("price_output", 0.0, "of output tokens", at_least=0)
-    for system in PAID_SYSTEMS:
-        for what in PAID_TOKENS:
-            meaning = f"the {system}'s own, instead of --price_{what}"
-            parser.add(f"{system}_price_{what}", None, meaning, at_least=0, kind=float)
-    parser.add("gpu_price_per_hour", 0.0, "of one, for systems without own prices", at_least=0)
+    add_price_flags(parser, PAID_SYSTEMS)
     parser.group("the report, or labels of step 1 against gold without any model")
     parser.add("report_dir", "", "where the report goes (default: report/ in the adapter)")
     parser.add("labels", "", "without any model: what create_data.py wrote, against --gold")
@@ -120,7 +113,9 @@ def parse_args(argv: list[str] | None = None) -> Choices:
         columns = from_flags(Columns, args)
         if columns.names_text and not columns.label_column and not args.inputs_without_gold:
             raise ValueError("--text_column, --text_template: name that of gold, --label_column")
-        prices = prices_of(args, engine_flags)
+        gpus = args.tensor_parallel_size * further_gpus(engine_flags)
+        prices = prices_of(args, gpus, PAID_SYSTEMS, teacher_asked=not args.teacher_answers)
+        server = server_of(args, args.teacher_model)
     except ValueError as error:
         parser.error(str(error))
     return from_flags(
@@ -130,32 +125,9 @@ def parse_args(argv: list[str] | None = None) -> Choices:
         task_file=args.task,
         systems=systems,
         engine_flags=engine_flags,
+        server=server,
         prices=prices,
         report_dir=Path(args.report_dir or Path(args.adapter) / "report"),
-    )
-
-
-def prices_of(args, engine_flags: list[str]) -> Prices:
-    """What the flags say about prices; raises ValueError where they contradict each other."""
-    default = TokenPrices(args.price_input, args.price_cached, args.price_output)
-    if args.gpu_price_per_hour and default != TokenPrices():
-        raise ValueError(
-            "--gpu_price_per_hour takes the place of --price_*; "
-            "for one system beside it there are --teacher_price_* and --student_price_*"
-        )
-    own = {}
-    for system in PAID_SYSTEMS:
-        given = [getattr(args, f"{system}_price_{what}") for what in PAID_TOKENS]
-        own[system] = own_prices(given, default)
-    return Prices(
-        input=default.input,
-        cached=default.cached,
-        output=default.output,
-        teacher=own["teacher"],
-        student=own["student"],
-        gpu_per_hour=args.gpu_price_per_hour,
-        gpus=args.tensor_parallel_size * further_gpus(engine_flags),
-        teacher_asked=not args.teacher_answers,
     )
 
 

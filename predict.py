@@ -28,7 +28,7 @@ from distill.labels.replicas import ReplicasFailed
 from distill.prediction.choices import Choices
 from distill.prediction.results import leave_finished, write_results
 from distill.prediction.run import begin, plan_run, predict, start
-from distill.prices import Prices
+from distill.price_flags import add_price_flags, prices_of
 from distill.stopping import UnwindAtSignals
 from distill.streams import lasting_streams
 from distill.teacher.base import TeacherEnded
@@ -65,11 +65,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.add("tensor_parallel_size", 1, "GPUs the student is split over", at_least=1)
     parser.add("num_replicas", 0, "engines on a Ray cluster (0: one engine, here)", at_least=0)
     parser.add("cpus_per_replica", 0, "cores for each replica instead of GPUs", at_least=0)
-    parser.group("what a million tokens cost, or else an hour of a GPU")
-    parser.add("price_input", 0.0, "of input tokens that are not cached", at_least=0)
-    parser.add("price_cached", 0.0, "of cached input tokens", at_least=0)
-    parser.add("price_output", 0.0, "of output tokens", at_least=0)
-    parser.add("gpu_price_per_hour", 0.0, "of one, instead of prices of tokens", at_least=0)
+    add_price_flags(parser)
     parser.group("the run")
     parser.add(
         "min_success_rate", 0.95, "exit code 1 if fewer get a valid answer", at_least=0, at_most=1
@@ -83,7 +79,8 @@ def parse_args(argv: list[str] | None = None) -> Choices:
         if args.overwrite and args.skip_finished:
             raise ValueError("--overwrite and --skip_finished contradict each other")
         columns = from_flags(Columns, args, label_column="")
-        prices = prices_of(args, engine_flags)
+        gpus = args.tensor_parallel_size * further_gpus(engine_flags) * max(1, args.num_replicas)
+        prices = prices_of(args, gpus)
     except ValueError as error:
         parser.error(str(error))
     return from_flags(
@@ -94,20 +91,6 @@ def parse_args(argv: list[str] | None = None) -> Choices:
         engine_flags=engine_flags,
         cluster=from_flags(Cluster, args),
         prices=prices,
-    )
-
-
-def prices_of(args, engine_flags: list[str]) -> Prices:
-    """What the flags say about prices; raises ValueError where they contradict each other."""
-    if args.gpu_price_per_hour and (args.price_input or args.price_cached or args.price_output):
-        raise ValueError("--gpu_price_per_hour takes the place of --price_*; drop one of them")
-    gpus = args.tensor_parallel_size * further_gpus(engine_flags) * max(1, args.num_replicas)
-    return Prices(
-        input=args.price_input,
-        cached=args.price_cached,
-        output=args.price_output,
-        gpu_per_hour=args.gpu_price_per_hour,
-        gpus=gpus,
     )
 
 

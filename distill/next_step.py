@@ -27,8 +27,8 @@ WITHOUT_TEACHER = "base,student"  # systems of step 3
 # Stand for what only the user knows: a task of his own, and its held-out rows.
 TASK_FILE = "TASK.yaml"
 GOLD = "GOLD.jsonl"
-# Stands for these rows as step 1 labels them, where step 3 does not ask the teacher itself.
-ANSWERS = "GOLD_LABELS.jsonl"
+# Of a teacher behind a URL, where step 1 has asked one.
+BEHIND_URL = ("teacher_url", "api_key_env", "teacher_tokenizer")
 
 
 def command(program: str, script: str, *words: str | Path) -> str:
@@ -62,10 +62,11 @@ def evaluation_command(adapter: str, student: str, train_file: str) -> str:
     if not manifest:
         words += ["--systems", WITHOUT_TEACHER, "--task", TASK_FILE, "--test_file", GOLD]
         return command("python", "evaluate.py", *words)
-    if "server" in manifest:  # a teacher behind a URL
-        words += ["--teacher_answers", ANSWERS]
-    elif "model" in manifest:
+    if "model" in manifest:
         words += ["--teacher_model", manifest["model"]]
+    for name in BEHIND_URL:
+        if manifest.get(name):
+            words += [f"--{name}", manifest[name]]
     if manifest.get("revision"):
         words += ["--teacher_revision", manifest["revision"]]
     for name, default in SAMPLING.items():

@@ -25,6 +25,7 @@ from distill.evaluation.apart import Apart
 from distill.evaluation.scored import Scored
 from distill.evaluation.systems import BASE_SYSTEMS, System, title_of
 from distill.evaluation.ties import ROUNDINGS, find_ties
+from distill.model_tokenizer import load_tokenizer
 from distill.progress import bar
 from distill.revisions import resolve
 from distill.server_settings import applied_by_server
@@ -33,11 +34,21 @@ from distill.system import commit, cpu_name
 from distill.task import NoAnswer, Task
 from distill.teacher.base import Prompt, Request, Sampling, Teacher, TeacherEnded
 from distill.teacher.engine import EngineFailed, stop_engine
+from distill.teacher.http import HTTPTeacher, ServerEnded
+from distill.teacher.server import About, Server
 from distill.teacher.vllm_engine import VLLMTeacher
 
 log = logging.getLogger("evaluate")
 # requests before the clock starts; the first ones pay for the prefix cache and lazy set-up
 WARM_UP = 3
+
+
+@dataclass(frozen=True)
+class BehindURL:
+    """The teacher behind a URL, and what its server has said of itself."""
+
+    server: Server
+    about: About
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,7 @@ class Asking:
     adapter: str
     merged: str  # where a merged copy goes
     scored: Scored | None  # where results are kept
+    behind_url: BehindURL | None = None  # the teacher, where it is a URL
 
 
 class SystemFailed(Exception):
@@ -107,7 +119,11 @@ def score_systems(
         if missing:
             announce(missing)
             names = [system.name for system in missing]
-            results.update(run_apart(process, ", ".join(names), run_model, missing, None, asking))
+            if missing[0].server:
+                run = (run_server, missing[0], asking)
+            else:
+                run = (run_model, missing, None, asking)
+            results.update(run_apart(process, ", ".join(names), *run))
     student = systems[-1] if systems else None
     if student and student.name == "student":  # it is always the last one
         known = taken_over.get("student")
@@ -244,6 +260,31 @@ def run_model(systems: list[System], serving: Serving | None, asking: Asking) ->
         stop_engine(engine)
 
 
+def run_server(system: System, asking: Asking) -> dict[str, dict]:
+    """Ask the teacher behind a URL; its result by its name, as of run_model()."""
+    server = asking.behind_url.server
+    tokenizer = load_tokenizer(server.tokenizer) if server.tokenizer else None
+    teacher = HTTPTeacher(server, asking.behind_url.about, system.thinks, tokenizer)
+    try:
+        found = ask_system(system, teacher, asking.task, asking.chats, dtype="")
+    except ServerEnded as error:
+        if error.exit_code == 2:
+            raise EngineFailed(str(error)) from None
+        raise RuntimeError(str(error)) from None
+    finally:
+        teacher.close()
+    measured = {
+        "machine": f"the server at {server.host}",
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit(),
+        "served_by": teacher.served_by,
+    }
+    result = {**found, **measured}
+    if asking.scored:
+        asking.scored.write(system.name, result)
+    return {system.name: result}
+
+
 def ask_system(
     system: System, teacher: Teacher, task: Task, chats: list[list[dict]], dtype: str
 ) -> dict:
@@ -284,13 +325,17 @@ def ask_system(
     # without the prompt, the answer and nothing else counts
     reader = task if system.prompted else replace(task, answer="")
     for i, completion in completions.items():
+        if completion.problem:  # a server has refused this row
+            continue
         with contextlib.suppress(NoAnswer):
             results["answers"][i] = reader.read_answer(
                 completion.text, completion.finish_reason, system.thinks
             )
         results["responses"][i] = completion.text
-        results["output_tokens"][i] = len(completion.token_ids)
+        results["output_tokens"][i] = completion.output_tokens
         results["cached_tokens"][i] = completion.cached_tokens
+        if completion.prompt_tokens is not None:
+            results["prompt_tokens"][i] = completion.prompt_tokens
     if system.check_rows:
         tokens = {i: completion.token_ids for i, completion in completions.items()}
         # in a free text nearly every row has a place where two words are about as good

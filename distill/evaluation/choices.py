@@ -5,6 +5,7 @@ from pathlib import Path
 
 from distill.columns import Columns
 from distill.prices import Prices
+from distill.teacher.server import Server
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Choices:
     teacher_model: str  # a directory, or a name on the hub
     teacher_revision: str | None
     teacher_answers: str  # a file with them; empty: the teacher is asked
+    server: Server | None  # where the teacher is a URL; None: an engine of ours
     reasoning_parser: str  # none: the teacher does not think
     student_model: str
     student_revision: str | None
@@ -45,7 +47,12 @@ class Choices:
     @property
     def asks_teacher(self) -> bool:
         """Whether an engine is started for the teacher."""
-        return "teacher" in self.systems and not self.teacher_answers
+        return "teacher" in self.systems and not self.teacher_answers and not self.server
+
+    @property
+    def asks_server(self) -> bool:
+        """Whether the teacher is asked behind a URL."""
+        return "teacher" in self.systems and not self.teacher_answers and bool(self.server)
 
     @property
     def asks_student(self) -> bool:

@@ -28,6 +28,7 @@ def origin(choices: Choices, revisions: Revisions, task: Task, results: dict[str
         "task_file": str(Path(choices.task_file).absolute()),
         "teacher_model": teacher.get("model", choices.teacher_model),
         "teacher_revision": teacher.get("revision", revisions.teacher),
+        "teacher_server": choices.server.host if choices.asks_server else None,
         "teacher_answers": choices.teacher_answers or None,
         "labels_from_elsewhere": teacher.get("from_elsewhere", False),
         "student_model": choices.student_model,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from distill.adapter import LORA, Serving, check_plan, plan_serving
 from distill.evaluation.apart import Apart
-from distill.evaluation.ask import Asking, SystemFailed, score_systems
+from distill.evaluation.ask import Asking, BehindURL, SystemFailed, score_systems
 from distill.evaluation.card import add_to_card
 from distill.evaluation.choices import Choices
 from distill.evaluation.fields import fields_of
@@ -25,6 +25,7 @@ from distill.model_tokenizer import check_student_tokens
 from distill.system import cpu_name
 from distill.task import Task, guard_problem
 from distill.teacher.check import check_teacher_model
+from distill.teacher.server import ask_about
 from distill.unfit_rows import roles_of
 
 log = logging.getLogger("evaluate")
@@ -43,6 +44,7 @@ class Plan:
     given: dict[str, dict]  # results that a file holds, by system
     systems: list[System]  # to be asked
     ways: list[Serving]  # to serve the adapter
+    behind_url: BehindURL | None  # the teacher, where it is a URL
     left_out: dict[str, str]  # systems that cannot be asked, and why
     dated: list[str]  # models whose chat templates write the date
 
@@ -76,6 +78,7 @@ def describe(name: str, choices: Choices, models: Models, rows: int) -> System:
         max_tokens=choices.max_tokens if prompted else choices.student_max_tokens,
         latency_rows=latency_rows,
         check_rows=min(choices.check_rows, rows) if name == "student" else 0,
+        server=choices.server.host if is_teacher and choices.server else None,
     )
 
 
@@ -99,6 +102,9 @@ def prepare(choices: Choices, task: Task, at_end: contextlib.ExitStack) -> Plan:
     if choices.asks_teacher:
         teacher = (choices.teacher_model, models.teacher_commit, choices.reasoning_parser)
         process.call(check_teacher_model, *teacher, choices.engine_flags)
+    behind_url = None
+    if choices.asks_server:
+        behind_url = BehindURL(choices.server, process.call(ask_about, choices.server))
     ways = []
     if "student" in choices.systems:
         ways = plan_student(choices, models, process, unfinished)
@@ -110,8 +116,9 @@ def prepare(choices: Choices, task: Task, at_end: contextlib.ExitStack) -> Plan:
     dated = []
     if systems:
         roles = Counter(map(roles_of, rows.chats))
+        here = [system for system in systems if not system.server]
         left_out, dated = process.call(
-            try_templates, systems, task, roles, choices.adapter, choices.engine_flags
+            try_templates, here, task, roles, choices.adapter, choices.engine_flags
         )
     for name, reason in left_out.items():
         log.warning("%s is left out: %s", TITLES[name], reason)
@@ -128,6 +135,7 @@ def prepare(choices: Choices, task: Task, at_end: contextlib.ExitStack) -> Plan:
         given=given,
         systems=systems,
         ways=ways,
+        behind_url=behind_url,
         left_out=left_out,
         dated=dated,
     )
@@ -177,6 +185,7 @@ def score(plan: Plan) -> dict:
         tensor_parallel_size=choices.tensor_parallel_size,
         adapter=choices.adapter,
         merged=str(plan.unfinished.merged),
+        behind_url=plan.behind_url,
         scored=scored,
     )
     try:

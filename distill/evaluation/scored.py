@@ -145,7 +145,10 @@ def key_of(system, common: dict, adapter: str, serve_adapter: str) -> dict:
     A kept one is taken over only where a new one would be equal. `system` is evaluate.py's
     System, `common` what is the same for all systems.
     """
-    key = {**common, **asdict(system), "weights": model_identity(system.model, system.revision)}
+    weights = system.server  # nobody sees those of a server
+    if not system.server:
+        weights = model_identity(system.model, system.revision)
+    key = {**common, **asdict(system), "weights": weights}
     if system.name == "student":
         key["adapter"] = adapter_identity(adapter)
         key["serve_adapter"] = serve_adapter

@@ -22,6 +22,11 @@ def sentences(metrics: dict) -> list[str]:
             f"The teacher's answers are labels from elsewhere ({metrics['teacher_answers']}): "
             "what their tokens, time and cost were is not known."
         )
+    if metrics.get("teacher_server"):
+        found.append(
+            f"The teacher was asked at {metrics['teacher_server']}: its seconds are those of that "
+            "server and of the network, and its tokens as the server counts them."
+        )
     if metrics.get("served_as"):
         found.append(
             f"The adapter was served as {metrics['served_as']} "

@@ -56,3 +56,4 @@ class System:
     latency_rows: int  # asked one at a time
     check_rows: int  # whose tokens are kept for the comparison with PEFT
     revision: str | None = None  # of a model on the hub
+    server: str | None = None  # the host that has it; None: an engine of ours

@@ -57,7 +57,14 @@ class Run:
         `commit` is that of a teacher on the hub.
         """
         engine_flags = self.choices.teacher.engine_flags
-        return {"versions": versions(), "engine_flags": engine_flags, "commit": commit}
+        found = {"versions": versions(), "engine_flags": engine_flags, "commit": commit}
+        server = self.choices.server
+        if server:
+            found["teacher_url"] = server.url  # which holds no key, see server.check_url()
+            found["api_key_env"] = server.api_key_env
+            found["teacher_tokenizer"] = server.tokenizer
+            found["served_by"] = self.journal.served_by
+        return found
 
 
 @dataclass(frozen=True)

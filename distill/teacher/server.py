@@ -17,7 +17,7 @@ KINDS = ["auto", VLLM, OPENAI]
 REJECT = "reject"
 ASK = "ask"
 KEY_VARIABLE = "OPENAI_API_KEY"
-# flags of a teacher on this machine, and what they are where they are not given
+# step 1's flags of a teacher on this machine, and what they are where they are not given
 OF_AN_ENGINE = {"revision": None, "tensor_parallel_size": 1, "num_replicas": 0}
 LISTED_WITHIN = 60.0  # seconds, the list of models
 NO_KEY = "none"  # for servers that want none; the client wants some text
@@ -71,10 +71,14 @@ def add_server_flags(parser) -> None:
     parser.add("request_timeout", 600.0, "seconds that a request may take", at_least=1)
 
 
-def server_of(args: Namespace, model: str, engine_flags: list[str]) -> Server | None:
+def server_of(
+    args: Namespace, model: str, not_together: dict | None = None, engine_flags: list[str] = ()
+) -> Server | None:
     """The server that the flags name; None: the teacher runs here.
 
-    Raises ValueError for a URL that cannot be one, and for flags of the other kind of teacher.
+    `not_together` are flags of a teacher that runs here with their defaults, and `engine_flags`
+    vLLM's, where nobody else needs them. Raises ValueError for a URL that cannot be one, and for
+    flags of the other kind of teacher.
     """
     if not args.teacher_url:
         if args.teacher_tokenizer:
@@ -84,7 +88,7 @@ def server_of(args: Namespace, model: str, engine_flags: list[str]) -> Server | 
     if engine_flags:  # a server's key among them would land in the manifest
         name = engine_flags[0].partition("=")[0]
         raise ValueError(f"{name} does not go with --teacher_url: the server has its own; drop it")
-    for flag, left_out in OF_AN_ENGINE.items():
+    for flag, left_out in (not_together or {}).items():
         if getattr(args, flag) != left_out:
             raise ValueError(f"--{flag} does not go with --teacher_url; drop it")
     return Server(
