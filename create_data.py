@@ -37,11 +37,13 @@ from distill.columns import Columns, add_column_flags
 from distill.labels.choices import Choices, Cluster, default_thinking_budget, shard_of
 from distill.labels.dry_run import dry_run
 from distill.labels.earlier import CHANGED, SAME
+from distill.labels.flags import add_cost_flags, check_together
 from distill.labels.inputs import InputsChanged
 from distill.labels.labelling import Settings
 from distill.labels.replicas import ReplicasFailed
 from distill.labels.results import leave_finished, write_results
 from distill.labels.run import begin, label, start_teacher
+from distill.price_flags import token_prices_of
 from distill.stopping import UnwindAtSignals
 from distill.streams import lasting_streams
 from distill.teacher.base import TeacherEnded
@@ -83,6 +85,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.add("thinking_token_budget", 0, "tokens of a guarded thought (0: 7/8 of max_tokens)")
     parser.add("num_samples", 1, "ask so often, take the majority; a tie is rejected", at_least=1)
     parser.add("min_agreement", 0.0, "smallest share of a majority", at_least=0, at_most=1)
+    add_cost_flags(parser)
     parser.group("the run")
     parser.add("min_success_rate", 0.95, "exit code 1 if fewer get a label", at_least=0, at_most=1)
     parser.switch("overwrite", "start afresh, also over a finished output")
@@ -108,31 +111,11 @@ def parse_args(argv: list[str] | None = None) -> Choices:
         columns=columns,
         shard=shard,
         server=server,
+        prices=token_prices_of(args),
         teacher=from_flags(TeacherModel, args, engine_flags=engine_flags),
         cluster=from_flags(Cluster, args),
         settings=from_flags(Settings, args, thinking_token_budget=budget),
     )
-
-
-def check_together(args, shard) -> None:
-    """Raise ValueError for flags that contradict each other."""
-    budget = args.thinking_token_budget
-    if not 0 <= budget < args.max_tokens:
-        raise ValueError(f"--thinking_token_budget {budget}: must be below --max_tokens")
-    if args.num_replicas and shard.count > 1:
-        raise ValueError("--num_replicas shares the inputs out itself; drop --shard")
-    if args.overwrite and args.skip_finished:
-        raise ValueError("--overwrite and --skip_finished contradict each other")
-    if args.overwrite and args.reuse:
-        raise ValueError("--overwrite and --reuse contradict each other")
-    if args.show and shard.count > 1:
-        raise ValueError("--show prints the rows of a whole run; drop --shard")
-    if args.max_repeats == 1:
-        raise ValueError("--max_repeats 1: a loop is seen from the second time on; 0 lets it run")
-    if args.num_samples > 1 and args.temperature == 0:
-        raise ValueError(
-            "--num_samples asks for the same answer again at --temperature 0; raise the temperature"
-        )
 
 
 if __name__ == "__mp_main__":  # an engine's process that was spawned, where vLLM does not fork

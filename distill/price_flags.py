@@ -1,4 +1,4 @@
-"""The flags of prices in steps 3 and in predict.py, and what they say."""
+"""The flags of prices, and what they say."""
 
 from argparse import Namespace
 
@@ -8,12 +8,22 @@ from distill.prices import Prices, TokenPrices, own_prices
 PAID_TOKENS = ("input", "cached", "output")
 
 
-def add_price_flags(parser: Parser, systems: tuple[str, ...] = ()) -> None:
-    """The flags of prices, and those of `systems` that may have prices of their own."""
-    parser.group("what a million tokens cost, or else an hour of a GPU")
+def add_token_prices(parser: Parser) -> None:
+    """The flags of what a million tokens cost."""
     parser.add("price_input", 0.0, "of input tokens that are not cached", at_least=0)
     parser.add("price_cached", 0.0, "of cached input tokens", at_least=0)
     parser.add("price_output", 0.0, "of output tokens", at_least=0)
+
+
+def token_prices_of(args: Namespace) -> TokenPrices:
+    """What these flags say."""
+    return TokenPrices(args.price_input, args.price_cached, args.price_output)
+
+
+def add_price_flags(parser: Parser, systems: tuple[str, ...] = ()) -> None:
+    """The flags of prices, and those of `systems` that may have prices of their own."""
+    parser.group("what a million tokens cost, or else an hour of a GPU")
+    add_token_prices(parser)
     for system in systems:
         for what in PAID_TOKENS:
             meaning = f"the {system}'s own, instead of --price_{what}"
@@ -29,7 +39,7 @@ def prices_of(
 
     `gpus` are those on which a system's throughput is measured.
     """
-    default = TokenPrices(args.price_input, args.price_cached, args.price_output)
+    default = token_prices_of(args)
     if args.gpu_price_per_hour and default != TokenPrices():
         remedy = "drop one of them"
         if systems:

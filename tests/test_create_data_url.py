@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -81,6 +82,40 @@ def test_a_run_that_ended_goes_on_and_no_other_teacher_continues_it(flags, tmp_p
     assert teacher.requests() == {text: 2 if text in faults else 1 for text in TEXTS}
 
 
+# of a request at the stand-in: 50 tokens of prompt, of which 40 are cached, and 7 of answer
+PRICES = ["--price_input", 1000, "--price_cached", 100, "--price_output", 2000]
+COST = (10 * 1000 + 40 * 100 + 7 * 2000) / 1e6
+
+
+def test_costs_are_estimated_shown_and_recorded(flags, tmp_path):
+    with LoopbackTeacher(thought_of) as teacher:
+        at = ["--teacher_url", teacher.url, *PRICES, "--expected_output_tokens", 10]
+        process = python("create_data.py", *flags, *at)
+    assert re.search(r"create_data.py: about [\d.]+ for 30 requests", process.stderr)
+    assert "(--expected_output_tokens 10)" in process.stderr
+    assert f"spent {30 * COST:.4g}" in process.stderr
+    assert last_json(process)["cost"] == round(30 * COST, 6)
+    manifest = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())
+    assert manifest["cost"] == round(30 * COST, 6)
+    assert manifest["prices"] == {"input": 1000, "cached": 100, "output": 2000}
+
+
+def test_a_budget_ends_the_run_before_it_is_exceeded_and_a_higher_one_goes_on(flags, tmp_path):
+    with LoopbackTeacher(thought_of) as teacher:
+        at = ["--teacher_url", teacher.url, *PRICES, "--max_tokens", 100]
+        ended = python("create_data.py", *flags, *at, "--budget", 0.8, code=1)
+        assert "--budget 0.8: " in ended.stderr and "a higher one goes on" in ended.stderr
+        done = len(trace(tmp_path / "out.jsonl"))
+        assert 0 < done < 30 and done * COST <= 0.8
+        assert sum(teacher.answered.values()) == done  # what was on its way is kept
+        again = python("create_data.py", *flags, *at, "--budget", 0.8, code=1)
+        assert "are spent" in again.stderr  # those of the first run
+        assert sum(teacher.answered.values()) < 30
+        finished = python("create_data.py", *flags, *at, "--budget", 5)
+    assert last_json(finished)["cost"] == round(30 * COST, 6)
+    assert teacher.answered == dict.fromkeys(TEXTS, 1)
+
+
 def test_another_host_is_another_teacher(flags, tmp_path):
     with LoopbackTeacher(thought_of) as teacher:
         python("create_data.py", *flags, "--teacher_url", teacher.url, "--limit", 2)
@@ -104,6 +139,14 @@ BAD = {
     "replicas": (
         ["--teacher_url", "http://h/v1", "--num_replicas", "2"],
         "--num_replicas does not go with --teacher_url",
+    ),
+    "budget without prices": (
+        ["--teacher_url", "http://h/v1", "--budget", "1"],
+        "--budget: needs --price_input",
+    ),
+    "budget of an engine": (
+        ["--price_input", "1", "--budget", "1"],
+        "--budget: is for --teacher_url",
     ),
     "tokenizer alone": (["--teacher_tokenizer", "a/b"], "--teacher_tokenizer is for --teacher_url"),
 }

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from distill.columns import Columns
 from distill.labels.labelling import Settings
+from distill.prices import TokenPrices
 from distill.teacher.check import TeacherModel
 from distill.teacher.server import Server
 
@@ -39,6 +40,9 @@ class Choices:
     shard: Shard
     teacher: TeacherModel
     server: Server | None  # where the teacher is a URL; None: an engine of ours
+    prices: TokenPrices  # of a million tokens
+    expected_output_tokens: int  # of a request, for an estimate of what the run costs
+    budget: float  # in the prices' currency, earlier runs included; 0: no end
     cluster: Cluster
     settings: Settings
     min_success_rate: float  # share of labelled rows below which the run has failed

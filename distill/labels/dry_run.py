@@ -4,40 +4,26 @@ No torch, no vLLM, and nothing is written.
 """
 
 import json
-from dataclasses import dataclass
 
 from distill.guard import LABEL, written_shapes
 from distill.labels.changes import in_words
-from distill.labels.run import Run, check_guards
+from distill.labels.run import Run, check_guards, estimate_of
+from distill.labels.sizes import CHARACTERS_PER_TOKEN, SAMPLED, Sizes, measure_inputs
 from distill.labels.tokenizer_here import Here, look
-from distill.model_tokenizer import PROBE, check_prompt, check_thinking
+from distill.model_tokenizer import check_prompt, check_thinking
 from distill.task import Task, read_back
 from distill.teacher.check import TeacherModel
 from distill.teacher.server import Server
 from distill.templates import TemplateProblem, render
 from distill.terminal import field, shortened
-from distill.tokens import prompt_ids
 from distill.unfit_rows import describe_unfit_rows, find_unfit_rows
 
-CHARACTERS_PER_TOKEN = 4  # of English, where no tokenizer is at hand
-SAMPLED = 200  # inputs whose tokens are counted, spread over all that are asked
 SHOWN_LINES = 6  # of the beginning and of the end of a long message
 # these are vLLM's and its guard's to say, which take seconds to import
 NOT_CHECKED = (
     "vLLM's own flags, the name of --reasoning_parser, and whether vLLM can follow the guard: "
     "a real run checks them before it loads a model"
 )
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How long prompts are, in tokens: counted, or estimated where there is no tokenizer."""
-
-    prompt: int  # that the task's prompt adds to each request; the same in all, so cached
-    mean_input: float  # of an input in the chat template, without the prompt
-    longest_input: int
-    longest_index: int  # which of the inputs that is
-    longest_characters: int
 
 
 def dry_run(run: Run) -> int:
@@ -52,7 +38,7 @@ def dry_run(run: Run) -> int:
     warning = ""
     if here.tokenizer:
         warning = check_template(run, here.tokenizer)
-    sizes = measure_inputs(run, here.tokenizer)
+    sizes = measure_inputs(run.task, run.inputs, run.missing, here.tokenizer)
     first = first_chat(run)
     requests = run.asked * settings.num_samples
     prompt_tokens = round(requests * (sizes.prompt + sizes.mean_input))
@@ -120,57 +106,6 @@ def first_chat(run: Run) -> list[dict]:
     wanted = run.missing if run.asked else None
     _, messages = next(run.inputs.read(wanted))
     return messages
-
-
-def measure_inputs(run: Run, tokenizer) -> Sizes:
-    """Count the characters of every input that is asked, and the tokens of some.
-
-    Without a tokenizer (None) tokens are characters divided by CHARACTERS_PER_TOKEN.
-    """
-    prompt = prompt_tokens_of(run.task, tokenizer)
-    every = max(run.asked // SAMPLED, 1)
-    counted = []
-    longest = None
-    most = -1
-    wanted = run.missing if run.asked else None
-    for place, (index, messages) in enumerate(run.inputs.read(wanted)):
-        characters = sum(len(message["content"]) for message in messages)
-        if characters > most:
-            most = characters
-            longest = (index, messages)
-        if place % every == 0:
-            counted.append(tokens_of(run.task, messages, tokenizer) - prompt)
-    longest_index, messages = longest
-    return Sizes(
-        prompt=prompt,
-        mean_input=sum(counted) / len(counted),
-        longest_input=tokens_of(run.task, messages, tokenizer) - prompt,
-        longest_index=longest_index,
-        longest_characters=most,
-    )
-
-
-def prompt_tokens_of(task: Task, tokenizer) -> int:
-    """How many tokens the task's prompt adds to a request."""
-    probe = [{"role": "user", "content": PROBE}]
-    if tokenizer is None:
-        return round(len(task.prompt) / CHARACTERS_PER_TOKEN)
-    try:
-        return len(prompt_ids(tokenizer, task.messages(probe))) - len(prompt_ids(tokenizer, probe))
-    except TemplateProblem:  # a template that wants a system message
-        return len(tokenizer(task.prompt, add_special_tokens=False)["input_ids"])
-
-
-def tokens_of(task: Task, messages: list[dict], tokenizer) -> int:
-    """How many tokens a request has before its answer, prompt and input together."""
-    chat = task.messages(messages)
-    if tokenizer is None:
-        characters = sum(len(message["content"]) for message in chat)
-        return round(characters / CHARACTERS_PER_TOKEN)
-    try:
-        return len(prompt_ids(tokenizer, chat))
-    except TemplateProblem:  # such an input is rejected without being asked
-        return prompt_tokens_of(task, tokenizer)
 
 
 def guard_text(task: Task, guards: str) -> str:
@@ -263,8 +198,15 @@ def requests_text(run: Run, here: Here, sizes: Sizes, requests: int, prompt_toke
             field("inputs", inputs),
             field("requests", asked),
             field("tokens", f"{tokens}\n{output}"),
+            *cost_text(run, sizes),
         ]
     )
+
+
+def cost_text(run: Run, sizes: Sizes) -> list[str]:
+    """What the run is expected to cost; nothing without prices."""
+    estimate = estimate_of(run, sizes)
+    return [field("cost", estimate)] if estimate else []
 
 
 def reuse_text(run: Run) -> list[str]:

@@ -147,6 +147,7 @@ class Journal:
         # name of an earlier journal, whose answers these are compared with
         self.compared_with = None
         self.served_by = None  # as a server called the model that has answered
+        self.tokens = Counter()  # of all attempts
         self.seconds = 0.0  # of all starts together, in the journal that took longest
 
     def _replay_file(self, number: int, path: Path, repair: bool) -> None:
@@ -172,6 +173,8 @@ class Journal:
                     spent.row(record)
                     for attempt in record["attempts"]:
                         self.served_by = attempt.get("served_by") or self.served_by
+                        for key in TOKEN_COUNTS:
+                            self.tokens[key] += attempt[key]
                 offset += len(line)
         if repair and path == self.own and not line.endswith(b"\n"):
             os.truncate(path, offset - len(line))  # the run was killed while it wrote this line

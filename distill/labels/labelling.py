@@ -8,6 +8,7 @@ from time import perf_counter
 from distill.guard import is_guarded
 from distill.labels.journal import Journal
 from distill.outputs import TOKEN_COUNTS
+from distill.prices import MILLION, TokenPrices
 from distill.progress import bar
 from distill.same_text import comparable
 from distill.task import NoAnswer, Task
@@ -20,6 +21,7 @@ RETRY_TOP_K = 20
 # Tokens that come again and again in a loop; every shorter period has a multiple in this range.
 LOOP_FROM = 32
 LOOP_TO = 63
+NO_PRICES = TokenPrices()
 TOGETHER = 64  # rows that are tokenised at a time
 
 
@@ -313,11 +315,16 @@ def vote(
 
 
 def record_rows(
-    decided: Iterable[tuple[int, dict]], journal: Journal, left: int, done: int
+    decided: Iterable[tuple[int, dict]],
+    journal: Journal,
+    left: int,
+    done: int,
+    prices: TokenPrices = NO_PRICES,
 ) -> None:
     """Journal each decided row as it comes, and show how far it is.
 
-    `left` rows are to come, and `done` ones are there.
+    `left` rows are to come, and `done` ones are there. With `prices` of a million tokens what all
+    rows so far have cost is shown too.
     """
     start = perf_counter()
     rejected = 0
@@ -330,11 +337,15 @@ def record_rows(
         for attempt in record["attempts"]:
             for key in TOKEN_COUNTS:
                 tokens[key] += attempt[key]
+                journal.tokens[key] += attempt[key]
         progress.update()
         rate = tokens["output_tokens"] / max(progress.format_dict["elapsed"], 1e-9)
         cached = tokens["cached_tokens"] / max(tokens["prompt_tokens"], 1)
         shown = (
             f"rejected {rejected}, {journal.forced.shown()}, {rate:.0f} tok/s, cached {cached:.1%}"
         )
+        if prices != NO_PRICES:
+            spent = prices.of_million(journal.tokens) / MILLION
+            shown += f", spent {spent:.4g}"
         progress.set_postfix_str(shown, refresh=False)
     progress.close()

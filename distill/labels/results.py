@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 from distill.labels.choices import Choices
@@ -11,6 +12,7 @@ from distill.labels.forced import Forced
 from distill.labels.run import Run
 from distill.labels.shown_rows import show_rows
 from distill.next_step import manifest_of
+from distill.prices import MILLION, TokenPrices
 
 log = logging.getLogger("create_data")
 # what the last line has of the manifest
@@ -47,6 +49,9 @@ def write_results(run: Run, commit: str | None, seconds: float) -> int:
     if flips:
         files["compared_with"] = journal.compared_with
         files.update(flips.counts())
+    if choices.prices != TokenPrices():
+        files["prices"] = asdict(choices.prices)
+        files["cost"] = round(choices.prices.of_million(journal.tokens) / MILLION, 6)
     manifest = journal.write_outputs(bool(run.task.labels), **files, **run.details(commit))
     Forced(
         answers=manifest["answers"],
@@ -55,6 +60,8 @@ def write_results(run: Run, commit: str | None, seconds: float) -> int:
     ).warn(mode)
     for key in SHOWN:
         summary[key] = manifest[key]
+    if "cost" in manifest:
+        summary["cost"] = manifest["cost"]
     if choices.reuse:
         summary["reused"] = run.reused
     if choices.show:

@@ -1,6 +1,7 @@
 """One run of step 1: what is checked first, how the teacher starts, and what is asked."""
 
 import contextlib
+import logging
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,9 +16,11 @@ from distill.labels.journal import Journal
 from distill.labels.labelling import Labelling, record_rows
 from distill.labels.replicas import Assignment, connect, label_on_replicas
 from distill.labels.reuse import Beginning
+from distill.labels.sizes import Sizes, measure_inputs
 from distill.locks import OutputLock
 from distill.model_tokenizer import check_prompt, load_tokenizer
-from distill.outputs import check_apart
+from distill.outputs import TOKEN_COUNTS, check_apart
+from distill.prices import TokenPrices
 from distill.stopping import UnwindAtSignals
 from distill.system import versions
 from distill.task import Task, load_task
@@ -29,8 +32,11 @@ from distill.teacher.check import (
 )
 from distill.teacher.engine import start_engine, stop_engine
 from distill.teacher.http import HTTPTeacher
+from distill.teacher.purse import Purse
 from distill.teacher.server import Server, ask_about
 from distill.teacher.vllm_engine import VLLMTeacher
+
+log = logging.getLogger("create_data")
 
 
 @dataclass(frozen=True)
@@ -178,8 +184,31 @@ def open_server(server: Server, run: Run) -> HTTPTeacher:
     if server.tokenizer:
         tokenizer = load_tokenizer(server.tokenizer)
         check_prompt(server.tokenizer, tokenizer, run.task)
-    thinks = run.choices.settings.thinks
-    return HTTPTeacher(server, about, thinks, tokenizer, run.journal.served_by)
+    choices = run.choices
+    if choices.prices != TokenPrices():
+        sizes = measure_inputs(run.task, run.inputs, run.missing, tokenizer)
+        log.info("create_data.py: %s", estimate_of(run, sizes))
+    purse = Purse(choices.prices, choices.budget)
+    purse.spent = purse.cost(*[run.journal.tokens[name] for name in TOKEN_COUNTS])
+    return HTTPTeacher(
+        server, about, choices.settings.thinks, tokenizer, run.journal.served_by, purse=purse
+    )
+
+
+def estimate_of(run: Run, sizes: Sizes) -> str:
+    """What the requests of a run are expected to cost, in one line; empty without prices."""
+    choices = run.choices
+    if choices.prices == TokenPrices():
+        return ""
+    requests = run.asked * choices.settings.num_samples
+    prompt_tokens = round(requests * (sizes.prompt + sizes.mean_input))
+    output_tokens = requests * choices.expected_output_tokens
+    cost = Purse(choices.prices).cost(prompt_tokens, 0, output_tokens)
+    return (
+        f"about {cost:.4g} for {requests:,} requests, {prompt_tokens:,} tokens of prompts and "
+        f"{output_tokens:,} of answers (--expected_output_tokens {choices.expected_output_tokens})"
+        ", if nothing is cached and no row is asked again"
+    )
 
 
 def where_of(choices: Choices) -> str:
@@ -206,4 +235,4 @@ def label(run: Run, started: Started) -> None:
         teacher = VLLMTeacher(started.engine, settings.thinks)
         decided = Labelling(teacher, run.task, settings).label(run.inputs.read(run.missing))
     done = run.inputs.unique() - run.asked if choices.shard.count == 1 else 0
-    record_rows(decided, run.journal, run.asked, done)
+    record_rows(decided, run.journal, run.asked, done, choices.prices)

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from distill.model_tokenizer import ids_or_reason
 from distill.teacher.base import Completion, Prompt, Request, Sampling, Teacher, TeacherEnded
 from distill.teacher.pace import Pace
+from distill.teacher.purse import Purse
 from distill.teacher.reply import read_chat, read_text
 from distill.teacher.server import ASK, NO_KEY, VLLM, About, Server, reason_of, wrong_key
 from distill.teacher.written import text_of, thinking_tokens
@@ -55,7 +56,8 @@ class HTTPTeacher(Teacher):
     `about` is what the server has said of itself. `thinks`: its answers follow a thought.
     `tokenizer` is the teacher's own, None where it is not named: with it vLLM's server is given
     token ids, so that what an input spells stays text. `served_by` is how the server called its
-    model in an earlier run, None where there was none. `give_up` is in seconds.
+    model in an earlier run, None where there was none. `give_up` is in seconds. `purse` holds the
+    prices and the budget; None: no prices.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class HTTPTeacher(Teacher):
         tokenizer=None,
         served_by: str | None = None,
         give_up: float = GIVE_UP,
+        purse: Purse | None = None,
     ):
         import openai
 
@@ -78,6 +81,7 @@ class HTTPTeacher(Teacher):
         self.served_by = served_by
         self.give_up = give_up
         self.pace = Pace(server.concurrency)
+        self.purse = purse or Purse()
         self.waiting: list[Request] = []
         self.length_name = "max_tokens"  # until the server wants another one
         self.answered = False  # whether any request has been
@@ -157,13 +161,17 @@ class HTTPTeacher(Teacher):
         running: dict[asyncio.Task, Request] = {}
         try:
             while True:
-                self._fill(running, requests)
+                unpaid = self._fill(running, requests)
+                if unpaid and not running:
+                    raise ServerEnded(self.purse.used_up(unpaid))
                 if not running:
                     return
                 ended = None
                 for task in self._wait(running):
                     request = running.pop(task)
-                    if task.exception() is None:
+                    answered = task.exception() is None
+                    self.purse.back(request, task.result() if answered else None)
+                    if answered:
                         yield request.job, task.result()
                     else:
                         ended = ended or task.exception()
@@ -172,13 +180,21 @@ class HTTPTeacher(Teacher):
         finally:
             self._cancel(running)
 
-    def _fill(self, running: dict, requests: Iterator[Request | None]) -> None:
-        """Send requests until there are as many as the pace allows, retries first."""
+    def _fill(self, running: dict, requests: Iterator[Request | None]) -> Request | None:
+        """Send requests until there are as many as the pace allows, retries first.
+
+        One that the budget does not allow at the moment is returned, and stays the next one.
+        """
         while len(running) < self.pace.at_once:
             request = self.waiting.pop(0) if self.waiting else next(requests, None)
             if request is None:
-                return
+                return None
+            if not self.purse.may_send(request):
+                self.waiting.insert(0, request)
+                return request
+            self.purse.send(request)
             running[self.loop.create_task(self._answer(request))] = request
+        return None
 
     def _wait(self, running: dict) -> set[asyncio.Task]:
         """The requests that end next."""
