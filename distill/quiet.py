@@ -31,6 +31,11 @@ EVERYWHERE = {
     "transformers.tokenization_utils_base": ("Token indices sequence length is longer than",),
     # checkpoints that came one after the other within a second are taken by their numbers
     "transformers.trainer_utils": ("mtime may not be reliable on this filesystem",),
+    # an adapter brings the tokenizer for its base, and vLLM looks for a model beside it too;
+    # where a model itself has such a config, its engine says so at its end
+    "vllm.transformers_utils.repo_utils": ("Should have a `model_type` key in its config.json",),
+    # it is the adapter's, as this message asks for
+    "vllm.v1.engine.input_processor": ("supporting different tokenizers for different LoRAs",),
 }
 # The same of vLLM's build for machines without a GPU: of such a machine, and of the way in which
 # engine.py starts an engine there.

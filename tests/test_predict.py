@@ -56,6 +56,22 @@ def predicted(distilled, backlog, tmp_path_factory):
     return output, python("predict.py", *flags, "--gpu_price_per_hour", 3.6)
 
 
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--adapter", "nowhere"], "nowhere: no adapter here"),
+        (["--output_file", "out.txt"], "predictions are written as .csv, "),
+        (["--overwrite", "--skip_finished"], "contradict each other"),
+        (["--gpu_price_per_hour", 1, "--price_input", 1], "takes the place of --price_*"),
+        (["--text_template", "x"], "names no column"),
+    ],
+)
+def test_bad_flags_end_in_one_line_and_leave_nothing(flags, said, tmp_path):
+    common = ["--input_file", HELDOUT, "--output_file", tmp_path / "out.csv"]
+    assert said in fails("predict.py", *common, *flags)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_it_answers_as_step_3_has_measured(evaluated, predicted, backlog):
     output, process = predicted
@@ -138,7 +154,10 @@ def test_killed_and_resumed(distilled, predicted, backlog, tmp_path):
     assert_gone(children)
     kept = trace(output)
     assert 30 <= len(kept) < 421 and not output.exists()
-    line = last_json(python("predict.py", *flags))
+    replica = ["--num_replicas", 1, "--cpus_per_replica", 1]  # another engine may go on
+    # on a cluster of its own, whatever else runs here
+    environment = {**os.environ, "RAY_ADDRESS": "local"}
+    line = last_json(python("predict.py", *flags, *replica, env=environment))
     assert line["asked"] == 421 - len(kept)
     records = trace(output)
     assert records[: len(kept)] == kept and len(records) == 421

@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+import textwrap
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from distill.tokens import prompt_ids
 from distill.unfit_rows import describe_unfit_rows, find_unfit_rows
 
 log = logging.getLogger("predict")
+LONGEST = 250  # characters of a library's reason, which may name every layer
 FLAG = "--output_file"  # which chooses the disk for a merged copy
 
 
@@ -162,6 +164,6 @@ class StudentWork:
                 **settings,
             )
         except (SafetensorError, RuntimeError, KeyError) as error:  # of weights that do not fit
-            reason = f"{type(error).__name__}: {on_one_line(error)}"
+            reason = textwrap.shorten(f"{type(error).__name__}: {on_one_line(error)}", LONGEST)
             raise ValueError(f"{self.adapter}: cannot be put on {self.model} ({reason})") from error
         return Started(engine, lora_request, way.served_as if way else "")
