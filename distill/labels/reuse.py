@@ -96,6 +96,7 @@ class Beginning:
         lock, which `lock` takes. Raises Held if another run is at work all the time.
         """
         end = time.monotonic() + TURN_WITHIN
+        said = False
         while True:
             try:
                 if self.is_needed():
@@ -107,6 +108,9 @@ class Beginning:
             except Held:
                 if time.monotonic() > end:
                     raise
+            if not said:
+                log.info("create_data.py: waits for another run on %s", self.journal.output)
+                said = True
             time.sleep(LOOK_EVERY)
         finished = self.is_finished()
         self.journal.open(overwrite=finished)
