@@ -89,7 +89,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.group("the run")
     parser.add("min_success_rate", 0.95, "exit code 1 if fewer get a label", at_least=0, at_most=1)
     parser.switch("overwrite", "start afresh, also over a finished output")
-    parser.add("reuse", "", "keep answers that hold; changed: else ask all anew", choices=REUSE)
+    parser.add("reuse", "", "another round: keep what holds, or ask all anew", choices=REUSE)
     parser.switch("skip_finished", "exit code 0 where the output of the same run is finished")
     parser.switch("show", "print all rows in full at the end; goes well with --limit 5")
     parser.switch("dry_run", "ask nobody and write nothing: say what would be asked, and how much")

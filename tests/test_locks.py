@@ -173,3 +173,19 @@ def test_to_overwrite_keeps_the_lock_and_the_files_of_others(tmp_path):
             OutputLock(output).__enter__()
     lines = (tmp_path / "out.jsonl.trace.jsonl").read_text().splitlines()
     assert [json.loads(line).get("index") for line in lines] == [None, 0, 1]
+
+
+def test_a_journal_is_replaced_under_its_lock(tmp_path):
+    """There is no moment in which another run could have it, and what waits for it sees the new."""
+    output = tmp_path / "out.jsonl"
+    complete = tmp_path / "complete"
+    complete.write_text("new\n")
+    with OutputLock(output) as held:
+        held.replace_own(complete)
+        assert (tmp_path / "out.jsonl.trace.jsonl").read_text() == "new\n"
+        for shard in ((0, 1), (0, 2)):
+            with pytest.raises(ValueError, match=BUSY):
+                OutputLock(output, *shard).__enter__()
+    assert names(tmp_path) == ["out.jsonl.trace.jsonl"]
+    with OutputLock(output):
+        pass

@@ -150,6 +150,20 @@ def test_a_finished_output_is_nothing_to_do(without_weights, tmp_path):
     assert "no manifest says how it was made" in error
 
 
+@pytest.mark.parametrize("name", ["finished", "sharded"])
+def test_answers_are_reused_for_other_inputs(name, without_weights, tmp_path):
+    """Of one journal and of two; nobody is asked, and what is left out is there again later."""
+    output = copy_of(name, tmp_path) / "labels.jsonl"
+    whole = ["--reuse", "same"]
+    some = last_json(run(*labelling(output, *whole, "--limit", 20), cwd=without_weights))
+    assert (some["rows"], some["asked"], some["reused"]) == (20, 0, 19)  # one of them twice
+    assert [path.name for path in journals_of(output)] == ["labels.jsonl.trace.jsonl"]
+    every = last_json(run(*labelling(output, *whole), cwd=without_weights))
+    assert (every["rows"], every["asked"], every["reused"]) == (46, 0, 44)
+    if name == "finished":
+        same_outputs(output, OLD / "finished" / "labels.jsonl")
+
+
 def test_a_journal_is_not_continued_under_another_value(without_weights, tmp_path):
     output = copy_of("half", tmp_path) / "labels.jsonl"
     before = (tmp_path / "half" / "labels.jsonl.trace.jsonl").read_bytes()

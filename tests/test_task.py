@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.task import NoAnswer, Task, load_task
+from distill.task import NoAnswer, Task, load_task, same_task
 from helpers import qwen_tokenizer
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "example-data" / "language_classification.yaml"
@@ -358,3 +358,27 @@ def test_escaped_emoji_are_characters(tmp_path):
     assert task.prompt == "😀 is happy" and task.labels == ("😀", "sad")
     assert task.read_content("A: 😀") == "😀"
     task.constraint().encode()  # it can be sent to the engine
+
+
+def test_tasks_that_mean_the_same(tmp_path):
+    """What a task file looks like does not count, and what it says does."""
+    first = tmp_path / "first.yaml"
+    first.write_text('{"prompt": "Which one?", "labels": ["a b", "c"], "answer": "It is (.+)"}')
+    again = tmp_path / "again.yaml"
+    again.write_text("answer: It is (.+)\n# two\nlabels: [c, a b]\nprompt: |\n  Which one?\n\n")
+    task = load_task(first)
+    same = load_task(again)
+    assert task.hash != same.hash and same_task(task.named(), same.named())
+    # an older version names the file alone
+    assert same_task({"task": task.hash}, task.named())
+    assert not same_task({"task": task.hash}, same.named())
+    others = {
+        "prompt": '{"prompt": "Which?", "labels": ["a b", "c"], "answer": "It is (.+)"}',
+        "labels": '{"prompt": "Which one?", "labels": ["A b", "c"], "answer": "It is (.+)"}',
+        "answer": '{"prompt": "Which one?", "labels": ["a b", "c"], "answer": "It is: (.+)"}',
+    }
+    for key, text in others.items():
+        again.write_text(text)
+        other = load_task(again)
+        assert not same_task(task.named(), other.named())
+        assert [name for name in task.meaning if task.meaning[name] != other.meaning[name]] == [key]

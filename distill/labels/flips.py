@@ -31,7 +31,8 @@ class Flips:
     name: str  # of the file that lists them
     compared: int = 0
     changed: int = 0
-    kinds: Counter = field(default_factory=Counter)  # rows by (before, now)
+    # of labels, rows by (before, now); free texts would be as many kinds
+    kinds: Counter = field(default_factory=Counter)
 
     def counts(self) -> dict:
         """The counts under their names in the last line and in the manifest."""
@@ -102,7 +103,8 @@ def write_flips(journal: Journal, previous: Path, task: Task) -> Flips:
             if same_answer(before, now, task):
                 continue
             flips.changed += 1
-            flips.kinds[(before or REJECTED, now or REJECTED)] += 1
+            if task.labels:
+                flips.kinds[(before or REJECTED, now or REJECTED)] += 1
             row = {"index": index, **inputs.named(index)}
             row.update(messages=messages, before=before, now=now)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -126,12 +128,12 @@ def in_one_form(answer: str, schema: str) -> str:
         return answer
 
 
-def say_flips(flips: Flips, labelled: bool) -> None:
-    """Say how many labels have changed and, if they are `labelled`, which ones became which."""
-    log.info("\n".join(lines_of(flips, labelled)))
+def say_flips(flips: Flips) -> None:
+    """Say how many labels have changed, and which ones became which."""
+    log.info("\n".join(lines_of(flips)))
 
 
-def lines_of(flips: Flips, labelled: bool) -> list[str]:
+def lines_of(flips: Flips) -> list[str]:
     """What say_flips() says."""
     counts = flips.counts()
     text = f"create_data.py: {flips.changed:,} of {flips.compared:,} labels have changed"
@@ -142,10 +144,8 @@ def lines_of(flips: Flips, labelled: bool) -> list[str]:
     if not flips.changed:
         return [text]
     lines = [f"{text}, see {flips.name}"]
-    if not labelled:  # free texts are as many kinds
-        return lines
     kinds = flips.kinds.most_common(SHOWN)
-    longest = max(len(before) for (before, _), _ in kinds)
+    longest = max((len(before) for (before, _), _ in kinds), default=0)
     for (before, now), rows in kinds:
         lines.append(f"{rows:>7,}  {before:<{longest}} -> {now}")
     if len(flips.kinds) > SHOWN:

@@ -68,7 +68,7 @@ def write_results(run: Run, commit: str | None, seconds: float) -> int:
         show_rows(run)
     if flips:
         summary.update(flips.counts())
-        say_flips(flips, bool(run.task.labels))
+        say_flips(flips)
     if manifest["success_rate"] >= choices.min_success_rate:
         say_next(choices.output_file, choices.teacher.model_name)
     print(json.dumps({"output_file": choices.output_file, **summary}))

@@ -96,6 +96,7 @@ class Beginning:
         lock, which `lock` takes. Raises Held if another run is at work all the time.
         """
         end = time.monotonic() + TURN_WITHIN
+        said = False
         while True:
             try:
                 if self.is_needed():
@@ -107,6 +108,9 @@ class Beginning:
             except Held:
                 if time.monotonic() > end:
                     raise
+            if not said:
+                log.info("create_data.py: waits for another run on %s", self.journal.output)
+                said = True
             time.sleep(LOOK_EVERY)
         finished = self.is_finished()
         self.journal.open(overwrite=finished)
@@ -179,33 +183,35 @@ class Rebuilding:
     def run(self, held: OutputLock, changes: list[Change]) -> None:
         """Make the journals one of today's run, under the lock of a run without shards."""
         paths = journals_of(self.output)
-        previous = None
-        if has(changes, ASKING) or has(changes, READING):
-            previous = free_name(self.output)
         own = own_journal(self.output)
-        temporary = own.with_name(own.name + ".tmp")
-        reused = 0
-        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
-            write(file, {"run": self.header, "copied": True})
-            for line in self.lines(paths):
-                if line["index"] is not None:
-                    reused += 1
-                write(file, line)
-            # what only the end of the last journal tells
-            told = {
-                "seconds_before": round(self.seconds, 2),
-                "commit": self.commit,
-                "compared_with": self.comparison(previous, paths),
-            }
-            write(file, {"run": self.header, **told})
-            file.flush()
-            os.fsync(file.fileno())
-        if previous:
-            keep(paths, previous)
-        held.replace_own(temporary)
+        if not self.is_done(own):
+            self.replace(held, paths, changes)
         for path in paths:
             if path != own:
                 path.unlink()
+
+    def is_done(self, own: Path) -> bool:
+        """Whether a run that was killed has come as far as to leave only old journals behind."""
+        if not own.exists():
+            return False
+        with open(own, "rb") as file:
+            first = parse(file.readline()) or {}
+        return first.get("copied", False) and not changes_between(first["run"], self.header)
+
+    def replace(self, held: OutputLock, paths: list[Path], changes: list[Change]) -> None:
+        """Put the new journal in the place of our own one, and keep the old ones where needed."""
+        previous = None
+        if has(changes, ASKING) or has(changes, READING):
+            previous = free_name(self.output)
+        temporary = own_journal(self.output).with_suffix(".jsonl.tmp")
+        try:
+            reused = self.write(temporary, paths, previous)
+            if previous:
+                keep(paths, previous)
+            held.replace_own(temporary)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
         kept = f", and its journal is kept as {previous.name}" if previous else ""
         log.info(
             "create_data.py: since the last run %s; %s of its answers hold%s",
@@ -213,6 +219,26 @@ class Rebuilding:
             f"{reused:,}",
             kept,
         )
+
+    def write(self, target: Path, paths: list[Path], previous: Path | None) -> int:
+        """Write the new journal; returns how many records of today's inputs it holds."""
+        reused = 0
+        with open(target, "w", encoding="utf-8", errors="backslashreplace") as file:
+            write_line(file, {"run": self.header, "copied": True})
+            for line in self.lines(paths):
+                if line["index"] is not None:
+                    reused += 1
+                write_line(file, line)
+            # what only the end of the last journal tells
+            told = {
+                "seconds_before": round(self.seconds, 2),
+                "commit": self.commit,
+                "compared_with": self.comparison(previous, paths),
+            }
+            write_line(file, {"run": self.header, **told})
+            file.flush()
+            os.fsync(file.fileno())
+        return reused
 
     def comparison(self, previous: Path | None, paths: list[Path]) -> str | None:
         """Name of the journal whose answers the new ones are compared with.
@@ -246,6 +272,6 @@ def keep(paths: list[Path], target: Path) -> None:
             file.write(b"\n")  # the last line of a journal may be torn
 
 
-def write(file, line: dict) -> None:
+def write_line(file, line: dict) -> None:
     """Write one journal line."""
     file.write(json.dumps(line, ensure_ascii=False) + "\n")

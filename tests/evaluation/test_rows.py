@@ -96,6 +96,10 @@ def test_teacher_answers_are_read_from_a_file(tmp_path):
     write(tmp_path / "out.jsonl.manifest.json", {"task": "another", "task_file": "other.yaml"})
     with pytest.raises(ValueError, match=r"another task \(other.yaml\)"):
         read_teacher(labels, chats, task)
+    # a comment in its file makes no other task of it
+    same = {"task": "another", "task_meaning": task.meaning}
+    write(tmp_path / "out.jsonl.manifest.json", same)
+    assert read_teacher(labels, chats, task)["answers"] == [None, "es"]
 
 
 def test_labels_from_elsewhere_are_a_teachers_answers(tmp_path):

@@ -119,6 +119,46 @@ def test_journals_of_shards_and_of_another_number_of_them(tmp_path):
     assert rounds.answers() == [("d", "de"), ("e", "en"), ("c", "de"), ("f", "fr")]
 
 
+def test_what_a_kill_leaves_of_shards_is_no_obstacle(tmp_path):
+    """Between the new journal and the end of the old ones."""
+    rounds = Rounds(tmp_path)
+    rounds.write_inputs("a", "b")
+    rounds.go(AB, "--shard", "0/2")
+    rounds.go(AB, "--shard", "1/2")
+    rounds.go({})
+    old = tmp_path / "out.jsonl.trace-0of2.jsonl"
+    lines = old.read_bytes()
+    now = {"a": [says("de")], "b": [says("fr")]}
+    rounds.write_task(prompt="Name it.")
+    rounds.dies(now, "--reuse", "changed", after=1)
+    old.write_bytes(lines)
+    assert rounds.go({"b": now["b"]}, "--reuse", "changed") == ["b"]
+    assert rounds.answers() == [("a", "de"), ("b", "fr")]
+    [flip] = read_jsonl(tmp_path / "out.jsonl.flips.jsonl")
+    assert (flip["before"], flip["now"]) == ("en", "de")
+
+
+@pytest.mark.parametrize("step", ["write", "keep", "replace"])
+def test_a_disk_that_is_full_meanwhile(rounds, monkeypatch, step):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    where = {
+        "write": (reuse, "write_line"),
+        "keep": (reuse, "keep"),
+        "replace": (OutputLock, "replace_own"),
+    }
+    before = {name: (rounds.folder / name).read_bytes() for name in rounds.files()}
+    rounds.write_task(prompt="Name it.")
+    with monkeypatch.context() as broken:
+        broken.setattr(*where[step], full)
+        with pytest.raises(OSError, match="No space left"):
+            rounds.go(AB, "--reuse", "changed")
+    found = set(rounds.files()) - {"out.jsonl.previous-1.jsonl"}
+    assert {name: (rounds.folder / name).read_bytes() for name in found} == before
+    assert rounds.go(AB, "--reuse", "changed") == ["a", "b"]
+
+
 def test_shards_that_start_at_once_take_turns(rounds, monkeypatch):
     monkeypatch.setattr(reuse, "LOOK_EVERY", 0.001)
     rounds.write_inputs(*"abcdefgh")
