@@ -87,6 +87,8 @@ def train(script, args, checked: Checked) -> int:
     if is_main:
         rows = len(checked.rows)
         say_start(script.train_file, rows, script.model_name, args.output_dir, args.world_size)
+        if checked.few_rows:
+            log.info(checked.few_rows)
     trainer = make_trainer(
         script, args, checked.tokenizer, checked.lora, checked.rows, checked.eval_rows
     )

@@ -19,6 +19,7 @@ from distill.model_tokenizer import PROBE, load_tokenizer, warn_of_date
 from distill.probes import probe_tokens
 from distill.revisions import resolve
 from distill.training.build import check_trainer
+from distill.training.few_rows import follow_rows
 from distill.training.hub import Repository, open_repository
 from distill.training.loading import check_fsdp, check_types, empty_model, fsdp_settings
 from distill.training.lock import lock_output
@@ -28,7 +29,9 @@ from distill.training.run_directory import (
     LAST,
     Takeover,
     begun_with_commit,
+    continued_run,
     prepare_output,
+    processes_of,
     recorded_run,
 )
 
@@ -44,14 +47,15 @@ class Checked:
     # that a finished run is pushed to, in the process that does
     repository: Repository | None = None
     checkpoint: str | None = None  # to resume from
+    few_rows: str = ""  # what there is to say of epochs and batch
 
 
 def check_run(script, args) -> Checked:
     """Check a run of step 2 up to where the student is loaded, and make its output directory ready.
 
     `script` is ScriptArguments, which learns the student's commit and the tokens of its probes, and
-    `args` TrainArguments. All processes of a run call it. Raises ValueError or OSError with what is
-    wrong; nothing has been deleted or written then.
+    `args` TrainArguments, which learns epochs and batch. All processes of a run call it. Raises
+    ValueError or OSError with what is wrong; nothing has been deleted or written then.
     """
     lock_output(args.output_dir, args.process_index)
     script.commit = commit_of(script, Path(args.output_dir))
@@ -67,13 +71,6 @@ def check_run(script, args) -> Checked:
     empty = empty_model(config)
     lora = lora_of(script, empty)
     checked = Checked(tokenizer, rows, eval_rows, lora)
-    check_sharding(empty, args)
-    if args.parallel_mode != ParallelMode.DISTRIBUTED:  # a launch has been checked by one process
-        check_trainer(script, args, tokenizer, lora, empty, rows, eval_rows)
-    is_main = args.process_index == 0
-    if args.push_to_hub and is_main:
-        # before prepare_output deletes what --overwrite replaces
-        checked.repository = open_repository(args)
     takeover = Takeover(
         overwrite=script.overwrite,
         resume=args.resume_from_checkpoint or LAST,
@@ -81,6 +78,15 @@ def check_run(script, args) -> Checked:
         skip=script.skip_finished,
         check_only=script.check_only,
     )
+    begun = continued_run(Path(args.output_dir), takeover)
+    checked.few_rows = follow_rows(args, len(rows), processes_of(args.world_size), begun)
+    check_sharding(empty, args)
+    if args.parallel_mode != ParallelMode.DISTRIBUTED:  # a launch has been checked by one process
+        check_trainer(script, args, tokenizer, lora, empty, rows, eval_rows)
+    is_main = args.process_index == 0
+    if args.push_to_hub and is_main:
+        # before prepare_output deletes what --overwrite replaces
+        checked.repository = open_repository(args)
     checked.checkpoint = prepare_output(
         Path(args.output_dir), recorded_run(script, args), takeover, is_main
     )

@@ -8,6 +8,10 @@ from pathlib import Path
 
 from distill.cli import ADAPTER, LABELS, STUDENT, check_model
 
+# of Recipe, where neither a flag nor few_rows.py says otherwise
+EPOCHS = 1.0
+BATCH = 16  # rows; 16 short ones take a GPU hardly longer than one
+
 
 def flag(default, help: str):
     """A field of a dataclass whose flag has this default and this line in --help."""
@@ -68,12 +72,16 @@ class Recipe:
     """The fields of SFTConfig with another default or another meaning."""
 
     output_dir: str = flag(ADAPTER, "the adapter goes here")
-    num_train_epochs: float = flag(1.0, "passes over the data")
+    # None: EPOCHS and BATCH, or what few_rows.py makes of few rows
+    num_train_epochs: float | None = flag(
+        None, "passes over the data (default: 1, or up to 10 with fewer than 2,000 rows)"
+    )
     learning_rate: float = flag(2e-4, "peak; ten times that of full fine-tuning")
     lr_scheduler_type: str = flag("cosine_with_min_lr", "ends at a tenth of the peak")
     lr_scheduler_kwargs: dict | str | None = flag(None, "of the schedule, as JSON")
-    # 16 short rows take a GPU hardly longer than one
-    per_device_train_batch_size: int = flag(16, "rows per process and micro-batch")
+    per_device_train_batch_size: int | None = flag(
+        None, "rows per process and micro-batch (default: 16, or fewer with fewer than 2,000 rows)"
+    )
     gradient_accumulation_steps: int = flag(1, "micro-batches per optimizer step")
     max_length: int | None = flag(2048, "tokens; a longer row is refused, not cut")
     bf16: bool = flag(True, "weights and computation in bfloat16")

@@ -19,7 +19,7 @@ from distill.files import Replacing
 from distill.input_files import unchanged_sha256
 from distill.old_values import OLD_RUN, first_difference
 from distill.system import TO_LAUNCH
-from distill.training.checkpoints import checkpoints, last_checkpoint, steps_of
+from distill.training.checkpoints import checkpoints, last_checkpoint, newest_complete, steps_of
 from distill.training.lock import same_everywhere
 
 log = logging.getLogger("train_sft_trl")
@@ -94,6 +94,30 @@ def begun_with_commit(output_dir: Path, model_name: str, revision: str | None) -
     run = json.loads(recorded.read_text())
     same = run.get("model_name") == model_name and run.get("revision") == revision
     return run.get("commit") if same else None
+
+
+def continued_run(output_dir: Path, takeover: Takeover) -> dict:
+    """What run.json holds of the run that would go on here, or that is finished; empty if none."""
+    recorded = None
+    if takeover.resume not in (LAST, NONE):
+        recorded = run_json_of(Path(takeover.resume))
+    elif not takeover.overwrite and takeover.resume == LAST:
+        if is_finished(output_dir):
+            recorded = output_dir / "run.json"
+        else:
+            newest = newest_complete(output_dir)
+            recorded = run_json_of(newest) if newest else None
+    if recorded is None or not recorded.is_file():
+        return {}
+    return json.loads(recorded.read_text())
+
+
+def run_json_of(checkpoint: Path) -> Path | None:
+    """The file that says whose checkpoint it is; None if there is none."""
+    for recorded in (checkpoint / "run.json", checkpoint.parent / "run.json"):
+        if recorded.is_file():  # older checkpoints hold none
+            return recorded
+    return None
 
 
 def processes_of(world_size: int) -> int:
