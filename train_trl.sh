@@ -2,7 +2,7 @@
 # Step 2 on one GPU (or a CPU with --config configs/tiny.yaml).
 #   bash train_trl.sh [model] [output_dir] [train_file] [any flag of train_sft_trl.py]
 # NUM_PROCESSES, ACCELERATE_CONFIG, TRAIN_SCRIPT and PYTHON override what is launched. With MAX_LENGTH, which the two
-# multi-GPU wrappers set, 16 rows are shared among the GPUs; BATCH_PER_GPU accumulates to an effective batch of 16.
+# multi-GPU wrappers set, the GPUs share 16 rows, or fewer where there are few rows; BATCH_PER_GPU accumulates to 16.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 script=${TRAIN_SCRIPT:-$here/train_sft_trl.py}

@@ -21,6 +21,7 @@ from distill.revisions import resolve
 from distill.training.build import check_trainer
 from distill.training.few_rows import follow_rows
 from distill.training.hub import Repository, open_repository
+from distill.training.init_adapter import check_init_adapter
 from distill.training.loading import check_fsdp, check_types, empty_model, fsdp_settings
 from distill.training.lock import lock_output
 from distill.training.lora import lora_of
@@ -53,9 +54,9 @@ class Checked:
 def check_run(script, args) -> Checked:
     """Check a run of step 2 up to where the student is loaded, and make its output directory ready.
 
-    `script` is ScriptArguments, which learns the student's commit and the tokens of its probes, and
-    `args` TrainArguments, which learns epochs and batch. All processes of a run call it. Raises
-    ValueError or OSError with what is wrong; nothing has been deleted or written then.
+    `script` is ScriptArguments, which learns what is found out of student and adapter, and `args`
+    TrainArguments, which learns epochs and batch. All processes of a run call it. Raises ValueError
+    or OSError with what is wrong; nothing has been deleted or written then.
     """
     lock_output(args.output_dir, args.process_index)
     script.commit = commit_of(script, Path(args.output_dir))
@@ -67,9 +68,12 @@ def check_run(script, args) -> Checked:
     check_answer_end(script.model_name, tokenizer, stops, rows[0]["labels"][-1])
     eval_rows = None
     if script.eval_file:
+        first_sha256(script.eval_file)
         eval_rows = load_rows(script.eval_file, tokenizer, args.max_length)
     empty = empty_model(config)
     lora = lora_of(script, empty)
+    if script.init_adapter:
+        check_init_adapter(script, Path(args.output_dir), config, lora)
     checked = Checked(tokenizer, rows, eval_rows, lora)
     takeover = Takeover(
         overwrite=script.overwrite,

@@ -36,6 +36,11 @@ class ScriptArguments:
     lora_expert_rank: int = flag(0, "rank on each expert (0: lora_rank // experts per token)")
     lora_dropout: float = flag(0.0, "only with --lora_target attention or a dense student")
     lora_target: str = flag("all-linear", "all-linear (no head or router), attention, or names")
+    init_adapter: str | None = flag(
+        None, "start a new run from the weights of the adapter in this directory"
+    )
+    # found out: of its config, weights and tokenizer
+    init_adapter_identity: str | None = field(default=None, init=False)
     warmup_ratio: float = flag(0.03, "share of the steps with a rising learning rate")
     # 6.5 MiB a token of the 30B are kept
     checkpoint_from_tokens: int = flag(1536, "shorter micro-batches keep all activations")
@@ -63,6 +68,11 @@ class ScriptArguments:
         if not Path(self.train_file).exists():
             raise ValueError(
                 f"{self.train_file}: no such file; run create_data.py first or pass --train_file"
+            )
+        if self.init_adapter and not (Path(self.init_adapter) / "adapter_config.json").is_file():
+            raise ValueError(
+                f"--init_adapter {self.init_adapter}: no adapter here (adapter_config.json is "
+                "missing); pass a directory that train_sft_trl.py wrote"
             )
         check_model(self.model_name)
 
