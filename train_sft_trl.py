@@ -88,8 +88,21 @@ def train(script, args, checked: Checked) -> int:
     if is_main:
         rows = len(checked.rows)
         say_start(script.train_file, rows, script.model_name, args.output_dir, args.world_size)
+        if checked.few_rows:
+            log.info(checked.few_rows)
+    init_adapter = None
+    if checked.checkpoint is None:  # otherwise the run has begun, and goes on with its own weights
+        init_adapter = script.init_adapter
+    if is_main and init_adapter:
+        log.info("training starts from the weights of %s", init_adapter)
     trainer = make_trainer(
-        script, args, checked.tokenizer, checked.lora, checked.rows, checked.eval_rows
+        script,
+        args,
+        checked.tokenizer,
+        checked.lora,
+        checked.rows,
+        checked.eval_rows,
+        init_adapter=init_adapter,
     )
     sizes = sizes_of(trainer)
     if is_main:

@@ -2,7 +2,7 @@
 # Step 2 on one GPU (or a CPU with --config configs/tiny.yaml).
 #   bash train_trl.sh [model] [output_dir] [train_file] [any flag of train_sft_trl.py]
 # NUM_PROCESSES, ACCELERATE_CONFIG, TRAIN_SCRIPT and PYTHON override what is launched. With MAX_LENGTH, which the two
-# multi-GPU wrappers set, 16 rows are shared among the GPUs; BATCH_PER_GPU accumulates to an effective batch of 16.
+# multi-GPU wrappers set, the GPUs share 16 rows, or fewer where there are few rows; BATCH_PER_GPU accumulates to 16.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 script=${TRAIN_SCRIPT:-$here/train_sft_trl.py}
@@ -27,9 +27,13 @@ for name in model_name output_dir train_file; do
   shift
 done
 if [ -n "${MAX_LENGTH:-}" ]; then
-  batch=${BATCH_PER_GPU:-$((processes < 16 ? 16 / processes : 1))}
-  steps=$((batch * processes < 16 ? 16 / (batch * processes) : 1))
-  args+=(--max_length "$MAX_LENGTH" --per_device_train_batch_size "$batch" --gradient_accumulation_steps "$steps")
+  steps=1
+  if [ -n "${BATCH_PER_GPU:-}" ]; then
+    steps=$((BATCH_PER_GPU * processes < 16 ? 16 / (BATCH_PER_GPU * processes) : 1))
+    args+=(--per_device_train_batch_size "$BATCH_PER_GPU")
+  fi
+  args+=(--max_length "$MAX_LENGTH" --gradient_accumulation_steps "$steps")
+  export SHARE_BATCH=1 # the script shares the rows of an optimizer step among the processes, unless a flag says how many
 fi
 if [ "$processes" -eq 1 ] && [ -z "${ACCELERATE_CONFIG:-}" ]; then
   exec "$python" "$script" "${args[@]}" "$@" # one process needs no launcher, and keeps the script's exit code

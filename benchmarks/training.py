@@ -52,6 +52,7 @@ def parsed(flags: list[str], folder: str):
     from transformers import AutoConfig, AutoTokenizer
 
     from distill.training.arguments import OneLineParser, TrainArguments
+    from distill.training.few_rows import follow_rows
     from distill.training.loading import empty_model
     from distill.training.lora import lora_of
     from distill.training.recipe import ScriptArguments
@@ -61,6 +62,7 @@ def parsed(flags: list[str], folder: str):
     own, args = OneLineParser((ScriptArguments, TrainArguments)).parse()
     tokenizer = AutoTokenizer.from_pretrained(own.model_name)
     rows = load_rows(own.train_file, tokenizer, args.max_length)
+    follow_rows(args, len(rows), processes=1, begun={})
     empty = empty_model(AutoConfig.from_pretrained(own.model_name))
     return own, args, tokenizer, lora_of(own, empty), rows
 

@@ -38,6 +38,8 @@ def model_card(run: dict, results: dict, adapter: str, revision: str | None = No
         adapter=at_revision(adapter, revision),
         train_sha256=run["train_sha256"],
         rows=results["rows"],
+        init_adapter=run.get("init_adapter"),
+        init_adapter_identity=run.get("init_adapter_identity"),
         run=json.dumps(run, indent=2),
         results=json.dumps(results, indent=2),
     )

@@ -24,6 +24,7 @@ OLD_RUN = {
     "commit": NOT_RECORDED,
     "eos_token": "None",  # --eos_token did nothing
     "probe_tokens": NOT_RECORDED,
+    "eval_sha256": NOT_RECORDED,
     "data_seed": NOT_RECORDED,
     "train_sampling_strategy": NOT_RECORDED,
     "lr_scheduler_kwargs": NOT_RECORDED,

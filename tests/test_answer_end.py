@@ -99,7 +99,12 @@ def test_a_student_whose_eos_is_another(tokenizer, tmp_path):
     settings = {"eos_token_id": tokenizer.eos_token_id, **INVALID}
     (tmp_path / "models" / "base: one" / "generation_config.json").write_text(json.dumps(settings))
     flags = ["--model_name", "models/base: one", "--eos_token", "<|im_end|>", *files]
-    assert last_json(python("train_sft_trl.py", *flags, cwd=tmp_path))["steps"] == 1
+    trained = python("train_sft_trl.py", *flags, cwd=tmp_path)
+    assert "4 rows are fewer than 2,000: to come near 150 optimizer steps, 10" in trained.stderr
+    assert last_json(trained)["steps"] == 40  # with a batch of 1
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (run["num_train_epochs"], run["per_device_train_batch_size"]) == ("10.0", "1")
+    assert '"num_train_epochs": "10.0"' in (tmp_path / "out" / "README.md").read_text()
     assert AutoTokenizer.from_pretrained(tmp_path / "out").eos_token == "<|im_end|>"
     assert served_with(tmp_path / "out", tmp_path / "models" / "base: one") == str(tmp_path / "out")
     merging = ["--adapter", tmp_path / "out", "--output_dir", tmp_path / "merged"]

@@ -35,6 +35,8 @@ STEP_2 = [
     r"LoRA on .*: [\d,]+ of [\d,]+ parameters \(.* %\)",
     r"effective batch \d+, \d+ optimizer steps; the first row's loss is on '.*'",
     rf"training: {BAR}",
+    r"[\d,]+ rows are fewer than 2,000: to come near 150 optimizer steps, .* override",
+    r"training starts from the weights of .*",
     r"only \d+ optimizer steps; more come from --num_train_epochs or a smaller batch",
     r"step \d+: [\d.]+ % of the evaluated answers are exact, eval_loss [\d.]+",
     r"next, step 3(, with your task and held-out rows .*)?: python .*evaluate\.py .*",

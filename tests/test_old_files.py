@@ -27,7 +27,8 @@ from distill.old_values import NOT_RECORDED, OLD_HEADER, OLD_RUN, first_differen
 from distill.outputs import beside, parse
 from distill.training.checkpoints import last_checkpoint
 from distill.training.hub import Repository, commit_files
-from distill.training.run_directory import Takeover, prepare_output, refuse_another_run
+from distill.training.run_directory import Takeover, prepare_output
+from distill.training.same_run import refuse_another_run
 from distill.wording import percent
 from helpers import HANGS, ROOT, last_json, python, read_jsonl, run
 

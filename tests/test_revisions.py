@@ -11,7 +11,7 @@ import pytest
 from peft import PeftConfig
 
 from distill.card import model_card
-from distill.training.run_directory import refuse_another_run
+from distill.training.same_run import refuse_another_run
 from helpers import ROOT, STUDENT, TEACHER, last_json, losses, python, run
 from hub_cache import commit_of, make_hub_cache
 

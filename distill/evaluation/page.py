@@ -41,12 +41,20 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """One message of a row's input."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True)
 class ShownRow:
     """One line of the table of rows."""
 
     number: int  # its line in predictions.jsonl
     id: str | None  # as the file of inputs has it
-    text: str  # the last message of its input
+    turns: list[Turn]  # the whole chat of its input
     gold: str | None
     cells: list[Cell]
     wrong: list[str]  # the systems that are
@@ -119,8 +127,8 @@ def shown_row(number: int, row: dict, systems: list[str]) -> ShownRow:
     differs = False
     if "teacher" in systems and "student" in systems:
         differs = not same(row["teacher"]["answer"], row["student"]["answer"])
-    text = row["messages"][-1]["content"]
-    return ShownRow(number, row.get("id"), text, row["gold"], cells, wrong, differs)
+    turns = [Turn(message["role"], message["content"]) for message in row["messages"]]
+    return ShownRow(number, row.get("id"), turns, row["gold"], cells, wrong, differs)
 
 
 def interest(row: ShownRow) -> tuple[bool, bool]:
@@ -134,7 +142,7 @@ def rows_that_fit(rows: list[ShownRow]) -> list[ShownRow]:
     shown = []
     characters = 0
     for row in sorted(rows, key=interest)[:SHOWN_ROWS]:
-        characters += len(row.text)
+        characters += sum(len(turn.text) for turn in row.turns)
         if shown and characters > SHOWN_CHARACTERS:
             break
         shown.append(row)

@@ -10,9 +10,15 @@ from trl import SFTConfig, TrlParser
 
 from distill.system import TO_LAUNCH, driver_problem, nvidia_driver
 from distill.training.config_file import read_config, take_config
+from distill.training.few_rows import FOLLOW_ROWS, batch_of_each
 from distill.training.flags import refuse_flags
 from distill.training.loading import choose_gpus
-from distill.training.recipe import Recipe
+from distill.training.recipe import BATCH, EPOCHS, Recipe
+from distill.training.run_directory import processes_of
+
+# In this one a wrapper says that the rows of an optimizer step are shared among all processes.
+# A preset's batch, which is for one process, does not count then.
+SHARE_BATCH = "SHARE_BATCH"
 
 # the schedules that take a lowest rate, or ignore it: runs of all of them were begun with it
 KNOW_LOWEST_RATE = [
@@ -47,6 +53,7 @@ class TrainArguments(Recipe, SFTConfig):
 
     def __post_init__(self):
         refuse_flags(self)
+        self._set_recipe()
         processes = int(os.environ.get(TO_LAUNCH, 1))
         if not self.use_cpu:
             problem = driver_problem(torch.version.cuda, nvidia_driver())
@@ -61,6 +68,20 @@ class TrainArguments(Recipe, SFTConfig):
             raise ValueError(
                 f"{self.n_gpu} GPUs are visible to one process; set CUDA_VISIBLE_DEVICES=0"
             )
+
+    def _set_recipe(self) -> None:
+        """Set the recipe's epochs and batch where they were left out, and remember that.
+
+        The rows, which are not known yet, may change them: few_rows.py.
+        """
+        self.not_given = [name for name in FOLLOW_ROWS if getattr(self, name) is None]
+        if self.num_train_epochs is None:
+            self.num_train_epochs = EPOCHS
+        if self.per_device_train_batch_size is None:
+            self.per_device_train_batch_size = BATCH
+            if SHARE_BATCH in os.environ:
+                processes = processes_of(int(os.environ.get("WORLD_SIZE", 1)))
+                self.per_device_train_batch_size = batch_of_each(BATCH, processes)
 
 
 class OneLineParser(TrlParser):
@@ -77,6 +98,8 @@ class OneLineParser(TrlParser):
             self.error(f"unknown flag {unknown[0]}")
         if config is not None:
             settings = read_config(config)
+            if SHARE_BATCH in os.environ:
+                settings.pop("per_device_train_batch_size", None)
             os.environ.update(environment_of(settings))
             remaining = self.set_defaults_with_config(**settings)
             if remaining:

@@ -21,6 +21,7 @@ from transformers.training_args import ParallelMode
 
 from distill.revisions import check_loaded
 from distill.training.checkpoints import CompleteCheckpoint
+from distill.training.init_adapter import load_weights
 from distill.training.loading import allocate_trained, load_student
 from distill.training.side_by_side import put_side_by_side
 from distill.training.trainer import LoraTrainer
@@ -44,6 +45,7 @@ def make_trainer(
     rows: list[dict],
     eval_rows: list[dict] | None,
     model=None,
+    init_adapter: str | None = None,
 ) -> LoraTrainer:
     """Load the student, put LoRA on it and give it its rows.
 
@@ -83,6 +85,8 @@ def make_trainer(
     )
     if is_loaded:
         allocate_trained(trainer.model)
+    if init_adapter:
+        load_weights(trainer.model, init_adapter)
     return trainer
 
 

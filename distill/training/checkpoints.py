@@ -68,13 +68,20 @@ def is_complete(checkpoint: Path) -> bool:
         return False
 
 
+def newest_complete(output_dir: Path) -> Path | None:
+    """The newest complete checkpoint, without a word about others."""
+    complete = [folder for folder in checkpoints(output_dir) if is_complete(folder)]
+    return max(complete, key=number_of, default=None)
+
+
 def last_checkpoint(output_dir: Path) -> Path | None:
     """The newest complete checkpoint; a torn one is skipped with a warning."""
+    newest = newest_complete(output_dir)
     for folder in sorted(checkpoints(output_dir), key=number_of, reverse=True):
-        if is_complete(folder):
-            return folder
+        if folder == newest:
+            break
         log.warning("%s: not complete, skipped", folder)
-    return None
+    return newest
 
 
 def steps_of(checkpoint: Path | str) -> int:

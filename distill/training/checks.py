@@ -19,7 +19,9 @@ from distill.model_tokenizer import PROBE, load_tokenizer, warn_of_date
 from distill.probes import probe_tokens
 from distill.revisions import resolve
 from distill.training.build import check_trainer
+from distill.training.few_rows import follow_rows
 from distill.training.hub import Repository, open_repository
+from distill.training.init_adapter import check_init_adapter
 from distill.training.loading import check_fsdp, check_types, empty_model, fsdp_settings
 from distill.training.lock import lock_output
 from distill.training.lora import lora_of
@@ -28,7 +30,9 @@ from distill.training.run_directory import (
     LAST,
     Takeover,
     begun_with_commit,
+    continued_run,
     prepare_output,
+    processes_of,
     recorded_run,
 )
 
@@ -44,14 +48,15 @@ class Checked:
     # that a finished run is pushed to, in the process that does
     repository: Repository | None = None
     checkpoint: str | None = None  # to resume from
+    few_rows: str = ""  # what there is to say of epochs and batch
 
 
 def check_run(script, args) -> Checked:
     """Check a run of step 2 up to where the student is loaded, and make its output directory ready.
 
-    `script` is ScriptArguments, which learns the student's commit and the tokens of its probes, and
-    `args` TrainArguments. All processes of a run call it. Raises ValueError or OSError with what is
-    wrong; nothing has been deleted or written then.
+    `script` is ScriptArguments, which learns what is found out of student and adapter, and `args`
+    TrainArguments, which learns epochs and batch. All processes of a run call it. Raises ValueError
+    or OSError with what is wrong; nothing has been deleted or written then.
     """
     lock_output(args.output_dir, args.process_index)
     script.commit = commit_of(script, Path(args.output_dir))
@@ -63,17 +68,13 @@ def check_run(script, args) -> Checked:
     check_answer_end(script.model_name, tokenizer, stops, rows[0]["labels"][-1])
     eval_rows = None
     if script.eval_file:
+        first_sha256(script.eval_file)
         eval_rows = load_rows(script.eval_file, tokenizer, args.max_length)
     empty = empty_model(config)
     lora = lora_of(script, empty)
+    if script.init_adapter:
+        check_init_adapter(script, Path(args.output_dir), config, lora)
     checked = Checked(tokenizer, rows, eval_rows, lora)
-    check_sharding(empty, args)
-    if args.parallel_mode != ParallelMode.DISTRIBUTED:  # a launch has been checked by one process
-        check_trainer(script, args, tokenizer, lora, empty, rows, eval_rows)
-    is_main = args.process_index == 0
-    if args.push_to_hub and is_main:
-        # before prepare_output deletes what --overwrite replaces
-        checked.repository = open_repository(args)
     takeover = Takeover(
         overwrite=script.overwrite,
         resume=args.resume_from_checkpoint or LAST,
@@ -81,6 +82,15 @@ def check_run(script, args) -> Checked:
         skip=script.skip_finished,
         check_only=script.check_only,
     )
+    begun = continued_run(Path(args.output_dir), takeover)
+    checked.few_rows = follow_rows(args, len(rows), processes_of(args.world_size), begun)
+    check_sharding(empty, args)
+    if args.parallel_mode != ParallelMode.DISTRIBUTED:  # a launch has been checked by one process
+        check_trainer(script, args, tokenizer, lora, empty, rows, eval_rows)
+    is_main = args.process_index == 0
+    if args.push_to_hub and is_main:
+        # before prepare_output deletes what --overwrite replaces
+        checked.repository = open_repository(args)
     checked.checkpoint = prepare_output(
         Path(args.output_dir), recorded_run(script, args), takeover, is_main
     )

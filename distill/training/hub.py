@@ -132,7 +132,7 @@ def without_paths(values: dict) -> dict:
     for key in ("model_name", "base_model_name_or_path"):
         if clean.get(key):
             clean[key] = public_name(clean[key])
-    for key in ("eval_file", "output_dir", "task_file"):
+    for key in ("eval_file", "output_dir", "task_file", "init_adapter"):
         if clean.get(key):
             clean[key] = Path(os.path.abspath(clean[key])).name
     return clean

@@ -8,6 +8,10 @@ from pathlib import Path
 
 from distill.cli import ADAPTER, LABELS, STUDENT, check_model
 
+# of Recipe, where neither a flag nor few_rows.py says otherwise
+EPOCHS = 1.0
+BATCH = 16  # rows; 16 short ones take a GPU hardly longer than one
+
 
 def flag(default, help: str):
     """A field of a dataclass whose flag has this default and this line in --help."""
@@ -32,6 +36,11 @@ class ScriptArguments:
     lora_expert_rank: int = flag(0, "rank on each expert (0: lora_rank // experts per token)")
     lora_dropout: float = flag(0.0, "only with --lora_target attention or a dense student")
     lora_target: str = flag("all-linear", "all-linear (no head or router), attention, or names")
+    init_adapter: str | None = flag(
+        None, "start a new run from the weights of the adapter in this directory"
+    )
+    # found out: of its config, weights and tokenizer
+    init_adapter_identity: str | None = field(default=None, init=False)
     warmup_ratio: float = flag(0.03, "share of the steps with a rising learning rate")
     # 6.5 MiB a token of the 30B are kept
     checkpoint_from_tokens: int = flag(1536, "shorter micro-batches keep all activations")
@@ -60,6 +69,11 @@ class ScriptArguments:
             raise ValueError(
                 f"{self.train_file}: no such file; run create_data.py first or pass --train_file"
             )
+        if self.init_adapter and not (Path(self.init_adapter) / "adapter_config.json").is_file():
+            raise ValueError(
+                f"--init_adapter {self.init_adapter}: no adapter here (adapter_config.json is "
+                "missing); pass a directory that train_sft_trl.py wrote"
+            )
         check_model(self.model_name)
 
 
@@ -68,12 +82,16 @@ class Recipe:
     """The fields of SFTConfig with another default or another meaning."""
 
     output_dir: str = flag(ADAPTER, "the adapter goes here")
-    num_train_epochs: float = flag(1.0, "passes over the data")
+    # None: EPOCHS and BATCH, or what few_rows.py makes of few rows
+    num_train_epochs: float | None = flag(
+        None, "passes over the data (default: 1, or up to 10 with fewer than 2,000 rows)"
+    )
     learning_rate: float = flag(2e-4, "peak; ten times that of full fine-tuning")
     lr_scheduler_type: str = flag("cosine_with_min_lr", "ends at a tenth of the peak")
     lr_scheduler_kwargs: dict | str | None = flag(None, "of the schedule, as JSON")
-    # 16 short rows take a GPU hardly longer than one
-    per_device_train_batch_size: int = flag(16, "rows per process and micro-batch")
+    per_device_train_batch_size: int | None = flag(
+        None, "rows per process and micro-batch (default: 16, or fewer with fewer than 2,000 rows)"
+    )
     gradient_accumulation_steps: int = flag(1, "micro-batches per optimizer step")
     max_length: int | None = flag(2048, "tokens; a longer row is refused, not cut")
     bf16: bool = flag(True, "weights and computation in bfloat16")

@@ -56,8 +56,11 @@ def peak_memory() -> int:
 def summary_of(trainer, sizes: Sizes, train_loss: float, seconds: float, resumed: int) -> dict:
     """The figures of a run that has ended, as results.json holds them.
 
-    `seconds` is how long it trained, after `resumed` steps that an earlier process had done.
+    `train_loss` is the mean of the steps that this process did, and `seconds` how long they took,
+    after `resumed` steps of an earlier process.
     """
+    if resumed:
+        train_loss = mean_loss(trainer.state.log_history)
     steps = trainer.state.global_step
     tokens_of_an_epoch = sum(len(row) for row in trainer.train_dataset["input_ids"])
     tokens = tokens_of_an_epoch * trainer.state.epoch
@@ -76,6 +79,20 @@ def summary_of(trainer, sizes: Sizes, train_loss: float, seconds: float, resumed
     summary["tokens_per_second"] = round(tokens * (1 - resumed / steps) / seconds, 1)
     summary["peak_memory_gib"] = round(peak_memory() / 2**30, 2)
     return summary
+
+
+def mean_loss(history: list[dict]) -> float:
+    """The mean training loss of all steps up to the last that was logged; 0 if none was.
+
+    Each entry is the mean of the steps since the one before.
+    """
+    total = 0.0
+    counted = 0
+    for entry in history:
+        if "loss" in entry:
+            total += entry["loss"] * (entry["step"] - counted)
+            counted = entry["step"]
+    return total / counted if counted else 0.0
 
 
 def evaluation_figures(history: list[dict]) -> dict[str, float]:

@@ -17,10 +17,10 @@ from accelerate import PartialState
 
 from distill.files import Replacing
 from distill.input_files import unchanged_sha256
-from distill.old_values import OLD_RUN, first_difference
 from distill.system import TO_LAUNCH
-from distill.training.checkpoints import checkpoints, last_checkpoint, steps_of
+from distill.training.checkpoints import checkpoints, last_checkpoint, newest_complete, steps_of
 from distill.training.lock import same_everywhere
+from distill.training.same_run import refuse_another_run, refuse_foreign, run_json_of
 
 log = logging.getLogger("train_sft_trl")
 LAST = "last"  # of what to resume from: the last complete checkpoint
@@ -96,6 +96,22 @@ def begun_with_commit(output_dir: Path, model_name: str, revision: str | None) -
     return run.get("commit") if same else None
 
 
+def continued_run(output_dir: Path, takeover: Takeover) -> dict:
+    """What run.json holds of the run that would go on here, or that is finished; empty if none."""
+    recorded = None
+    if takeover.resume not in (LAST, NONE):
+        recorded = run_json_of(Path(takeover.resume))
+    elif not takeover.overwrite and takeover.resume == LAST:
+        if is_finished(output_dir):
+            recorded = output_dir / "run.json"
+        else:
+            newest = newest_complete(output_dir)
+            recorded = run_json_of(newest) if newest else None
+    if recorded is None or not recorded.is_file():
+        return {}
+    return json.loads(recorded.read_text())
+
+
 def processes_of(world_size: int) -> int:
     """How many processes train, over all machines.
 
@@ -109,50 +125,21 @@ def processes_of(world_size: int) -> int:
 def recorded_run(script, args) -> dict:
     """What decides the result, as run.json holds it; settings of SFTConfig are texts.
 
-    All processes call it. Raises ValueError if the train file has changed, or is another one
+    All processes call it. Raises ValueError if a file of rows has changed, or is another one
     elsewhere.
     """
     run = asdict(script)
     run["train_sha256"] = same_everywhere(unchanged_sha256(script.train_file), script.train_file)
+    run["eval_sha256"] = None
+    if script.eval_file:
+        eval_sha256 = unchanged_sha256(script.eval_file)
+        run["eval_sha256"] = same_everywhere(eval_sha256, script.eval_file)
     for name in COMPARED:
         run[name] = str(getattr(args, name))
     run["world_size"] = str(processes_of(args.world_size))
     for name in NOT_COMPARED:
         del run[name]
     return run
-
-
-def difference_from(recorded: Path, run: dict) -> str:
-    """What decides the result and is another in `run` than was recorded; empty if nothing is."""
-    found = first_difference(json.loads(recorded.read_text()), run, OLD_RUN)
-    if found is None:
-        return ""
-    return f"begun with {found.key} {found.before}, now {found.now}"
-
-
-def refuse_another_run(begun: Path, run: dict) -> None:
-    """Raise ValueError if `begun` was begun with something else than `run`.
-
-    It is an output directory or a checkpoint.
-    """
-    difference = difference_from(begun / "run.json", run)
-    if difference:
-        raise ValueError(f"{begun}: {difference}; --overwrite starts afresh")
-
-
-def warn_of_another_run(checkpoint: Path, run: dict) -> None:
-    """Say so if a checkpoint is another run's than `run`, or no one knows whose.
-
-    --resume_from_checkpoint names it.
-    """
-    # older checkpoints hold no run.json
-    for recorded in (checkpoint / "run.json", checkpoint.parent / "run.json"):
-        if recorded.is_file():
-            difference = difference_from(recorded, run)
-            if difference:
-                log.warning("%s: a checkpoint of another run, %s", checkpoint, difference)
-            return
-    log.warning("%s: a checkpoint of an unknown run, without run.json", checkpoint)
 
 
 def prepare_output(
@@ -207,7 +194,8 @@ def refuse_finished(output_dir: Path, stays: bool) -> None:
 def check_named(named: str, output_dir: Path, run: dict, overwrite: bool) -> None:
     """Refuse a --resume_from_checkpoint that cannot be resumed from.
 
-    It names no checkpoint, or one that --overwrite deletes. Raises ValueError or OSError.
+    It names no checkpoint, another run's, or one that --overwrite deletes. Raises ValueError or
+    OSError.
     """
     checkpoint = Path(named)
     steps_of(checkpoint)  # refuses what is no checkpoint
@@ -215,7 +203,7 @@ def check_named(named: str, output_dir: Path, run: dict, overwrite: bool) -> Non
         raise ValueError(
             f"--resume_from_checkpoint {named}: --overwrite deletes it; leave one of them out"
         )
-    warn_of_another_run(checkpoint, run)
+    refuse_foreign(checkpoint, run, f"--init_adapter {named} starts a new run from its weights")
 
 
 def make_room(output_dir: Path, takeover: Takeover, is_main: bool) -> None:
@@ -257,7 +245,7 @@ def own_checkpoint(output_dir: Path, run: dict) -> str | None:
     checkpoint = last_checkpoint(output_dir)
     if checkpoint is None:
         return None
-    refuse_another_run(output_dir, run)
-    if (checkpoint / "run.json").is_file():  # older ones hold none
-        refuse_another_run(checkpoint, run)
+    if (output_dir / "run.json").is_file():
+        refuse_another_run(output_dir, run)
+    refuse_foreign(checkpoint, run, "remove it, or --overwrite starts afresh")
     return str(checkpoint)

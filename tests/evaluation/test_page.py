@@ -325,6 +325,36 @@ def test_texts_of_rows_are_shown_as_they_are(opened, small):
     assert page.locator("img").count() == 2  # without latencies and tokens there are two plots
 
 
+CHAT = {  # by turns
+    "system": "Be brief.",
+    "user": "Where is it?",
+    "assistant": "Which one?",
+    "user again": TEXTS["ar"],
+}
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [1300, 400])
+def test_whole_chats_are_shown_with_their_roles(opened, tmp_path, width):
+    results = {"student": {"answers": ["a", "b"]}}
+    metrics = measure(results, ["a", "b"], [None] * 2, True, Prices())
+    rows = predictions_of(["one turn"] * 2, ["a", "b"], results)
+    rows[1]["messages"] = [{"role": r.split()[0], "content": t} for r, t in CHAT.items()]
+    write_report(tmp_path, metrics, rows)
+    page = opened(tmp_path / "report.html", width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    turns = page.locator("#rows tr:nth-child(2) .turn")
+    assert [text.strip() for text in turns.all_inner_texts()] == list(CHAT.values())
+    role = "turns => turns.map(turn => getComputedStyle(turn, '::before').content)"
+    assert turns.evaluate_all(role) == ['"system"', '"user"', '"assistant"', '"user"']
+    tops = [turn.bounding_box()["y"] for turn in turns.all()]
+    assert tops == sorted(set(tops))  # below each other
+    assert turns.last.evaluate("turn => getComputedStyle(turn).direction") == "rtl"
+    assert page.locator("#rows tr:nth-child(1) td.text").inner_text() == "one turn"
+    page.locator("#search").fill("which one")  # in an earlier turn
+    assert numbers(page) == [2]
+
+
 def test_page_needs_nothing_else(small):
     page = small.read_text(encoding="utf-8")
     for address in re.findall(r'(?:src|href)="([^"]*)"', page):

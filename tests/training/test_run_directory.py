@@ -1,6 +1,7 @@
 """What step 2 takes over from its output directory and from checkpoints."""
 
 import json
+import shutil
 from dataclasses import fields, replace
 from hashlib import sha256
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from distill.input_files import first_sha256
+from distill.old_values import Difference
 from distill.system import TO_LAUNCH
 from distill.training.checkpoints import file_sizes, last_checkpoint
 from distill.training.recipe import ScriptArguments
@@ -18,36 +20,71 @@ from distill.training.run_directory import (
     NOT_COMPARED,
     Takeover,
     begun_with_commit,
+    continued_run,
     prepare_output,
     recorded_run,
-    warn_of_another_run,
 )
+from distill.training.same_run import in_words, refuse_another_run, refuse_foreign
 from run_directories import RUN, begin, contents, torn
 
+REMEDY = "remove it, or"
 
-def test_a_checkpoint_says_whose_it_is(tmp_path, caplog):
+
+def test_a_checkpoint_says_whose_it_is(tmp_path):
     checkpoint = begin(tmp_path)
     assert last_checkpoint(tmp_path) == checkpoint
-    warn_of_another_run(checkpoint, RUN)
-    assert caplog.messages == []
+    refuse_foreign(checkpoint, RUN, REMEDY)
     # which was begun there since then
-    (tmp_path / "run.json").write_text(json.dumps({**RUN, "learning_rate": "0.2"}))
-    warn_of_another_run(checkpoint, {**RUN, "learning_rate": "0.2"})
-    assert caplog.messages == [
-        f"{checkpoint}: a checkpoint of another run, begun with learning_rate 0.1, now 0.2"
-    ]
+    now = {**RUN, "learning_rate": "0.2"}
+    (tmp_path / "run.json").write_text(json.dumps(now))
+    said = "checkpoint-10: a checkpoint of another run, begun with learning_rate 0.1, now 0.2; remo"
+    with pytest.raises(ValueError, match=said):
+        refuse_foreign(checkpoint, now, REMEDY)
 
 
-def test_a_checkpoint_of_before_is_its_directorys(tmp_path, caplog):
+def test_a_checkpoint_of_before_is_its_directorys(tmp_path):
     checkpoint = begin(tmp_path)
     (checkpoint / "run.json").unlink()
-    warn_of_another_run(checkpoint, {**RUN, "data_seed": "1"})  # which was not recorded then
-    assert caplog.messages == []
-    warn_of_another_run(checkpoint, {**RUN, "train_sha256": "def"})
-    assert "a checkpoint of another run, begun with train_sha256 abc, now def" in caplog.text
+    refuse_foreign(checkpoint, {**RUN, "data_seed": "1"}, REMEDY)  # which was not recorded then
+    said = r"begun with other rows in --train_file \(abc, now 0123456789ab\); remove it"
+    with pytest.raises(ValueError, match=said):
+        refuse_foreign(checkpoint, {**RUN, "train_sha256": "0123456789abcdef"}, REMEDY)
     (tmp_path / "run.json").unlink()
-    warn_of_another_run(checkpoint, RUN)
-    assert "a checkpoint of an unknown run" in caplog.messages[-1]
+    with pytest.raises(ValueError, match="checkpoint-10: no run.json says whose checkpoint it is"):
+        refuse_foreign(checkpoint, RUN, REMEDY)
+
+
+def test_a_copied_checkpoint_is_the_runs_or_refused(tmp_path):
+    """Into a directory that no run has begun."""
+    out = tmp_path / "out"
+    copied = shutil.copytree(begin(tmp_path / "other"), out / "checkpoint-10")
+    assert prepare_output(out, RUN, Takeover()) == str(copied)
+    (out / "run.json").unlink()
+    before = contents(out)
+    with pytest.raises(ValueError, match="checkpoint-10: a checkpoint of another run, begun"):
+        prepare_output(out, {**RUN, "train_sha256": "def"}, Takeover())
+    assert contents(out) == before
+    (copied / "run.json").unlink()
+    (copied / "complete.json").write_text(json.dumps(file_sizes(copied)))
+    with pytest.raises(ValueError, match="checkpoint-10: no run.json says whose checkpoint it is"):
+        prepare_output(out, RUN, Takeover())
+
+
+def test_what_differs_is_said_in_words():
+    found = Difference("probe_tokens", {"plain text": [1, 2]}, {"plain text": [1, 3]})
+    assert in_words(found) == "begun with a tokenizer or chat template that gives other tokens"
+    found = Difference("init_adapter_identity", None, "0123456789abcdef")
+    assert in_words(found).endswith("or one of two without any (None, now 0123456789ab)")
+    assert in_words(Difference("seed", "1", "2")) == "begun with seed 1, now 2"
+
+
+def test_the_adapter_that_a_run_started_from_may_have_moved(tmp_path):
+    begun = {**RUN, "init_adapter": "a", "init_adapter_identity": "one"}
+    (tmp_path / "run.json").write_text(json.dumps(begun))
+    refuse_another_run(tmp_path, {**begun, "init_adapter": "b"})
+    for other in ({**begun, "init_adapter_identity": "two"}, RUN):
+        with pytest.raises(ValueError, match="begun with another --init_adapter"):
+            refuse_another_run(tmp_path, other)
 
 
 def test_another_runs_checkpoint_in_the_output_directory_is_refused(tmp_path):
@@ -59,7 +96,7 @@ def test_another_runs_checkpoint_in_the_output_directory_is_refused(tmp_path):
     now = {**RUN, "learning_rate": "0.2"}
     (out / "run.json").write_text(json.dumps(now))
     with pytest.raises(
-        ValueError, match="checkpoint-10: begun with learning_rate 0.1, now 0.2; --overwrite starts"
+        ValueError, match="checkpoint-10: a checkpoint of another run, begun with learning_rate 0.1"
     ):
         prepare_output(out, now, Takeover())
     (checkpoint / "run.json").unlink()  # as in an older one, which was taken to be the directory's
@@ -151,13 +188,41 @@ def test_an_adapter_of_which_nothing_is_known_is_kept(tmp_path):
     assert sorted(contents(tmp_path)) == ["run.json"]
 
 
-def test_a_named_checkpoint_is_resumed_from(tmp_path, caplog):
-    named = begin(tmp_path / "other", {**RUN, "learning_rate": "0.3"})
+def test_a_named_checkpoint_is_resumed_from(tmp_path):
+    """One of the same run, wherever it lies."""
+    named = begin(tmp_path / "other")
     begin(tmp_path / "out", step=20)
     assert prepare_output(tmp_path / "out", RUN, Takeover(resume=str(named))) == str(named)
-    assert caplog.messages == [
-        f"{named}: a checkpoint of another run, begun with learning_rate 0.3, now 0.1"
-    ]
+
+
+def test_another_runs_named_checkpoint_is_refused(tmp_path):
+    named = begin(tmp_path / "other", {**RUN, "train_sha256": "def"})
+    out = tmp_path / "out"
+    begin(out, step=20)
+    before = contents(out)
+    with pytest.raises(ValueError) as refused:
+        prepare_output(out, RUN, Takeover(resume=str(named), overwrite=True))
+    assert str(refused.value) == (
+        f"{named}: a checkpoint of another run, begun with other rows in --train_file "
+        f"(def, now abc); --init_adapter {named} starts a new run from its weights"
+    )
+    assert contents(out) == before
+
+
+def test_the_run_that_goes_on_is_found(tmp_path):
+    out = tmp_path / "out"
+    assert continued_run(out, Takeover()) == {}
+    begin(tmp_path / "other", {**RUN, "seed": "2"})
+    named = str(tmp_path / "other" / "checkpoint-10")
+    assert continued_run(out, Takeover(resume=named, overwrite=True)) == {**RUN, "seed": "2"}
+    checkpoint = begin(out)
+    assert continued_run(out, Takeover()) == RUN
+    for afresh in (Takeover(overwrite=True), Takeover(resume=NONE)):
+        assert continued_run(out, afresh) == {}
+    torn(checkpoint)  # nothing is left to go on from
+    assert continued_run(out, Takeover()) == {}
+    (out / "results.json").write_text("{}")
+    assert continued_run(out, Takeover(skip=True)) == RUN
 
 
 def test_run_json_holds_our_flags_and_what_of_trls_decides_the_result(small, monkeypatch):
@@ -171,7 +236,7 @@ def test_run_json_holds_our_flags_and_what_of_trls_decides_the_result(small, mon
     first_sha256(str(train_file))
     run = recorded_run(script, args)
     own = [field.name for field in fields(ScriptArguments) if field.name not in NOT_COMPARED]
-    assert list(run) == [*own, "train_sha256", *COMPARED]  # in the order of older files
+    assert list(run) == [*own, "train_sha256", "eval_sha256", *COMPARED]  # as in older files
     assert run["lora_rank"] == 8
     assert run["train_sha256"] == sha256(train_file.read_bytes()).hexdigest()
     assert run["optim"] == "value of optim"
