@@ -87,7 +87,8 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.add("student_revision", None, "of the student's base (default: as it was trained on)")
     parser.add("revision", None, "of all models on the hub, unless the two above say otherwise")
     parser.add("adapter", ADAPTER, "what train_sft_trl.py wrote")
-    parser.add("serve_adapter", "auto", "by vLLM, or a merged copy; auto: what works", choices=WAYS)
+    how = "by vLLM, or a merged copy; auto: what works, on a CPU the copy"
+    parser.add("serve_adapter", "auto", how, choices=WAYS)
     add_server_flags(parser)
     parser.group("how it is asked")
     parser.add("temperature", TEMPERATURE, "of the teacher; students answer greedily", at_least=0)

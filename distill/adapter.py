@@ -46,9 +46,10 @@ def plan_serving(
 ) -> list[Serving]:
     """The ways to serve the adapter under --serve_adapter `choice`, in their order.
 
-    `auto` is LoRA in vLLM and, should that fail, a merged copy. Where vLLM cannot serve it
-    (experts on a CPU, a rank beyond its largest) the copy is the only way. Raises ValueError
-    for a student without a config and for an explicit `lora` with such a rank.
+    `auto` is LoRA in vLLM and, should that fail, a merged copy. Where vLLM cannot serve it (a rank
+    beyond its largest), and on a CPU, where a request to the copy takes a fraction of the time, the
+    copy is the only way. Raises ValueError for a student without a config and for an explicit
+    `lora` with such a rank.
     """
     from transformers import AutoConfig
     from vllm.platforms import current_platform
@@ -83,10 +84,7 @@ def plan_serving(
     served_in = engine_arguments(student_model, engine_flags, **settings).dtype
     copy_dtype = "float32" if served_in == "float32" else "bfloat16"
     merged = Serving(MERGED, {}, copy_dtype, weight_bytes(base, copy_dtype))
-    student_has_experts = getattr(base.get_text_config(), "num_experts_per_tok", None)
-    # vLLM has no LoRA for experts on a CPU
-    experts_on_cpu = current_platform.is_cpu() and student_has_experts
-    if choice == "merged" or experts_on_cpu or max_lora_rank is None:
+    if choice == "merged" or current_platform.is_cpu() or max_lora_rank is None:
         return [merged]
     return [lora, merged]
 

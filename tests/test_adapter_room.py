@@ -7,7 +7,15 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from distill.adapter import LORA, MERGED, Serving, check_plan, check_room, weight_bytes
+from distill.adapter import (
+    LORA,
+    MERGED,
+    Serving,
+    check_plan,
+    check_room,
+    plan_serving,
+    weight_bytes,
+)
 from helpers import fails
 
 
@@ -39,6 +47,15 @@ def test_size_of_the_copy_is_that_of_its_weights(tied, tmp_path):
     written = (tmp_path / "model.safetensors").stat().st_size
     assert weight_bytes(config, "bfloat16") == pytest.approx(written, abs=8000)  # its header
     assert weight_bytes(config, "float32") == 2 * weight_bytes(config, "bfloat16")
+
+
+def test_on_a_cpu_the_copy_is_served_unless_lora_is_asked_for(tmp_path):
+    """A dense student's too; vLLM here is the build for CPUs."""
+    LlamaConfig(**CONFIG).save_pretrained(tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 8}))
+    for choice, served_as in (("auto", MERGED), ("merged", MERGED), ("lora", LORA)):
+        ways = plan_serving(choice, str(tmp_path), str(tmp_path), [], 1)
+        assert [way.served_as for way in ways] == [served_as]
 
 
 def test_a_copy_without_room_is_refused_before_anything_is_loaded(tmp_path):

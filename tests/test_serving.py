@@ -190,7 +190,7 @@ def dense(labelled, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dense_evaluated(dense, tmp_path_factory):
-    """Step 3 of the dense student, whose adapter vLLM loads itself: its JSON line.
+    """Step 3 of the dense student, whose adapter vLLM loads itself, as asked: its JSON line.
 
     The teacher's answers come from a file, so that it is not asked again.
     """
@@ -226,7 +226,8 @@ def dense_evaluated(dense, tmp_path_factory):
         "--limit",
         ROWS,
     ]
-    return last_json(python("evaluate.py", *flags, "--check_rows", ROWS, "--dtype", "float32"))
+    flags += ["--serve_adapter", "lora", "--check_rows", ROWS, "--dtype", "float32"]
+    return last_json(python("evaluate.py", *flags))
 
 
 @pytest.mark.slow
