@@ -115,7 +115,8 @@ def parse_args(argv: list[str] | None = None) -> Choices:
         if columns.names_text and not columns.label_column and not args.inputs_without_gold:
             raise ValueError("--text_column, --text_template: name that of gold, --label_column")
         gpus = args.tensor_parallel_size * further_gpus(engine_flags)
-        prices = prices_of(args, gpus, PAID_SYSTEMS, teacher_asked=not args.teacher_answers)
+        asked_here = not args.teacher_answers and not args.teacher_url
+        prices = prices_of(args, gpus, PAID_SYSTEMS, teacher_asked=asked_here)
         server = server_of(args, args.teacher_model)
     except ValueError as error:
         parser.error(str(error))

@@ -26,6 +26,19 @@ REFUSALS = {
     "429 bare": (429, {}, {"error": {"message": "slow down"}}),
     "500": (500, {}, {"error": {"message": "it broke"}}),
     "503": (503, {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, "<html>busy</html>"),
+    "tomorrow": (429, {"Retry-After": "86400"}, {"error": {"message": "come back tomorrow"}}),
+    "quota 400": (400, {}, {"error": {"message": "no money", "type": "insufficient_quota"}}),
+    "schema": (400, {}, {"error": {"message": "not supported", "param": "response_format"}}),
+    "no room": (
+        400,
+        {},
+        {
+            "error": {
+                "message": "This model's maximum context length is 4096 tokens. However, you "
+                "requested 4200 tokens (104 in the messages, 4096 in the completion)."
+            }
+        },
+    ),
     "quota": (429, {}, {"error": {"message": "no money", "code": "insufficient_quota"}}),
     "key": (401, {}, {"error": {"message": f"Incorrect API key provided: {KEY}"}}),
     "unknown": (404, {}, {"error": {"message": "The model does not exist"}}),

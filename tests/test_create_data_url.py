@@ -9,6 +9,9 @@ import time
 
 import pytest
 
+from distill.prices import TokenPrices
+from distill.teacher.base import Prompt, Request, Sampling
+from distill.teacher.purse import Purse
 from helpers import (
     HANGS,
     ROOT,
@@ -116,6 +119,39 @@ def test_a_budget_ends_the_run_before_it_is_exceeded_and_a_higher_one_goes_on(fl
     assert teacher.answered == dict.fromkeys(TEXTS, 1)
 
 
+def test_what_a_server_does_not_count_is_remembered_as_spent(flags, tmp_path):
+    """The same command again does not spend the budget again."""
+    with LoopbackTeacher(thought_of, usage=False) as teacher:
+        at = ["--teacher_url", teacher.url, *PRICES, "--max_tokens", 100, "--budget", 2]
+        for _ in range(3):
+            python("create_data.py", *flags, *at, code=1)
+        once = sum(teacher.answered.values())
+    header = {"role": "system", "content": "Choose."}
+    most = Purse(TokenPrices(1000, 100, 2000)).most(
+        Request(0, Prompt([header, {"role": "user", "content": TEXTS[-1]}], 0), Sampling(0, 100))
+    )
+    assert 0 < once * most <= 2.01
+
+
+def test_attempts_at_rows_that_are_not_decided_are_remembered_as_spent(flags, tmp_path):
+    with LoopbackTeacher(lambda text: {"content": "I cannot say."}) as teacher:
+        at = ["--teacher_url", teacher.url, *PRICES, "--max_tokens", 100, "--budget", 0.5]
+        at += ["--max_retries", 50]
+        for _ in range(2):
+            ended = python("create_data.py", *flags, *at, code=1)
+        asked = sum(teacher.answered.values())
+    assert asked and asked * COST <= 0.5
+    assert "are spent" in ended.stderr
+
+
+def test_from_a_url_to_an_engine_is_another_teacher_when_the_output_is_finished(flags, tmp_path):
+    with LoopbackTeacher(thought_of) as teacher:
+        python("create_data.py", *flags, "--teacher_url", teacher.url)
+    named = [*flags, "--model_name", TEACHER]
+    refused = fails("create_data.py", *named, "--skip_finished")
+    assert "model" in refused or "server" in refused
+
+
 def test_another_host_is_another_teacher(flags, tmp_path):
     with LoopbackTeacher(thought_of) as teacher:
         python("create_data.py", *flags, "--teacher_url", teacher.url, "--limit", 2)
@@ -140,6 +176,14 @@ BAD = {
         ["--teacher_url", "http://h/v1", "--num_replicas", "2"],
         "--num_replicas does not go with --teacher_url",
     ),
+    "the key itself": (
+        ["--teacher_url", "http://h/v1", "--api_key_env", "sk-secret-1"],
+        "--api_key_env: there is no environment variable of this name",
+    ),
+    "a key of letters": (
+        ["--teacher_url", "http://h/v1", "--api_key_env", "secret"],
+        "--api_key_env: there is no environment variable of this name",
+    ),
     "budget without prices": (
         ["--teacher_url", "http://h/v1", "--budget", "1"],
         "--budget: needs --price_input",
@@ -159,15 +203,16 @@ def test_bad_flags_are_one_line_and_write_nothing(given, named, flags, tmp_path)
     assert not list(tmp_path.glob("out.jsonl*"))
 
 
-def test_an_unknown_model_or_a_wrong_key_is_found_before_a_row_is_asked(flags, monkeypatch):
-    with LoopbackTeacher(thought_of, models=["other", "another"]) as teacher:
-        said = fails("create_data.py", *flags, "--teacher_url", teacher.url)
-        assert f"--model_name {MODEL}: the server knows no such model" in said
-        assert "it has another, other" in said
+def test_an_unknown_model_or_a_wrong_key_ends_the_run_in_one_line(flags, monkeypatch):
+    faults = {text: ["unknown"] * 9 for text in TEXTS}
+    with LoopbackTeacher(thought_of, faults, models=["other", "another"]) as teacher:
+        said = python("create_data.py", *flags, "--teacher_url", teacher.url, code=2).stderr
+        assert f"--model_name {MODEL}: not in the server's list of models: another, other" in said
+        assert "has no model teacher" in said.splitlines()[-1]
         monkeypatch.setenv("KEY_OF_THE_TEST", "wrong")
         said = fails("create_data.py", *flags, "--teacher_url", teacher.url)
         assert "refuses the key (401)" in said and "KEY_OF_THE_TEST holds another one" in said
-    assert not teacher.bodies
+    assert not teacher.answered
 
 
 def test_a_server_without_a_list_of_models_is_asked_all_the_same(flags):

@@ -26,13 +26,14 @@ from distill.evaluation.scored import Scored
 from distill.evaluation.systems import BASE_SYSTEMS, System, title_of
 from distill.evaluation.ties import ROUNDINGS, find_ties
 from distill.model_tokenizer import load_tokenizer
+from distill.outputs import TOKEN_COUNTS
 from distill.progress import bar
 from distill.revisions import resolve
 from distill.server_settings import applied_by_server
 from distill.serving import start_student
 from distill.system import commit, cpu_name
 from distill.task import NoAnswer, Task
-from distill.teacher.base import Prompt, Request, Sampling, Teacher, TeacherEnded
+from distill.teacher.base import Completion, Prompt, Request, Sampling, Teacher, TeacherEnded
 from distill.teacher.engine import EngineFailed, stop_engine
 from distill.teacher.http import HTTPTeacher, ServerEnded
 from distill.teacher.server import About, Server
@@ -336,6 +337,9 @@ def ask_system(
         results["cached_tokens"][i] = completion.cached_tokens
         if completion.prompt_tokens is not None:
             results["prompt_tokens"][i] = completion.prompt_tokens
+    if system.server and not all(map(is_counted, completions.values())):
+        for name in TOKEN_COUNTS:  # not known
+            del results[name]
     if system.check_rows:
         tokens = {i: completion.token_ids for i, completion in completions.items()}
         # in a free text nearly every row has a place where two words are about as good
@@ -347,6 +351,11 @@ def ask_system(
     results["rows_per_second"] = len(rows) / seconds
     results["latencies"] = latencies
     return results
+
+
+def is_counted(completion: Completion) -> bool:
+    """Whether a server has counted the tokens of an answer; what it has refused has none."""
+    return completion.problem is not None or completion.prompt_tokens is not None
 
 
 def request_of(system: System, row: int, prompt: Prompt) -> Request:

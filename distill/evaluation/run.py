@@ -213,6 +213,9 @@ def scored_before(plan: Plan) -> Scored:
     keys = {}
     for system in plan.systems:
         keys[system.name] = key_of(system, common, choices.adapter, choices.serve_adapter)
+        if system.server:
+            server = choices.server
+            keys[system.name]["server"] = [server.url, server.tokenizer, server.special_tokens]
     return Scored(plan.unfinished.folder, keys)
 
 

@@ -22,6 +22,7 @@ from distill.labels.forced import Forced
 from distill.labels.inputs import Inputs
 from distill.locks import journals_of, own_journal
 from distill.outputs import FLIPS, TOKEN_COUNTS, beside, parse
+from distill.prices import MILLION, TokenPrices
 from distill.progress import bar
 
 # a place is the number of a journal file above this bit, and the offset of a line in it below
@@ -148,6 +149,7 @@ class Journal:
         self.compared_with = None
         self.served_by = None  # as a server called the model that has answered
         self.tokens = Counter()  # of all attempts
+        self.charged = 0.0  # what cost money beside these tokens
         self.seconds = 0.0  # of all starts together, in the journal that took longest
 
     def _replay_file(self, number: int, path: Path, repair: bool) -> None:
@@ -164,6 +166,7 @@ class Journal:
                     self.compare(path, record["run"])
                     self.commit = record.get("commit") or self.commit
                     self.compared_with = record.get("compared_with") or self.compared_with
+                    self.charged += record.get("charged", 0.0)
                     known = True
                     spent.header(record)
                 elif record and known and self._is_ours(record):
@@ -171,14 +174,28 @@ class Journal:
                         self.forced.count(record["attempts"], self.run.get("structured_outputs"))
                     self.places[record["index"]] = number << FILE_BITS | offset
                     spent.row(record)
-                    for attempt in record["attempts"]:
-                        self.served_by = attempt.get("served_by") or self.served_by
-                        for key in TOKEN_COUNTS:
-                            self.tokens[key] += attempt[key]
+                    self.count(record["attempts"])
                 offset += len(line)
         if repair and path == self.own and not line.endswith(b"\n"):
             os.truncate(path, offset - len(line))  # the run was killed while it wrote this line
         self.seconds = max(self.seconds, spent.total())
+
+    def count(self, attempts: list[dict]) -> None:
+        """Take in what the attempts at one input took, and who has answered."""
+        for attempt in attempts:
+            self.served_by = attempt.get("served_by") or self.served_by
+            self.charged += attempt.get("charged", 0.0)
+            for key in TOKEN_COUNTS:
+                self.tokens[key] += attempt[key]
+
+    def spent(self, prices: TokenPrices) -> float:
+        """What all that is recorded has cost, with prices of a million tokens."""
+        return prices.of_million(self.tokens) / MILLION + self.charged
+
+    def charge(self, cost: float) -> None:
+        """Record what was spent on inputs that are not decided, in a header line."""
+        self.charged += cost
+        self._write({"run": self.run, "charged": round(cost, 9)})
 
     def _is_ours(self, record: dict) -> bool:
         """Whether a line is of one of the inputs; what is kept for others has no index."""

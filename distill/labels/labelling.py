@@ -8,7 +8,7 @@ from time import perf_counter
 from distill.guard import is_guarded
 from distill.labels.journal import Journal
 from distill.outputs import TOKEN_COUNTS
-from distill.prices import MILLION, TokenPrices
+from distill.prices import TokenPrices
 from distill.progress import bar
 from distill.same_text import comparable
 from distill.task import NoAnswer, Task
@@ -73,6 +73,7 @@ class Attempt:
     output_tokens: int
     thinking_tokens: int | None  # None: the teacher does not think, or nobody counts it
     served_by: str | None = None  # as a server calls the model that has answered
+    charged: float | None = None  # what it has cost, where a server counts no tokens
 
     def recorded(self, settings: Settings) -> dict:
         """What the journal keeps of it."""
@@ -96,6 +97,8 @@ class Attempt:
             found["thinking_cut"] = self.thinking_tokens >= budget - 1
         if self.served_by is not None:
             found["served_by"] = self.served_by
+        if self.charged:
+            found["charged"] = self.charged
         return found
 
 
@@ -247,6 +250,7 @@ class Labelling:
                 output_tokens=completion.output_tokens,
                 thinking_tokens=completion.thinking_tokens,
                 served_by=completion.served_by,
+                charged=completion.charged,
             )
         )
         may_go_well = not completion.problem and sample.failures < self.settings.max_retries
@@ -334,10 +338,10 @@ def record_rows(
         journal.record(index, seconds=round(perf_counter() - start, 2), **record)
         if record["answer"] is None:
             rejected += 1
+        journal.count(record["attempts"])
         for attempt in record["attempts"]:
             for key in TOKEN_COUNTS:
                 tokens[key] += attempt[key]
-                journal.tokens[key] += attempt[key]
         progress.update()
         rate = tokens["output_tokens"] / max(progress.format_dict["elapsed"], 1e-9)
         cached = tokens["cached_tokens"] / max(tokens["prompt_tokens"], 1)
@@ -345,7 +349,6 @@ def record_rows(
             f"rejected {rejected}, {journal.forced.shown()}, {rate:.0f} tok/s, cached {cached:.1%}"
         )
         if prices != NO_PRICES:
-            spent = prices.of_million(journal.tokens) / MILLION
-            shown += f", spent {spent:.4g}"
+            shown += f", spent {journal.spent(prices):.4g}"
         progress.set_postfix_str(shown, refresh=False)
     progress.close()

@@ -12,7 +12,7 @@ from distill.labels.forced import Forced
 from distill.labels.run import Run
 from distill.labels.shown_rows import show_rows
 from distill.next_step import manifest_of
-from distill.prices import MILLION, TokenPrices
+from distill.prices import TokenPrices
 
 log = logging.getLogger("create_data")
 # what the last line has of the manifest
@@ -51,7 +51,7 @@ def write_results(run: Run, commit: str | None, seconds: float) -> int:
         files.update(flips.counts())
     if choices.prices != TokenPrices():
         files["prices"] = asdict(choices.prices)
-        files["cost"] = round(choices.prices.of_million(journal.tokens) / MILLION, 6)
+        files["cost"] = round(journal.spent(choices.prices), 6)
     manifest = journal.write_outputs(bool(run.task.labels), **files, **run.details(commit))
     Forced(
         answers=manifest["answers"],

@@ -178,6 +178,7 @@ class Rebuilding:
         for line in self.lines(journals_of(self.output)):
             if line["index"] is not None:
                 journal.places[line["index"]] = 0
+                journal.count(line["attempts"])
         journal.commit = self.commit
 
     def run(self, held: OutputLock, changes: list[Change]) -> None:

@@ -19,7 +19,7 @@ from distill.labels.reuse import Beginning
 from distill.labels.sizes import Sizes, measure_inputs
 from distill.locks import OutputLock
 from distill.model_tokenizer import check_prompt, load_tokenizer
-from distill.outputs import TOKEN_COUNTS, check_apart
+from distill.outputs import check_apart
 from distill.prices import TokenPrices
 from distill.stopping import UnwindAtSignals
 from distill.system import versions
@@ -33,7 +33,7 @@ from distill.teacher.check import (
 from distill.teacher.engine import start_engine, stop_engine
 from distill.teacher.http import HTTPTeacher
 from distill.teacher.purse import Purse
-from distill.teacher.server import Server, ask_about
+from distill.teacher.server import VLLM, Server, ask_about
 from distill.teacher.vllm_engine import VLLMTeacher
 
 log = logging.getLogger("create_data")
@@ -98,8 +98,8 @@ def header_of(choices: Choices, task: Task, inputs: Inputs) -> dict:
         "inputs": inputs.sha256,
         **asdict(choices.settings),
     }
-    if choices.server:  # a journal without it is that of an engine of ours
-        header["server"] = choices.server.host
+    # None, as in an older journal: an engine of ours
+    header["server"] = choices.server.host if choices.server else None
     return header
 
 
@@ -180,16 +180,21 @@ def start_teacher(run: Run, stop: UnwindAtSignals) -> Started:
 def open_server(server: Server, run: Run) -> HTTPTeacher:
     """The teacher behind a URL, asked about itself first. Raises ValueError."""
     about = ask_about(server)
+    choices = run.choices
+    if choices.settings.guards == "always" and run.task.labels and about.kind != VLLM:
+        raise ValueError(
+            "--structured_outputs always: this server guards no labels, which vLLM's does; "
+            "leave the flag out"
+        )
     tokenizer = None
     if server.tokenizer:
         tokenizer = load_tokenizer(server.tokenizer)
         check_prompt(server.tokenizer, tokenizer, run.task)
-    choices = run.choices
     if choices.prices != TokenPrices():
         sizes = measure_inputs(run.task, run.inputs, run.missing, tokenizer)
         log.info("create_data.py: %s", estimate_of(run, sizes))
     purse = Purse(choices.prices, choices.budget)
-    purse.spent = purse.cost(*[run.journal.tokens[name] for name in TOKEN_COUNTS])
+    purse.spent = run.journal.spent(choices.prices)
     return HTTPTeacher(
         server, about, choices.settings.thinks, tokenizer, run.journal.served_by, purse=purse
     )
@@ -235,4 +240,11 @@ def label(run: Run, started: Started) -> None:
         teacher = VLLMTeacher(started.engine, settings.thinks)
         decided = Labelling(teacher, run.task, settings).label(run.inputs.read(run.missing))
     done = run.inputs.unique() - run.asked if choices.shard.count == 1 else 0
-    record_rows(decided, run.journal, run.asked, done, choices.prices)
+    try:
+        record_rows(decided, run.journal, run.asked, done, choices.prices)
+    finally:
+        if started.server:
+            # attempts at rows that are not decided are in no line, and have cost money all the same
+            unrecorded = started.server.purse.spent - run.journal.spent(choices.prices)
+            if unrecorded > 1e-9:
+                run.journal.charge(unrecorded)

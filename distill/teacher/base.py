@@ -87,6 +87,7 @@ class Completion:
     prompt_tokens: int | None = None
     counted_tokens: int | None = None  # that it has written, where it gives no ids
     served_by: str | None = None  # as the server calls the model that has answered
+    charged: float | None = None  # what it has cost, where its tokens do not say it
     # why this row cannot be answered by whatever attempt, as its reason in the journal
     problem: str | None = None
 

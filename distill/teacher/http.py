@@ -16,6 +16,14 @@ from distill.model_tokenizer import ids_or_reason
 from distill.teacher.base import Completion, Prompt, Request, Sampling, Teacher, TeacherEnded
 from distill.teacher.pace import Pace
 from distill.teacher.purse import Purse
+from distill.teacher.refusals import (
+    SENT,
+    is_out_of_quota,
+    is_too_long,
+    message_of,
+    parameter_of,
+    seconds_asked_for,
+)
 from distill.teacher.reply import read_chat, read_text
 from distill.teacher.server import ASK, NO_KEY, VLLM, About, Server, reason_of, wrong_key
 from distill.teacher.written import text_of, thinking_tokens
@@ -23,20 +31,25 @@ from distill.tokens import kept_as_text, think_end_id
 
 log = logging.getLogger("create_data")
 GIVE_UP = 600.0  # seconds in which requests fail and none goes well
+LOOK_EVERY = 0.2  # seconds
+MOST_SLEEPING = 1000  # requests
 SAY_EVERY = 60.0  # seconds between two lines about a server that fails
 # reasons in the journal
 SPECIAL_TOKEN = "special_token"
 TOO_LONG = "input_too_long"
 REFUSED = "refused"
+SERVER_ERROR = "server_error"
 # Spellings of special tokens in the families of models that servers have. Without the teacher's
 # tokenizer nobody knows which are its own, so an input with any of them may not stay text.
 SPELLED = re.compile(
     r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</?think>|\[/?INST\]|</?s>"
     r"|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>"
 )
-# What servers say of a request that is longer than their context, which has no code of its own.
-LONGER = re.compile(r"context.{0,20}(length|window|size)|maximum.{0,20}context|prompt is too long")
-OUT_OF_QUOTA = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
+# A row that failed so often, while so many others were answered, is at fault itself.
+FAILURES_OF_A_ROW = 8
+OTHERS_ANSWERED = 20
+# So many refusals in a row are not the rows' fault.
+REFUSALS_IN_A_ROW = 32
 
 
 class ServerEnded(TeacherEnded):
@@ -84,7 +97,10 @@ class HTTPTeacher(Teacher):
         self.purse = purse or Purse()
         self.waiting: list[Request] = []
         self.length_name = "max_tokens"  # until the server wants another one
-        self.answered = False  # whether any request has been
+        self.takes_top_p = True  # until it says otherwise
+        self.answered = 0  # requests
+        self.refused = 0  # in a row, since the last answer
+        self.sleeping = 0  # requests that wait after a failure which is not a matter of pace
         self.failing_since: float | None = None
         self.said_at = float("-inf")
         self.not_before = 0.0  # when the server may be asked again, as it has said
@@ -185,7 +201,7 @@ class HTTPTeacher(Teacher):
 
         One that the budget does not allow at the moment is returned, and stays the next one.
         """
-        while len(running) < self.pace.at_once:
+        while len(running) - self.sleeping < self.pace.at_once:
             request = self.waiting.pop(0) if self.waiting else next(requests, None)
             if request is None:
                 return None
@@ -198,8 +214,10 @@ class HTTPTeacher(Teacher):
 
     def _wait(self, running: dict) -> set[asyncio.Task]:
         """The requests that end next."""
+        # while some sleep, others may go out in their place
+        within = LOOK_EVERY if self.sleeping else None
         done, _ = self.loop.run_until_complete(
-            asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            asyncio.wait(running, timeout=within, return_when=asyncio.FIRST_COMPLETED)
         )
         return done
 
@@ -215,44 +233,61 @@ class HTTPTeacher(Teacher):
         import openai
 
         failures = 0
+        answered_before = self.answered
         while True:
             await asyncio.sleep(max(0.0, self.not_before - time.monotonic()))
             started = time.monotonic()
+            sent_as = self.length_name
+            is_pace = False
+            asked_for = None
             try:
                 async with asyncio.timeout(self.server.request_timeout):
                     found = self._read(await self._send(request))
                 self._went_well(found)
                 return found
             except openai.APIStatusError as error:
-                if self._learned_from(error):
+                if self._learned_from(error, sent_as):
                     continue
                 problem = self._final(error)
                 if problem:
-                    self.pace.went_well()
                     return Completion("", "refused", [], problem=problem)
                 reason = f"{error.status_code} {error.response.reason_phrase}".strip()
                 asked_for = seconds_asked_for(error.response.headers)
                 if error.status_code == 429:
+                    is_pace = True
                     self.pace.was_too_much(started, time.monotonic())
             except TimeoutError:
                 reason = f"no answer within {self.server.request_timeout:g} s"
-                asked_for = None
             except openai.APIConnectionError as error:
                 reason = reason_of(error)
-                asked_for = None
             except ValueError as error:  # half a reply, or none of the protocol
                 reason = f"a reply that cannot be read: {error}"
-                asked_for = None
             failures += 1
-            self._went_wrong(reason)
-            await asyncio.sleep(self.pace.wait_after(failures, asked_for))
+            others = self.answered - answered_before
+            if failures >= FAILURES_OF_A_ROW and others >= OTHERS_ANSWERED and not is_pace:
+                return Completion("", "refused", [], problem=SERVER_ERROR)
+            self._went_wrong(reason, asked_for)
+            await self._sleep(self.pace.wait_after(failures, asked_for), is_pace)
+
+    async def _sleep(self, seconds: float, is_pace: bool) -> None:
+        """Wait after a failure.
+
+        Where the server has asked for a slower pace, the request keeps its place among those that
+        run; otherwise another one may go out meanwhile.
+        """
+        gives_way = not is_pace and self.sleeping < MOST_SLEEPING
+        self.sleeping += gives_way
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.sleeping -= gives_way
 
     async def _send(self, request: Request) -> object:
         """The body of the server's reply. Raises openai's errors, and ValueError for no JSON."""
         sampling = request.sampling
         further = vllm_body(sampling) if self.about.kind == VLLM else {}
         settings = {"model": self.server.model, "temperature": sampling.temperature}
-        if sampling.top_p is not None:
+        if sampling.top_p is not None and self.takes_top_p:
             settings["top_p"] = sampling.top_p
         if self.by_ids:
             settings["max_tokens"] = sampling.max_tokens
@@ -278,7 +313,8 @@ class HTTPTeacher(Teacher):
 
     def _went_well(self, found: Completion) -> None:
         """Take in that the server has answered. Raises ServerEnded if it is another model now."""
-        self.answered = True
+        self.answered += 1
+        self.refused = 0
         self.failing_since = None
         self.pace.went_well()
         self.served_by = self.served_by or found.served_by
@@ -288,31 +324,45 @@ class HTTPTeacher(Teacher):
                 f"those of {self.served_by}; labels of two teachers do not go into one output"
             )
 
-    def _went_wrong(self, reason: str) -> None:
-        """Take in that a request has failed. Raises ServerEnded if nothing goes well for long."""
+    def _went_wrong(self, reason: str, asked_for: float | None) -> None:
+        """Take in that a request has failed. Raises ServerEnded if nothing goes well for long.
+
+        `asked_for` is for how many seconds the server wants to be left alone, if it has said so.
+        """
         now = time.monotonic()
+        said = self._without_key(reason)
+        if asked_for is not None:
+            if asked_for > self.give_up:
+                raise ServerEnded(
+                    f"{self.server.url}: wants to be left alone for {asked_for:g} s ({said})"
+                )
+            self.not_before = max(self.not_before, now + asked_for)
         if self.failing_since is None:
             self.failing_since = now
         if now - self.failing_since > self.give_up:
             raise ServerEnded(
-                f"{self.server.url}: nothing was answered for {self.give_up / 60:g} minutes "
-                f"({self._without_key(reason)})"
+                f"{self.server.url}: nothing was answered for {self.give_up / 60:g} minutes ({said})"
             )
         if now - self.said_at > SAY_EVERY:
             self.said_at = now
-            log.warning(
-                "create_data.py: the server fails (%s); what failed is asked again",
-                self._without_key(reason),
-            )
+            log.warning("create_data.py: the server fails (%s); what failed is asked again", said)
 
-    def _learned_from(self, error) -> bool:
-        """Whether a refusal says by which name the server wants the limit of tokens."""
-        wanted = "max_completion_tokens"
-        if error.status_code != 400 or self.by_ids or wanted not in error.message:
+    def _learned_from(self, error, sent_as: str) -> bool:
+        """Whether a refusal says what the server wants otherwise, so that it is asked so.
+
+        `sent_as` is the name under which this request had its limit of tokens.
+        """
+        if error.status_code != 400 or self.by_ids:
             return False
-        learned = self.length_name != wanted
-        self.length_name = wanted
-        return learned
+        wanted = "max_completion_tokens"
+        if wanted in error.message and sent_as != wanted:
+            self.length_name = wanted
+            return True
+        if parameter_of(error) == "top_p" and self.takes_top_p:
+            self.takes_top_p = False
+            log.warning("create_data.py: the server takes no top_p; retries are sent without it")
+            return True
+        return False
 
     def _final(self, error) -> str | None:
         """Why a row is refused for good; None where the same request may go well later.
@@ -322,21 +372,25 @@ class HTTPTeacher(Teacher):
         status = error.status_code
         said = self._without_key(message_of(error))[:300]
         url = self.server.url
-        if status in (401, 403):
-            raise ServerEnded(wrong_key(self.server, status), exit_code=2)
+        if status == 401 or status == 403 and not self.answered:
+            raise ServerEnded(f"{wrong_key(self.server, status)} ({said})", exit_code=2)
         if status == 404:
             raise ServerEnded(
                 f"{url}: has no model {self.server.model} or no such path ({said})", exit_code=2
             )
         if status == 402 or is_out_of_quota(error):
             raise ServerEnded(f"{url}: the quota is used up ({said})", exit_code=2)
-        if status not in (400, 413, 422):
+        if status not in (400, 403, 413, 422):
             return None
-        if status == 413 or LONGER.search(error.message.lower()):
+        if status == 413 or is_too_long(error):
             return TOO_LONG
-        if self.answered:
-            return REFUSED
-        raise ServerEnded(f"{url}: refuses what it is asked ({said})", exit_code=2)
+        parameter = parameter_of(error)
+        if parameter in SENT or not self.answered:
+            raise ServerEnded(f"{url}: refuses what it is asked ({said})", exit_code=2)
+        self.refused += 1
+        if self.refused >= REFUSALS_IN_A_ROW:
+            raise ServerEnded(f"{url}: refuses one row after the other ({said})", exit_code=2)
+        return REFUSED
 
     def _without_key(self, text: str) -> str:
         """What a server has said, without the key, on one line."""
@@ -369,25 +423,3 @@ def schema_format(schema: str) -> dict:
     """A JSON Schema, given as JSON text, as the protocol wants it."""
     named = {"name": "answer", "schema": json.loads(schema)}
     return {"type": "json_schema", "json_schema": named}
-
-
-def message_of(error) -> str:
-    """What a server says of a request that it refuses, as one text."""
-    body = error.body if isinstance(error.body, dict) else {}
-    return str(body.get("message") or error.message)
-
-
-def is_out_of_quota(error) -> bool:
-    """Whether a 429 is one that does not go away by waiting."""
-    body = error.body if isinstance(error.body, dict) else {}
-    return error.status_code == 429 and bool(
-        {str(body.get("code")), str(body.get("type"))} & set(OUT_OF_QUOTA)
-    )
-
-
-def seconds_asked_for(headers) -> float | None:
-    """How long a server wants to be left alone; None where it does not say, or gives a date."""
-    try:
-        return max(0.0, float(headers.get("retry-after", "")))
-    except ValueError:
-        return None

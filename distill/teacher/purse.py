@@ -40,9 +40,10 @@ class Purse:
         """
         most = self.most(request)
         self.set_aside = max(0.0, self.set_aside - most)
-        if completion is None or completion.problem:
+        if completion is None or completion.problem and completion.prompt_tokens is None:
             return
         if completion.prompt_tokens is None or not completion.output_tokens:
+            completion.charged = most
             self.spent += most
             return
         self.spent += self.cost(

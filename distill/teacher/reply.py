@@ -10,8 +10,16 @@ from collections.abc import Callable
 from distill.teacher.base import Completion
 from distill.tokens import THINK_END
 
-# of the protocol, and what they are to us; what else a server may say is an end of its own accord
-CUT = {"length": "length", "repetition": "repetition"}
+# What servers call an end that came too early, and what it is to us. What else they may say, such
+# as stop, is an end of its own accord.
+CUT = {
+    "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",
+    "repetition": "repetition",
+}
+# Such a request may go well later.
+FAILED = ("abort", "error", "insufficient_system_resource")
 REFUSED = "content_filter"
 
 
@@ -36,7 +44,7 @@ def read_chat(body: object, thinks: bool) -> Completion:
     if thinks and isinstance(thought, str) and thought:
         # without an answer nobody says whether the thought came to its end
         text = thought + THINK_END + content if content else thought
-    elif thinks and content and hidden and THINK_END not in content:
+    elif thinks and content and hidden is not None and THINK_END not in content:
         text = THINK_END + content
     found = completion(choice, text, usage, body)
     found.thinking_tokens = hidden if thinks else None
@@ -60,7 +68,7 @@ def read_text(body: object, spell: Callable[[list[int], str], str]) -> Completio
 
 def completion(choice: dict, text: str, usage: dict, body: dict) -> Completion:
     """What a choice and the usage of its reply say."""
-    problem = "refused" if choice.get("finish_reason") == REFUSED else None
+    problem = "refused" if said_reason(choice) == REFUSED else None
     cached = number_at(dict_at(usage, "prompt_tokens_details"), "cached_tokens")
     served_by = body.get("model")
     return Completion(
@@ -80,14 +88,19 @@ def first_choice(body: object) -> dict:
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise BadReply("it has no choices")
-    if choices[0].get("finish_reason") == "abort":  # the server was stopped meanwhile
-        raise BadReply("the server has aborted it")
+    if said_reason(choices[0]) in FAILED:  # the server was stopped meanwhile, for example
+        raise BadReply(f"it ended for {said_reason(choices[0])}")
     return choices[0]
 
 
 def finish_reason_of(choice: dict) -> str:
     """Why a completion ended: length, repetition, or stop."""
-    return CUT.get(choice.get("finish_reason"), "stop")
+    return CUT.get(said_reason(choice), "stop")
+
+
+def said_reason(choice: dict) -> str:
+    """Why a completion ended, in the server's word."""
+    return str(choice.get("finish_reason"))
 
 
 def text_of(content: object) -> str:

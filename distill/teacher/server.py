@@ -4,11 +4,14 @@ Keys are read from the environment, so that they stand in no shell's history, an
 them.
 """
 
+import logging
 import os
+import re
 from argparse import Namespace
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+log = logging.getLogger("create_data")
 # How a server is spoken to: what only vLLM's understands is left out for the others.
 VLLM = "vllm"
 OPENAI = "openai"
@@ -16,7 +19,7 @@ KINDS = ["auto", VLLM, OPENAI]
 # What becomes of an input that spells a special token where the server would take it for one.
 REJECT = "reject"
 ASK = "ask"
-KEY_VARIABLE = "OPENAI_API_KEY"
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # a name that the environment may have
 # step 1's flags of a teacher on this machine, and what they are where they are not given
 OF_AN_ENGINE = {"revision": None, "tensor_parallel_size": 1, "num_replicas": 0}
 LISTED_WITHIN = 60.0  # seconds, the list of models
@@ -29,7 +32,7 @@ class Server:
 
     url: str  # up to /v1
     model: str  # as the server calls it
-    api_key_env: str  # the environment variable that holds the key
+    api_key_env: str  # the environment variable that holds the key; empty: it wants none
     kind: str  # one of KINDS
     tokenizer: str | None  # the teacher's, a directory or a name on the hub
     special_tokens: str  # REJECT or ASK
@@ -43,8 +46,8 @@ class Server:
 
     @property
     def key(self) -> str:
-        """The key from the environment; NO_KEY where there is none."""
-        return os.environ.get(self.api_key_env) or NO_KEY
+        """The key from the environment; NO_KEY where the server wants none."""
+        return os.environ.get(self.api_key_env, "").strip() or NO_KEY
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def add_server_flags(parser) -> None:
     """The flags of a teacher that is a URL."""
     parser.group("or a server as the teacher")
     parser.add("teacher_url", "", "of an OpenAI-compatible server, such as https://host/v1")
-    parser.add("api_key_env", KEY_VARIABLE, "the environment variable that holds its key")
+    parser.add("api_key_env", "", "the environment variable that holds its key; empty: no key")
     parser.add("server", "auto", "what it is; auto asks it", choices=KINDS)
     parser.add("teacher_tokenizer", None, "keeps special tokens in inputs text (vLLM's server)")
     parser.add("special_tokens", REJECT, "inputs that spell one, otherwise", choices=[REJECT, ASK])
@@ -85,6 +88,7 @@ def server_of(
             raise ValueError("--teacher_tokenizer is for --teacher_url; drop it")
         return None
     check_url(args.teacher_url)
+    check_key(args.api_key_env)
     if engine_flags:  # a server's key among them would land in the manifest
         name = engine_flags[0].partition("=")[0]
         raise ValueError(f"{name} does not go with --teacher_url: the server has its own; drop it")
@@ -101,6 +105,23 @@ def server_of(
         concurrency=args.concurrency,
         request_timeout=args.request_timeout,
     )
+
+
+def check_key(variable: str) -> None:
+    """Raise ValueError for what names no key in the environment.
+
+    It may be the key itself, given by mistake, so the message does not repeat it.
+    """
+    if not variable:
+        return
+    if not VARIABLE.fullmatch(variable) or not os.environ.get(variable, "").strip():
+        raise ValueError(
+            "--api_key_env: there is no environment variable of this name; it takes the name of "
+            "the one that holds the key, which must be exported"
+        )
+    key = os.environ[variable].strip()
+    if not key.isascii() or not key.isprintable():
+        raise ValueError("--api_key_env: what this variable holds is no key; it has odd characters")
 
 
 def check_url(url: str) -> None:
@@ -133,37 +154,38 @@ def ask_about(server: Server) -> About:
     """
     import openai
 
-    client = openai.OpenAI(
-        base_url=server.url,
-        api_key=server.key,
-        max_retries=0,
-        timeout=min(server.request_timeout, 60),
-    )
+    within = min(server.request_timeout, LISTED_WITHIN)
+    listed = {}
     try:
-        reply = client.models.with_raw_response.list()
-        listed = models_of(reply.http_response.json())
+        settings = {"base_url": server.url, "api_key": server.key, "timeout": within}
+        with openai.OpenAI(**settings, max_retries=0) as client:
+            reply = client.models.with_raw_response.list()
+            listed = models_of(reply.http_response.json())
     except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
         raise ServerRefused(wrong_key(server, error.status_code)) from None
     except openai.APIStatusError:
-        listed = {}  # some gateways have no such list
+        pass  # some gateways have no such list
     except openai.APIConnectionError as error:
         raise ServerRefused(
             f"{server.url}: cannot be reached ({reason_of(error)}); start the server, or mend "
             "--teacher_url"
         ) from None
+    except ImportError as error:  # of a proxy that the environment names
+        raise ServerRefused(f"{server.url}: cannot be reached ({error})") from None
     except ValueError:  # it is no JSON
-        listed = {}
-    finally:
-        client.close()
-    if listed and server.model not in listed:
-        known = ", ".join(sorted(listed)[:10])
-        raise ServerRefused(
-            f"--model_name {server.model}: the server knows no such model; it has {known}"
-        )
+        pass
     model = listed.get(server.model, {})
+    is_vllm = any(other.get("owned_by") == VLLM for other in listed.values())
+    if listed and not model:
+        known = ", ".join(sorted(listed)[:10])
+        said = f"--model_name {server.model}: not in the server's list of models: {known}"
+        if is_vllm:
+            raise ServerRefused(said)
+        # gateways know more than they list; servers with one model may answer with that one
+        log.warning("%s; it is asked all the same", said)
     kind = server.kind
     if kind == "auto":
-        kind = VLLM if model.get("owned_by") == VLLM else OPENAI
+        kind = VLLM if is_vllm else OPENAI
     context = model.get("max_model_len")
     return About(kind, context if isinstance(context, int) else None)
 
@@ -181,11 +203,11 @@ def models_of(body: object) -> dict[str, dict]:
 
 def wrong_key(server: Server, status: int) -> str:
     """What to say of a key that a server does not take."""
-    there = "is not set" if server.key == NO_KEY else "holds another one"
-    return (
-        f"{server.url}: refuses the key ({status}); the environment variable "
-        f"{server.api_key_env} {there}, --api_key_env names another variable"
-    )
+    if server.key == NO_KEY:
+        remedy = "--api_key_env names the environment variable that holds one"
+    else:
+        remedy = f"the environment variable {server.api_key_env} holds another one"
+    return f"{server.url}: refuses the key ({status}); {remedy}"
 
 
 def reason_of(error: Exception) -> str:

@@ -7,6 +7,7 @@ import pytest
 
 from distill.labels.labelling import Labelling, Settings
 from distill.task import load_task
+from distill.teacher import http
 from distill.teacher.http import HTTPTeacher, ServerEnded
 from distill.teacher.server import OPENAI, About, Server
 from helpers import HANGS
@@ -166,6 +167,44 @@ def test_a_row_that_the_server_refuses_is_rejected_and_not_asked_again(fault, re
     assert all(records[index]["answer"] == "en" for index in range(19))
 
 
+def test_a_row_that_fails_for_ever_is_rejected_while_others_are_answered(task, key, monkeypatch):
+    monkeypatch.setattr(http, "FAILURES_OF_A_ROW", 3)
+    texts = [f"input {number}" for number in range(60)]
+    faults = {text: ["500"] * 99 for text in texts[:9]}
+    with LoopbackTeacher(thought_of, faults) as server:
+        records = label(server, task, texts=texts, concurrency=4)
+    assert [records[index]["reason"] for index in range(9)] == ["server_error"] * 9
+    assert all(records[index]["answer"] == "en" for index in range(9, 60))
+
+
+def test_rows_that_are_refused_one_after_the_other_end_the_run(task, key):
+    texts = [f"input {number}" for number in range(60)]
+    faults = {text: ["refused"] for text in texts[5:]}
+    server = LoopbackTeacher(thought_of, faults)
+    with server, pytest.raises(ServerEnded, match="refuses one row after the other") as ended:
+        label(server, task, texts=texts, concurrency=1)
+    assert ended.value.exit_code == 2
+
+
+def test_a_quota_that_is_said_with_400_and_a_refused_parameter_end_the_run(task, key):
+    for fault, named in (("quota 400", "the quota is used up"), ("schema", "refuses what it is")):
+        server = LoopbackTeacher(thought_of, {"input 9": [fault]})
+        with server, pytest.raises(ServerEnded, match=named):
+            label(server, task, concurrency=1)
+
+
+def test_a_limit_of_tokens_above_the_context_is_no_row_s_fault(task, key):
+    server = LoopbackTeacher(thought_of, {text: ["no room"] for text in TEXTS})
+    with server, pytest.raises(ServerEnded, match="4096 in the completion"):
+        label(server, task)
+
+
+def test_a_server_that_wants_to_be_left_alone_for_long_ends_the_run(task, key):
+    server = LoopbackTeacher(thought_of, {"input 9": ["tomorrow"]})
+    with server, pytest.raises(ServerEnded, match="wants to be left alone for 86400 s"):
+        label(server, task, concurrency=1)
+
+
 def test_without_any_success_the_run_gives_up(task, key):
     server = LoopbackTeacher(thought_of, {text: ["500"] * 99 for text in TEXTS})
     with server, pytest.raises(ServerEnded) as ended:
@@ -213,12 +252,14 @@ def test_failed_answers_are_attempts_and_asked_again(task, key):
     assert server.requests()["input 0"] == len(attempts) == 3
 
 
-def test_the_other_name_of_the_limit_is_learned(task, key):
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_the_other_name_of_the_limit_is_learned(concurrency, task, key):
     with LoopbackTeacher(thought_of) as server:
         server.wants_other_name = True
-        records = label(server, task, concurrency=1)
+        records = label(server, task, concurrency=concurrency)
     assert {record["answer"] for record in records.values()} == {"en"}
-    assert [len(server.bodies[text]) for text in TEXTS] == [2] + [1] * 19
+    asked_twice = sum(len(server.bodies[text]) == 2 for text in TEXTS)
+    assert 1 <= asked_twice <= concurrency
     assert "max_completion_tokens" in server.bodies["input 7"][0]
 
 

@@ -59,6 +59,7 @@ def test_the_answer_follows_the_thought_wherever_that_stands(body, task):
 UNFINISHED = {
     "cut in the thought": reply({"reasoning": "It is", "content": None}, "length"),
     "cut inline": reply({"content": "<think>It is"}, "length"),
+    "cut, in another word": reply({"reasoning": "Hm", "content": "en"}, "max_tokens"),
     "cut in the answer": reply({"reasoning": "It is short.", "content": "e"}, "length"),
     "no thought at all": reply({"content": "en"}),
     "ended in the thought": reply({"reasoning": "en", "content": ""}),
@@ -109,6 +110,8 @@ BAD = {
     "no choices": {"choices": []},
     "an error with 200": {"error": {"message": "no"}},
     "no message": {"choices": [{"finish_reason": "stop"}]},
+    "failed on the way": reply({"content": "e"}, "error"),
+    "an odd reason": {"choices": [{"finish_reason": {"type": "stop"}}]},
     "stopped with the server": reply({"content": "e"}, "abort"),
 }
 

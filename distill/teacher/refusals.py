@@ -1,0 +1,51 @@
+"""What a server means by refusing a request, read from openai's APIStatusError."""
+
+import re
+
+# parameters that every request has, or every retry
+SENT = ("model", "temperature", "max_tokens", "max_completion_tokens", "response_format")
+# What servers say of a request that is longer than their context, which has no code of its own.
+LONGER = re.compile(r"context.{0,20}(length|window|size)|maximum.{0,20}context|prompt is too long")
+# of such a message: the context, and the prompt's part of what was asked for
+IN_THE_PROMPT = re.compile(r"context length is (\d+).*?(\d+) in the (?:messages|prompt)", re.DOTALL)
+OUT_OF_QUOTA = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
+
+
+def message_of(error) -> str:
+    """What a server says of a request that it refuses, as one text."""
+    body = error.body if isinstance(error.body, dict) else {}
+    return str(body.get("message") or error.message)
+
+
+def is_out_of_quota(error) -> bool:
+    """Whether a refusal is one that does not go away by waiting, and is no row's fault."""
+    body = error.body if isinstance(error.body, dict) else {}
+    return bool({str(body.get("code")), str(body.get("type"))} & set(OUT_OF_QUOTA))
+
+
+def parameter_of(error) -> str | None:
+    """Which parameter of a request a server does not take, if it says so."""
+    body = error.body if isinstance(error.body, dict) else {}
+    found = body.get("param")
+    return found if isinstance(found, str) else None
+
+
+def is_too_long(error) -> bool:
+    """Whether a row is longer than the context.
+
+    Servers count the tokens that were asked for too. Where the prompt alone would fit, no row
+    would, so that it is not the row's fault.
+    """
+    said = message_of(error)
+    if not LONGER.search(said.lower()):
+        return False
+    counted = IN_THE_PROMPT.search(said)
+    return not counted or int(counted[2]) >= int(counted[1])
+
+
+def seconds_asked_for(headers) -> float | None:
+    """How long a server wants to be left alone; None where it does not say, or gives a date."""
+    try:
+        return max(0.0, float(headers.get("retry-after", "")))
+    except ValueError:
+        return None
