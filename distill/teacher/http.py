@@ -213,11 +213,10 @@ class HTTPTeacher(Teacher):
         return None
 
     def _wait(self, running: dict) -> set[asyncio.Task]:
-        """The requests that end next."""
-        # while some sleep, others may go out in their place
-        within = LOOK_EVERY if self.sleeping else None
+        """The requests that have ended, after a short wait for the next one."""
+        # none may have ended, but some may sleep, and others go out in their place
         done, _ = self.loop.run_until_complete(
-            asyncio.wait(running, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+            asyncio.wait(running, timeout=LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED)
         )
         return done
 
@@ -341,7 +340,8 @@ class HTTPTeacher(Teacher):
             self.failing_since = now
         if now - self.failing_since > self.give_up:
             raise ServerEnded(
-                f"{self.server.url}: nothing was answered for {self.give_up / 60:g} minutes ({said})"
+                f"{self.server.url}: nothing was answered for {self.give_up / 60:g} minutes "
+                f"({said})"
             )
         if now - self.said_at > SAY_EVERY:
             self.said_at = now
