@@ -29,12 +29,12 @@ KEYS = ("prompt", "labels", "schema", "answer")
 NO_ANCHORS = r"leave out \A and \Z, which the guard spells as letters"
 
 
-class NoAnswer(ValueError):
-    """A response without a valid answer.
+# why a response has no valid answer; where an answer is JSON the last two take the third's place
+NOT_READ = ("unfinished_thinking", "no_answer", "not_a_label", "not_json", "not_in_schema")
 
-    `reason` is unfinished_thinking, no_answer or not_a_label; where an answer is JSON it is
-    not_json or not_in_schema instead of the last.
-    """
+
+class NoAnswer(ValueError):
+    """A response without a valid answer; `reason` is one of NOT_READ."""
 
     def __init__(self, reason: str, detail: str = ""):
         super().__init__(f"{reason}: {detail}" if detail else reason)

@@ -88,6 +88,8 @@ def stays_finished(earlier: Earlier, reuse: str, skip_finished: bool) -> bool:
                 f"{output}: {in_words(earlier.begun)}, so answers may change; {remedy(earlier)}"
             )
         return False
+    if earlier.exists and not earlier.has_manifest and earlier.has_journal and not earlier.begun:
+        return False  # a run that was killed before its manifest was there writes all of it again
     if earlier.exists and not earlier.made and (earlier.has_manifest or not earlier.begun):
         if skip_finished:
             return True

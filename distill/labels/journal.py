@@ -267,6 +267,8 @@ class Journal:
                     answer = {"role": "assistant", "content": record["answer"]}
                     row = {**self.inputs.named(index), "messages": [*messages, answer]}
                     good.write(json.dumps(row, ensure_ascii=False) + "\n")
+            # an earlier run's must not stand beside what is put in its output's place now
+            beside(self.output, "manifest.json").unlink(missing_ok=True)
         manifest = self._manifest(totals, details)
         with Replacing(beside(self.output, "manifest.json")) as file:
             file.write(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")

@@ -19,15 +19,22 @@ from collections import deque
 
 from distill.guard import is_guarded
 from distill.labels.labelling import Settings, vote
-from distill.task import NoAnswer, Task
+from distill.task import NOT_READ, NoAnswer, Task
 
 
-def read_again(record: dict, task: Task, settings: Settings) -> dict | None:
-    """A journal's record as it is read now; None if its row must be asked."""
+def read_again(
+    record: dict, task: Task, settings: Settings, same_guard: bool = False
+) -> dict | None:
+    """A journal's record as it is read now; None if its row must be asked.
+
+    `same_guard`: what a guarded answer may be has not changed, so that every attempt counts.
+    """
     attempts = [attempt_again(attempt, task, settings) for attempt in record["attempts"]]
     if not attempts:  # it could not be asked at all, such as an input that is too long
         return record
-    counted = [attempt for attempt in attempts if counts(attempt, task, settings)]
+    counted = attempts
+    if not same_guard:
+        counted = [attempt for attempt in attempts if counts(attempt, task, settings)]
     if len(counted) == len(attempts) and read_as_before(record["attempts"], attempts):
         used = attempts
     else:
@@ -48,7 +55,13 @@ def read_again(record: dict, task: Task, settings: Settings) -> dict | None:
 
 
 def attempt_again(attempt: dict, task: Task, settings: Settings) -> dict:
-    """One attempt with what is read in its response now."""
+    """One attempt with what is read in its response now.
+
+    One that failed for something else than its reading, such as a server that refused the row, has
+    no answer, whatever its response may hold.
+    """
+    if attempt["answer"] is None and attempt["reason"] not in NOT_READ:
+        return attempt
     answer = None
     reason = None
     try:

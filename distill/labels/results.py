@@ -12,6 +12,7 @@ from distill.labels.forced import Forced
 from distill.labels.run import Run
 from distill.labels.shown_rows import show_rows
 from distill.next_step import manifest_of
+from distill.outputs import FLIPS, beside
 from distill.prices import TokenPrices
 
 log = logging.getLogger("create_data")
@@ -85,6 +86,7 @@ def compare_with_earlier(run: Run) -> Flips | None:
         log.warning(
             "create_data.py: %s is gone, so nothing says which labels have changed", previous
         )
+        beside(journal.output, FLIPS).unlink(missing_ok=True)  # those of an earlier round
         return None
     return write_flips(journal, previous, run.task)
 

@@ -21,7 +21,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from distill.files import Replacing
-from distill.labels.changes import ASKING, READING, Change, changes_between, has, in_words
+from distill.labels.changes import (
+    ASKING,
+    READING,
+    Change,
+    changes_between,
+    changes_of_task,
+    has,
+    in_words,
+)
 from distill.labels.earlier import first_header, look_back, stays_finished
 from distill.labels.inputs import ByDigest
 from distill.labels.journal import Journal, Spent
@@ -134,35 +142,43 @@ class Rebuilding:
         self.seconds = 0.0  # that the journals took
         self.commit = None  # of the teacher on the hub
         self.compared_with = None  # name of the journal that the last run was compared with
+        self.charged = 0.0  # what cost money beside the tokens of attempts
 
     def lines(self, paths: list[Path]) -> Iterator[dict]:
         """Yield the records that still hold, as journal lines of today's run."""
+        self.charged = 0.0
         for path in paths:
             changes = None  # since the last header; None: there was none yet
+            same_guard = False
             spent = Spent()
             with open(path, "rb") as file:
                 for line in bar(file, later=True, desc=f"reading {path.name}", unit="line"):
                     record = parse(line)
                     if record and "run" in record:
                         changes = changes_between(record["run"], self.header)
+                        same_guard = not changes_of_task(record["run"], self.header)
                         spent.header(record)
+                        self.charged += record.get("charged", 0.0)
                         self.compared_with = record.get("compared_with") or self.compared_with
                         if not has(changes, ASKING):
                             self.commit = record.get("commit") or self.commit
                     elif record and changes is not None and "hash" in record:
                         spent.row(record)
-                        moved = self.moved(record, changes)
+                        moved = self.moved(record, changes, same_guard)
                         if moved:
                             yield moved
             if changes is not None and not has(changes, ASKING):
                 self.seconds = max(self.seconds, spent.total())
 
-    def moved(self, record: dict, changes: list[Change]) -> dict | None:
-        """A record as a line of today's run; None if it does not hold."""
+    def moved(self, record: dict, changes: list[Change], same_guard: bool) -> dict | None:
+        """A record as a line of today's run; None if it does not hold.
+
+        `same_guard`: what a guarded answer may be has not changed.
+        """
         if has(changes, ASKING):
             return None
         if has(changes, READING):
-            record = read_again(record, self.task, self.settings)
+            record = read_again(record, self.task, self.settings, same_guard)
             if record is None:
                 return None
         index = self.by_digest.find(record["hash"])
@@ -180,6 +196,7 @@ class Rebuilding:
                 journal.places[line["index"]] = 0
                 journal.count(line["attempts"])
         journal.commit = self.commit
+        journal.charged += self.charged
 
     def run(self, held: OutputLock, changes: list[Change]) -> None:
         """Make the journals one of today's run, under the lock of a run without shards."""
@@ -236,6 +253,8 @@ class Rebuilding:
                 "commit": self.commit,
                 "compared_with": self.comparison(previous, paths),
             }
+            if self.charged:
+                told["charged"] = self.charged
             write_line(file, {"run": self.header, **told})
             file.flush()
             os.fsync(file.fileno())
@@ -250,10 +269,21 @@ class Rebuilding:
         if previous is None:
             return self.compared_with
         for path in paths:
+            if self.is_left_behind(path, paths):
+                continue
             before = first_header(path)
             if before and look_back(self.output, before, None).is_ours:
                 return previous.name
         return self.compared_with or previous.name
+
+    def is_left_behind(self, path: Path, paths: list[Path]) -> bool:
+        """Whether a journal of a share stands in what a killed round has made one already."""
+        own = own_journal(self.output)
+        if path == own or own not in paths:
+            return False
+        with open(own, "rb") as file:
+            first = parse(file.readline()) or {}
+        return first.get("copied", False)
 
 
 def free_name(output: Path) -> Path:

@@ -54,6 +54,23 @@ def test_a_guarded_attempt_says_nothing_of_other_labels():
     assert read_again(free, WITH_NL, never) == free
 
 
+def test_what_a_server_refused_is_not_read():
+    record = record_of(NOTHING, NOTHING, NOTHING)
+    refused = {**record["attempts"][0], "response": "Answer: en", "reason": "refused"}
+    record = {**record, "reason": "refused", "attempts": [refused]}
+    for task in (TASK, WITH_NL):
+        found = read_again(record, task, SETTINGS)
+        assert (found["answer"], found["reason"]) == (None, "refused")
+
+
+def test_where_only_the_vote_changes_every_attempt_counts():
+    """Its guard may spell the same labels in another order."""
+    always = replace(SETTINGS, structured_outputs="always")
+    record = record_of(says("en"), settings=always)
+    reordered = replace(TASK, labels=tuple(reversed(TASK.labels)))
+    assert read_again(record, reordered, always, same_guard=True) == record
+
+
 def test_a_label_that_is_no_longer_allowed_is_asked_for_again():
     assert read_again(record_of(says("de")), WITHOUT_DE, SETTINGS) is None
     assert read_again(record_of(says("en")), WITHOUT_DE, SETTINGS)["answer"] == "en"

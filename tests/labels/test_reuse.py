@@ -9,6 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from distill.labels import reuse
+from distill.labels.journal import Journal
 from distill.labels.run import begin
 from distill.locks import OutputLock, journals_of
 from helpers import fails, last_json, python, read_jsonl
@@ -251,6 +252,32 @@ def test_nothing_is_lost_when_a_round_is_killed(rounds, capsys):
     assert rounds.go({}, "--reuse", "same") == []
     [flip] = read_jsonl(rounds.folder / "out.jsonl.flips.jsonl")
     assert (flip["index"], flip["before"], flip["now"]) == (0, "fr", "de")
+
+
+def test_a_manifest_does_not_stand_beside_the_rows_of_another_round(rounds, monkeypatch):
+    """A run that is killed before its manifest is written writes its outputs again."""
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "_manifest", killed)
+    rounds.write_task(prompt="Another one?")
+    with pytest.raises(KeyboardInterrupt):
+        rounds.go({"a": [says("fr")], "b": [says("fr")]}, "--reuse", "changed")
+    monkeypatch.undo()
+    manifest = rounds.output.with_name("out.jsonl.manifest.json")
+    assert rounds.output.exists() and not manifest.exists()
+    assert rounds.go({}, "--reuse", "changed") == []
+    assert json.loads(manifest.read_text())["accepted"] == len(read_jsonl(rounds.output))
+    assert {row["messages"][-1]["content"] for row in read_jsonl(rounds.output)} == {"fr"}
+
+
+def test_an_output_without_its_manifest_is_written_again(rounds):
+    rounds.output.with_name("out.jsonl.manifest.json").unlink()
+    before = rounds.output.read_text()
+    assert rounds.go({}) == []
+    assert rounds.output.read_text() == before
+    assert rounds.output.with_name("out.jsonl.manifest.json").exists()
 
 
 def test_a_teacher_that_cannot_start_has_changed_nothing(rounds):
