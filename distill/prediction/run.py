@@ -14,7 +14,7 @@ from distill.labels.journal import Journal
 from distill.labels.replicas import connect, label_on_replicas
 from distill.locks import OutputLock
 from distill.old_values import first_difference
-from distill.outputs import check_apart
+from distill.outputs import beside, check_apart
 from distill.prediction.asking import record_predictions
 from distill.prediction.choices import Choices
 from distill.prediction.console import say_start
@@ -30,6 +30,8 @@ MARK_TEXT = (
     "predict.py merges the student's adapter here for its engine, which reads it once.\n"
     "The directory may be deleted when no predict.py is at work.\n"
 )
+# of an output that no run is known to have finished
+UNKNOWN = "no manifest says how it was made; --overwrite replaces it"
 # what differs between a journal and the run that would continue it, in words, by the header's key
 DIFFERENCES = {
     "model": "another base model",
@@ -106,14 +108,20 @@ def begin(choices: Choices, at_end: contextlib.ExitStack) -> Run:
     check_writable(output)
     check_apart(output, choices.input_file, student.task_file)
     at_end.enter_context(OutputLock(output))
-    finished = output.exists() and not choices.overwrite
+    stays = output.exists() and not choices.overwrite
+    finished = stays and beside(output, "manifest.json").exists()
     if finished and not choices.skip_finished:
         raise ValueError(f"{output}: exists and is finished; --overwrite replaces it")
     inputs = scan_inputs(choices.input_file, choices.limit, choices.columns)
     journal = PredictionJournal(output, header_of(choices, student, inputs), inputs)
     journal.open(choices.overwrite)
+    missing = journal.missing()
+    # a run that was killed before it wrote the manifest has all answers in its journal, from which
+    # both are written again
+    if stays and not finished and missing.any():
+        raise ValueError(f"{output}: {UNKNOWN}")
     columns = columns_of(inputs)
-    return Run(choices, student, inputs, columns, journal, journal.missing(), finished)
+    return Run(choices, student, inputs, columns, journal, missing, finished)
 
 
 def plan_run(run: Run) -> Plan:

@@ -134,6 +134,56 @@ def test_a_finished_output_is_left_or_made_again(folder, capsys):
     assert len(again.asked) == 4 and (folder / "out.csv").read_bytes() == before
 
 
+@pytest.mark.parametrize("flags", [[], ["--skip_finished"]])
+def test_a_run_that_was_killed_before_its_manifest_asks_nothing_again(folder, flags):
+    assert run_once(choices(folder), ListStudent(ANSWERS)) == 0
+    output = folder / "out.csv"
+    manifest = folder / "out.csv.manifest.json"
+    before = output.read_bytes()
+    counted = json.loads(manifest.read_text())
+    manifest.unlink()
+    with pytest.raises(ValueError, match="made with another --max_tokens"):
+        run_once(choices(folder, *flags, "--max_tokens", 8), None)
+    assert run_once(choices(folder, *flags), None) == 0
+    assert output.read_bytes() == before
+    again = json.loads(manifest.read_text())
+    for key in ("student", "rows", "label_counts", "reasons", "output_tokens"):
+        assert again[key] == counted[key]
+
+
+@pytest.mark.parametrize("flags", [[], ["--skip_finished"]])
+def test_an_output_that_no_run_has_made_stays(folder, flags):
+    """Without a journal, or with one that does not hold an answer to every input."""
+    output = folder / "out.csv"
+    output.write_text("by hand")
+    with pytest.raises(ValueError, match="out.csv: no manifest says how it was made; --overwrite"):
+        run_once(choices(folder, *flags), None)
+    output.unlink()
+    with pytest.raises(TeacherEnded):
+        run_once(choices(folder), ListStudent(ANSWERS, ends_after=2))
+    output.write_text("by hand")
+    with pytest.raises(ValueError, match="out.csv: no manifest says how it was made; --overwrite"):
+        run_once(choices(folder, *flags), None)
+    assert output.read_text() == "by hand"
+
+
+def test_an_earlier_outputs_manifest_does_not_say_that_this_one_is_finished(folder, monkeypatch):
+    """As after --overwrite, when the process dies between output and manifest."""
+    assert run_once(choices(folder), ListStudent(ANSWERS)) == 0
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("distill.prediction.results.manifest_for", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_once(choices(folder, "--overwrite"), ListStudent(ANSWERS))
+    assert (folder / "out.csv").exists()
+    assert not (folder / "out.csv.manifest.json").exists()
+    assert run_once(choices(folder), None) == 0
+    assert (folder / "out.csv.manifest.json").exists()
+
+
 def test_another_run_is_refused_in_words(folder):
     with pytest.raises(TeacherEnded):
         run_once(choices(folder), ListStudent(ANSWERS, ends_after=2))
