@@ -37,6 +37,7 @@ DIFFERENCES = {
     "model": "another base model",
     "revision": "another revision of the model",
     "student": "another student: it was trained again, or its files have changed",
+    "base": "other weights of the base model: its files have changed",
     "labels": "a task with other labels",
     "schema": "a task with another schema",
     "max_tokens": "another --max_tokens",
@@ -88,6 +89,7 @@ def header_of(choices: Choices, student: Student, inputs: Inputs) -> dict:
         "model": student.model,
         "revision": student.revision,
         "student": student.identity(),
+        "base": student.base_identity(),
         # of the task, nothing else decides how a student's answer is read
         "labels": list(student.task.labels),
         "schema": student.task.schema,

@@ -203,6 +203,20 @@ def test_another_run_is_refused_in_words(folder):
     assert (folder / "out.csv.trace.jsonl").read_bytes().startswith(journal)
 
 
+def test_a_base_that_was_replaced_between_two_starts_is_refused(folder):
+    """Some answers would be of the one, some of the other, with the same adapter."""
+    adapter = folder / "adapter"
+    adapter.mkdir()
+    recorded = {"base_model_name_or_path": str(folder / "merged")}
+    (adapter / "adapter_config.json").write_text(json.dumps(recorded))
+    flags = ["--adapter", adapter, "--model_name", ""]
+    with pytest.raises(TeacherEnded):
+        run_once(choices(folder, *flags), ListStudent(ANSWERS, ends_after=1))
+    (folder / "merged" / "model.safetensors").write_bytes(b"another base")
+    with pytest.raises(ValueError, match="made with other weights of the base model: its files"):
+        run_once(choices(folder, *flags), None)
+
+
 def test_a_journal_of_step_1_is_not_continued(folder):
     (folder / "out.csv.trace.jsonl").write_text('{"run": {"model": "teacher"}}\n')
     with pytest.raises(ValueError, match="is a journal of create_data.py"):
