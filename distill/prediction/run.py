@@ -17,7 +17,7 @@ from distill.old_values import first_difference
 from distill.outputs import beside, check_apart
 from distill.prediction.asking import record_predictions
 from distill.prediction.choices import Choices
-from distill.prediction.console import say_start
+from distill.prediction.console import say_start, warn_of_lost_columns
 from distill.prediction.engine import FLAG, Plan, Started, StudentWork, plan_student
 from distill.prediction.rows import columns_of
 from distill.prediction.student import Student, find_student
@@ -123,6 +123,8 @@ def begin(choices: Choices, at_end: contextlib.ExitStack) -> Run:
     if stays and not finished and missing.any():
         raise ValueError(f"{output}: {UNKNOWN}")
     columns = columns_of(inputs)
+    if not finished:
+        warn_of_lost_columns(choices.input_file)
     return Run(choices, student, inputs, columns, journal, missing, finished)
 
 

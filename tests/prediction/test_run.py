@@ -15,6 +15,7 @@ from distill.prediction.results import leave_finished, write_results
 from distill.prediction.run import begin
 from distill.teacher.base import TeacherEnded
 from list_student import ListStudent
+from table_files import as_parquet
 
 TASK = '{"prompt": "?", "labels": ["a", "b"]}'
 INPUTS = (
@@ -215,6 +216,19 @@ def test_a_base_that_was_replaced_between_two_starts_is_refused(folder):
     (folder / "merged" / "model.safetensors").write_bytes(b"another base")
     with pytest.raises(ValueError, match="made with other weights of the base model: its files"):
         run_once(choices(folder, *flags), None)
+
+
+def test_columns_that_are_not_kept_are_named(folder, caplog):
+    row = {"nr": "7", "text": "one", "tags": ["x"], "raw": b"x"}
+    (folder / "in.parquet").write_bytes(as_parquet([row]))
+    flags = ["--input_file", folder / "in.parquet"]
+    assert run_once(choices(folder, *flags), ListStudent(ANSWERS)) == 0
+    assert "in.parquet: lists, structures and bytes are not kept" in caplog.text
+    assert "columns for tags, raw; write" in caplog.text
+    assert list(rows(folder / "out.csv")[0])[:4] == ["index", "nr", "text", "raw"]
+    caplog.clear()
+    assert run_once(choices(folder, output="other.csv"), ListStudent(ANSWERS)) == 0
+    assert "not kept" not in caplog.text
 
 
 def test_a_journal_of_step_1_is_not_continued(folder):
