@@ -28,7 +28,6 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from distill.next_step import task_of_rows
 from distill.stopping import end_at_signals
 from distill.streams import lasting_streams
 from distill.system import end_with_parent
@@ -120,7 +119,7 @@ def train(script, args, checked: Checked) -> int:
         return 0
     output_dir = Path(args.output_dir)
     summary = summary_of(trainer, sizes, result.training_loss, seconds, resumed)
-    summary.update(task_of_rows(script.train_file))  # by which predict.py reads answers
+    summary.update(checked.task)  # by which predict.py reads answers
     write_results(output_dir, trainer.state.log_history, summary)
     return finish(script, output_dir, summary, checked)
 

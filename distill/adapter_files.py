@@ -47,11 +47,15 @@ def recorded_base(adapter: str) -> Base:
     config = Path(adapter) / "adapter_config.json"
     if not config.is_file():
         raise ValueError(f"{adapter}: no adapter here (adapter_config.json is missing)")
+    said = f"{config}: does not name the model of the adapter; set base_model_name_or_path there"
     try:
         recorded = json.loads(config.read_text("utf-8"))
-        return Base(recorded["base_model_name_or_path"], recorded.get("revision"))
+        base = Base(recorded["base_model_name_or_path"], recorded.get("revision"))
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{config}: does not name the model of the adapter") from error
+        raise ValueError(said) from error
+    if not base.name or not isinstance(base.name, str):  # PEFT writes null where it knows none
+        raise ValueError(said)
+    return base
 
 
 def model_identity(model: str, revision: str | None = None) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
 from distill.input_files import DELIMITERS, GZIP, TABLES, ending_of, is_json_rows, open_bytes
 from distill.text_lines import text_lines
@@ -67,6 +68,7 @@ def read_csv(path: str | Path, encoding: str) -> Iterator[tuple[int, dict[str, s
                         f"{path}:{begins}: {len(cells)} cells under {len(header)} columns; "
                         "put quotes around cells that hold a separator or the end of a line"
                     )
+                check_nameless(f"{path}:{begins}", header, cells)
                 yield begins, dict(zip(header, cells, strict=True))
             begins = before + reader.line_num + 1
     except csv.Error as error:
@@ -79,6 +81,22 @@ def checked_header(path: str | Path, names: list[str]) -> list[str]:
         if name and names.count(name) > 1:
             raise ValueError(f"{path}: has two columns with the name {name!r}; rename one")
     return names
+
+
+def check_nameless(where: str, header: list[str], cells: list[str]) -> None:
+    """Raise ValueError if several columns have no name and one of them holds something.
+
+    Spreadsheets write such columns, empty ones, behind the table. Of the others only the last would
+    be read.
+    """
+    if header.count("") < 2:
+        return
+    for place, (name, cell) in enumerate(zip(header, cells, strict=True), 1):
+        if not name and cell.strip():
+            raise ValueError(
+                f"{where}: cell {place} is not empty, and several columns, of which this is one, "
+                "have no name; give each one in the header"
+            )
 
 
 def read_json_array(path: str | Path, encoding: str) -> Iterator[tuple[int, dict]]:
@@ -100,22 +118,52 @@ def read_json_array(path: str | Path, encoding: str) -> Iterator[tuple[int, dict
         yield number, row
 
 
+def opened_parquet(path: str | Path, file: BinaryIO):
+    """The ParquetFile in an open file, whose end is read first.
+
+    A compressed one cannot go there at once, and is read as a whole.
+    """
+    from pyarrow import parquet
+
+    compressed = str(path).lower().endswith(GZIP)
+    return parquet.ParquetFile(io.BytesIO(file.read()) if compressed else file)
+
+
+def is_read(column) -> bool:
+    """Whether rows of a Parquet file hold a column of its schema."""
+    from pyarrow import types
+
+    return column.name == "messages" or not types.is_nested(column.type)
+
+
+def columns_without_text(path: str | Path) -> list[str]:
+    """The columns of a Parquet file that are lost as text: nested ones, and bytes.
+
+    Those of another kind of file can all be written as text. Raises ValueError or OSError.
+    """
+    from pyarrow import types
+
+    if ending_of(path) != ".parquet":
+        return []
+    kinds_of_bytes = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary)
+    found = []
+    with open_bytes(path) as file:
+        for column in opened_parquet(path, file).schema_arrow:
+            holds_bytes = any(is_kind(column.type) for is_kind in kinds_of_bytes)
+            if holds_bytes or not is_read(column):
+                found.append(column.name)
+    return found
+
+
 def read_parquet(path: str | Path) -> Iterator[tuple[int, dict]]:
     """The rows of a Parquet file, without columns that hold neither texts nor chats."""
     import pyarrow
-    from pyarrow import parquet
 
     number = 0
     try:
         with open_bytes(path) as file:
-            # its end is read first, where a compressed file cannot go at once
-            compressed = str(path).lower().endswith(GZIP)
-            table = parquet.ParquetFile(io.BytesIO(file.read()) if compressed else file)
-            wanted = []
-            for column in table.schema_arrow:
-                is_chat = column.name == "messages"
-                if is_chat or not pyarrow.types.is_nested(column.type):
-                    wanted.append(column.name)
+            table = opened_parquet(path, file)
+            wanted = [column.name for column in table.schema_arrow if is_read(column)]
             checked_header(path, wanted)
             # threads of its own would be copied in vain where the engine's process is forked
             for batch in table.iter_batches(BATCH, use_threads=False):

@@ -92,6 +92,12 @@ REFUSED = {
         Columns(text_column="text"),
         "in.csv: has two columns with the name 'text'",
     ),
+    "two columns without a name": (
+        "in.csv",
+        b"id,text,,\n1,a,,\n2,b,x,\n",
+        Columns(text_column="text"),
+        "in.csv:3: cell 3 is not empty, and several columns, .* have no name; give each one",
+    ),
     "too many cells": (
         "in.csv",
         b"id,text\n1,a\n\n2,b, c\n",

@@ -6,6 +6,7 @@ import pytest
 
 from distill.chats import read_gold
 from distill.columns import Columns
+from distill.input_tables import columns_without_text, read_table
 from distill.labels.inputs import scan_inputs
 from table_files import TICKETS, WRITTEN, as_lines, as_parquet, texts_and_ids, write
 
@@ -105,3 +106,22 @@ def test_compressed_lines_are_lines(tmp_path, name):
 def test_long_cells_are_read(tmp_path):
     path = write(tmp_path / "in.csv", b"text\n" + b"word " * 100_000 + b"\n")
     assert len(texts_and_ids(path, Columns())[0][0]) == 500_000
+
+
+def test_columns_without_a_name_are_read_as_far_as_nothing_is_lost(tmp_path):
+    """Spreadsheets write empty ones behind a table; pandas writes its index as one before it."""
+    path = tmp_path / "in.csv"
+    path.write_text("id,text,,\n1,one,, \n2,two,,\n")
+    columns = Columns(text_column="text", id_column="id")
+    assert texts_and_ids(str(path), columns) == (["one", "two"], ["1", "2"])
+    path.write_text(",text\n0,one\n1,two\n")
+    assert [row[""] for _, row in read_table(path, "utf-8")] == ["0", "1"]
+
+
+@pytest.mark.parametrize("name", ["in.parquet", "in.parquet.gz"])
+def test_columns_of_parquet_that_are_lost_as_text_are_known(tmp_path, name):
+    message = {"role": "user", "content": "one"}
+    row = {"text": "one", "n": 1, "tags": ["x"], "raw": b"x", "more": {"a": 1}}
+    path = write(tmp_path / name, as_parquet([{**row, "messages": [message]}]))
+    assert columns_without_text(path) == ["tags", "raw", "more"]
+    assert columns_without_text(write(tmp_path / "in.csv", b"text\none\n")) == []

@@ -2,6 +2,7 @@
 
 import logging
 
+from distill.input_tables import columns_without_text
 from distill.next_step import serving_command, student_evaluation_command
 from distill.prediction.choices import Choices
 from distill.prediction.student import Student
@@ -31,6 +32,18 @@ def say_start(choices: Choices, student: Student, inputs: int, asked: int, serve
         where,
         choices.output_file,
     )
+
+
+def warn_of_lost_columns(input_file: str) -> None:
+    """Say which columns of the input the output does not hold; it has all others as text."""
+    lost = columns_without_text(input_file)
+    if lost:
+        log.warning(
+            "predict.py: %s: lists, structures and bytes are not kept: the output has no or empty "
+            "columns for %s; write them as text there, or join them by an id",
+            input_file,
+            ", ".join(lost),
+        )
 
 
 def say_next(choices: Choices, student: Student) -> None:

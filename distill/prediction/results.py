@@ -12,7 +12,7 @@ from distill.next_step import manifest_of
 from distill.outputs import TOKEN_COUNTS, beside
 from distill.prediction.console import say_next
 from distill.prediction.rows import cells_of, output_columns
-from distill.prediction.run import Run
+from distill.prediction.run import UNKNOWN, Run
 from distill.prediction.table_files import writing
 from distill.prices import MILLION
 from distill.progress import bar
@@ -84,9 +84,11 @@ def write_results(run: Run, commit: str | None, served_as: str | None, seconds: 
     if left:
         log.error("predict.py: %d inputs are not answered; the same command asks them", left)
         return 1
+    path = beside(Path(choices.output_file), "manifest.json")
+    path.unlink(missing_ok=True)  # an earlier output's, which would say that this one is finished
     totals = write_output(run)
     manifest = manifest_for(run, totals, commit, served_as)
-    with Replacing(beside(Path(choices.output_file), "manifest.json")) as file:
+    with Replacing(path) as file:
         file.write(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     code = code_of(manifest, run)
     if code == 0:
@@ -195,7 +197,7 @@ def leave_finished(run: Run) -> int:
     output = run.choices.output_file
     manifest = manifest_of(output)
     if "mean_confidence" not in manifest:
-        raise ValueError(f"{output}: no manifest says how it was made; --overwrite replaces it")
+        raise ValueError(f"{output}: {UNKNOWN}")
     path = beside(Path(output), "manifest.json")
     made = {key: manifest[key] for key in run.journal.run if key in manifest}
     run.journal.compare(path, made)

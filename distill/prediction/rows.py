@@ -2,7 +2,8 @@
 
 A user with a table wants the table back with an answer in each row, so that nothing has to be
 joined: all of the input's columns are kept, under their names and in their order, the id among
-them, and rows stand in the order of the inputs. No torch, no vLLM.
+them, and rows stand in the order of the inputs. Of Parquet, columns that hold no text are not kept,
+which console.py says. No torch, no vLLM.
 """
 
 import json

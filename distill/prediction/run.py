@@ -14,10 +14,10 @@ from distill.labels.journal import Journal
 from distill.labels.replicas import connect, label_on_replicas
 from distill.locks import OutputLock
 from distill.old_values import first_difference
-from distill.outputs import check_apart
+from distill.outputs import beside, check_apart
 from distill.prediction.asking import record_predictions
 from distill.prediction.choices import Choices
-from distill.prediction.console import say_start
+from distill.prediction.console import say_start, warn_of_lost_columns
 from distill.prediction.engine import FLAG, Plan, Started, StudentWork, plan_student
 from distill.prediction.rows import columns_of
 from distill.prediction.student import Student, find_student
@@ -30,11 +30,14 @@ MARK_TEXT = (
     "predict.py merges the student's adapter here for its engine, which reads it once.\n"
     "The directory may be deleted when no predict.py is at work.\n"
 )
+# of an output that no run is known to have finished
+UNKNOWN = "no manifest says how it was made; --overwrite replaces it"
 # what differs between a journal and the run that would continue it, in words, by the header's key
 DIFFERENCES = {
     "model": "another base model",
     "revision": "another revision of the model",
     "student": "another student: it was trained again, or its files have changed",
+    "base": "other weights of the base model: its files have changed",
     "labels": "a task with other labels",
     "schema": "a task with another schema",
     "max_tokens": "another --max_tokens",
@@ -86,6 +89,7 @@ def header_of(choices: Choices, student: Student, inputs: Inputs) -> dict:
         "model": student.model,
         "revision": student.revision,
         "student": student.identity(),
+        "base": student.base_identity(),
         # of the task, nothing else decides how a student's answer is read
         "labels": list(student.task.labels),
         "schema": student.task.schema,
@@ -106,14 +110,22 @@ def begin(choices: Choices, at_end: contextlib.ExitStack) -> Run:
     check_writable(output)
     check_apart(output, choices.input_file, student.task_file)
     at_end.enter_context(OutputLock(output))
-    finished = output.exists() and not choices.overwrite
+    stays = output.exists() and not choices.overwrite
+    finished = stays and beside(output, "manifest.json").exists()
     if finished and not choices.skip_finished:
         raise ValueError(f"{output}: exists and is finished; --overwrite replaces it")
     inputs = scan_inputs(choices.input_file, choices.limit, choices.columns)
     journal = PredictionJournal(output, header_of(choices, student, inputs), inputs)
     journal.open(choices.overwrite)
+    missing = journal.missing()
+    # a run that was killed before it wrote the manifest has all answers in its journal, from which
+    # both are written again
+    if stays and not finished and missing.any():
+        raise ValueError(f"{output}: {UNKNOWN}")
     columns = columns_of(inputs)
-    return Run(choices, student, inputs, columns, journal, journal.missing(), finished)
+    if not finished:
+        warn_of_lost_columns(choices.input_file)
+    return Run(choices, student, inputs, columns, journal, missing, finished)
 
 
 def plan_run(run: Run) -> Plan:

@@ -35,6 +35,16 @@ class Student:
             return adapter_identity(self.adapter)
         return model_identity(self.model, self.revision)
 
+    def base_identity(self) -> str | None:
+        """What tells the adapter's base from another one in the same directory.
+
+        None for one on the hub, with whose commit a run goes on, and without an adapter.
+        """
+        base = Path(self.model).expanduser()
+        if not self.adapter or not base.is_dir():
+            return None
+        return model_identity(str(base))
+
     def shown(self) -> str:
         """How messages name it."""
         return f"{self.adapter} on {self.model}" if self.adapter else self.model

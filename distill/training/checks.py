@@ -1,6 +1,6 @@
 """What step 2 finds out and refuses before the student is loaded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from distill.answer_end import (
 )
 from distill.input_files import first_sha256
 from distill.model_tokenizer import PROBE, load_tokenizer, warn_of_date
+from distill.next_step import task_of_rows
 from distill.probes import probe_tokens
 from distill.revisions import resolve
 from distill.training.build import check_trainer
@@ -49,6 +50,7 @@ class Checked:
     repository: Repository | None = None
     checkpoint: str | None = None  # to resume from
     few_rows: str = ""  # what there is to say of epochs and batch
+    task: dict[str, str] = field(default_factory=dict)  # of the rows, as results.json has it
 
 
 def check_run(script, args) -> Checked:
@@ -64,6 +66,7 @@ def check_run(script, args) -> Checked:
     config = AutoConfig.from_pretrained(script.model_name, revision=revision)
     tokenizer = checked_tokenizer(script, args.eos_token)
     rows = train_rows(script, args.max_length, tokenizer)
+    task = task_of_rows(script.train_file)  # now: newer labels may lie there when training ends
     stops = stop_tokens(eos_in_generation_config(script.model_name, config, revision), tokenizer)
     check_answer_end(script.model_name, tokenizer, stops, rows[0]["labels"][-1])
     eval_rows = None
@@ -74,7 +77,7 @@ def check_run(script, args) -> Checked:
     lora = lora_of(script, empty)
     if script.init_adapter:
         check_init_adapter(script, Path(args.output_dir), config, lora)
-    checked = Checked(tokenizer, rows, eval_rows, lora)
+    checked = Checked(tokenizer, rows, eval_rows, lora, task=task)
     takeover = Takeover(
         overwrite=script.overwrite,
         resume=args.resume_from_checkpoint or LAST,

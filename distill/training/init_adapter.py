@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from distill.adapter_files import adapter_identity
+from distill.adapter_files import adapter_identity, recorded_base
 from distill.training.loading import empty_model
 from distill.training.lock import same_everywhere
 
@@ -45,8 +45,9 @@ def check_init_adapter(script, output_dir: Path, config, lora: LoraConfig) -> No
             f"--init_adapter {adapter}: lies in --output_dir, where the new run writes; "
             "choose another --output_dir"
         )
-    settings = json.loads((adapter / "adapter_config.json").read_text())
-    found = base_differences(adapter, settings, script.model_name, script.commit)
+    base = recorded_base(script.init_adapter)
+    settings = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
+    found = base_differences(adapter, base.name, script.model_name, script.commit)
     found += lora_differences(settings, lora)
     if not found:  # otherwise they differ in any case
         found = weight_differences(shapes_in_file(adapter), shapes_of(config, lora))
@@ -58,14 +59,11 @@ def check_init_adapter(script, output_dir: Path, config, lora: LoraConfig) -> No
     script.init_adapter_identity = same_everywhere(adapter_identity(adapter), str(adapter))
 
 
-def base_differences(
-    adapter: Path, settings: dict, model_name: str, commit: str | None
-) -> list[str]:
+def base_differences(adapter: Path, base: str, model_name: str, commit: str | None) -> list[str]:
     """In words, how an adapter's base differs from the student; by name, as step 3 compares them.
 
-    `settings` is adapter_config.json; the commit of a student on the hub is in run.json.
+    The commit of a student on the hub is in run.json.
     """
-    base = settings["base_model_name_or_path"]
     if Path(base).name != Path(model_name).name:
         return [f"base {base}, here {model_name}"]
     recorded = adapter / "run.json"

@@ -59,9 +59,9 @@ def summary_of(trainer, sizes: Sizes, train_loss: float, seconds: float, resumed
     `train_loss` is the mean of the steps that this process did, and `seconds` how long they took,
     after `resumed` steps of an earlier process.
     """
-    if resumed:
-        train_loss = mean_loss(trainer.state.log_history)
     steps = trainer.state.global_step
+    if resumed:
+        train_loss = resumed_loss(trainer.state.log_history, train_loss, steps, resumed)
     tokens_of_an_epoch = sum(len(row) for row in trainer.train_dataset["input_ids"])
     tokens = tokens_of_an_epoch * trainer.state.epoch
     summary = {
@@ -70,7 +70,7 @@ def summary_of(trainer, sizes: Sizes, train_loss: float, seconds: float, resumed
         "rows": sizes.rows,
         "tokens": round(tokens),
         "effective_batch_size": sizes.effective_batch,
-        "train_loss": round(train_loss, 4),
+        "train_loss": None if train_loss is None else round(train_loss, 4),
     }
     if trainer.eval_dataset:
         summary.update(evaluation_figures(trainer.state.log_history))
@@ -81,8 +81,21 @@ def summary_of(trainer, sizes: Sizes, train_loss: float, seconds: float, resumed
     return summary
 
 
-def mean_loss(history: list[dict]) -> float:
-    """The mean training loss of all steps up to the last that was logged; 0 if none was.
+def resumed_loss(
+    history: list[dict], trainers_loss: float, steps: int, resumed: int
+) -> float | None:
+    """The mean training loss of a run of `steps`, of which an earlier process did `resumed`.
+
+    Where none was logged, it is Trainer's, the mean of this process's steps; None without any.
+    """
+    logged = mean_loss(history)
+    if logged is None and steps > resumed:
+        return trainers_loss
+    return logged
+
+
+def mean_loss(history: list[dict]) -> float | None:
+    """The mean training loss of all steps up to the last that was logged; None if none was.
 
     Each entry is the mean of the steps since the one before.
     """
@@ -92,7 +105,7 @@ def mean_loss(history: list[dict]) -> float:
         if "loss" in entry:
             total += entry["loss"] * (entry["step"] - counted)
             counted = entry["step"]
-    return total / counted if counted else 0.0
+    return total / counted if counted else None
 
 
 def evaluation_figures(history: list[dict]) -> dict[str, float]:

@@ -99,14 +99,13 @@ def begun_with_commit(output_dir: Path, model_name: str, revision: str | None) -
 def continued_run(output_dir: Path, takeover: Takeover) -> dict:
     """What run.json holds of the run that would go on here, or that is finished; empty if none."""
     recorded = None
-    if takeover.resume not in (LAST, NONE):
+    if not takeover.overwrite and is_finished(output_dir):
+        recorded = output_dir / "run.json"  # with which it is compared, whatever it would resume
+    elif takeover.resume not in (LAST, NONE):
         recorded = run_json_of(Path(takeover.resume))
     elif not takeover.overwrite and takeover.resume == LAST:
-        if is_finished(output_dir):
-            recorded = output_dir / "run.json"
-        else:
-            newest = newest_complete(output_dir)
-            recorded = run_json_of(newest) if newest else None
+        newest = newest_complete(output_dir)
+        recorded = run_json_of(newest) if newest else None
     if recorded is None or not recorded.is_file():
         return {}
     return json.loads(recorded.read_text())

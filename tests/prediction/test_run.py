@@ -15,6 +15,7 @@ from distill.prediction.results import leave_finished, write_results
 from distill.prediction.run import begin
 from distill.teacher.base import TeacherEnded
 from list_student import ListStudent
+from table_files import as_parquet
 
 TASK = '{"prompt": "?", "labels": ["a", "b"]}'
 INPUTS = (
@@ -134,6 +135,56 @@ def test_a_finished_output_is_left_or_made_again(folder, capsys):
     assert len(again.asked) == 4 and (folder / "out.csv").read_bytes() == before
 
 
+@pytest.mark.parametrize("flags", [[], ["--skip_finished"]])
+def test_a_run_that_was_killed_before_its_manifest_asks_nothing_again(folder, flags):
+    assert run_once(choices(folder), ListStudent(ANSWERS)) == 0
+    output = folder / "out.csv"
+    manifest = folder / "out.csv.manifest.json"
+    before = output.read_bytes()
+    counted = json.loads(manifest.read_text())
+    manifest.unlink()
+    with pytest.raises(ValueError, match="made with another --max_tokens"):
+        run_once(choices(folder, *flags, "--max_tokens", 8), None)
+    assert run_once(choices(folder, *flags), None) == 0
+    assert output.read_bytes() == before
+    again = json.loads(manifest.read_text())
+    for key in ("student", "rows", "label_counts", "reasons", "output_tokens"):
+        assert again[key] == counted[key]
+
+
+@pytest.mark.parametrize("flags", [[], ["--skip_finished"]])
+def test_an_output_that_no_run_has_made_stays(folder, flags):
+    """Without a journal, or with one that does not hold an answer to every input."""
+    output = folder / "out.csv"
+    output.write_text("by hand")
+    with pytest.raises(ValueError, match="out.csv: no manifest says how it was made; --overwrite"):
+        run_once(choices(folder, *flags), None)
+    output.unlink()
+    with pytest.raises(TeacherEnded):
+        run_once(choices(folder), ListStudent(ANSWERS, ends_after=2))
+    output.write_text("by hand")
+    with pytest.raises(ValueError, match="out.csv: no manifest says how it was made; --overwrite"):
+        run_once(choices(folder, *flags), None)
+    assert output.read_text() == "by hand"
+
+
+def test_an_earlier_outputs_manifest_does_not_say_that_this_one_is_finished(folder, monkeypatch):
+    """As after --overwrite, when the process dies between output and manifest."""
+    assert run_once(choices(folder), ListStudent(ANSWERS)) == 0
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("distill.prediction.results.manifest_for", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_once(choices(folder, "--overwrite"), ListStudent(ANSWERS))
+    assert (folder / "out.csv").exists()
+    assert not (folder / "out.csv.manifest.json").exists()
+    assert run_once(choices(folder), None) == 0
+    assert (folder / "out.csv.manifest.json").exists()
+
+
 def test_another_run_is_refused_in_words(folder):
     with pytest.raises(TeacherEnded):
         run_once(choices(folder), ListStudent(ANSWERS, ends_after=2))
@@ -151,6 +202,33 @@ def test_another_run_is_refused_in_words(folder):
     with pytest.raises(ValueError, match="made with another student: it was trained again"):
         run_once(choices(folder), None)
     assert (folder / "out.csv.trace.jsonl").read_bytes().startswith(journal)
+
+
+def test_a_base_that_was_replaced_between_two_starts_is_refused(folder):
+    """Some answers would be of the one, some of the other, with the same adapter."""
+    adapter = folder / "adapter"
+    adapter.mkdir()
+    recorded = {"base_model_name_or_path": str(folder / "merged")}
+    (adapter / "adapter_config.json").write_text(json.dumps(recorded))
+    flags = ["--adapter", adapter, "--model_name", ""]
+    with pytest.raises(TeacherEnded):
+        run_once(choices(folder, *flags), ListStudent(ANSWERS, ends_after=1))
+    (folder / "merged" / "model.safetensors").write_bytes(b"another base")
+    with pytest.raises(ValueError, match="made with other weights of the base model: its files"):
+        run_once(choices(folder, *flags), None)
+
+
+def test_columns_that_are_not_kept_are_named(folder, caplog):
+    row = {"nr": "7", "text": "one", "tags": ["x"], "raw": b"x"}
+    (folder / "in.parquet").write_bytes(as_parquet([row]))
+    flags = ["--input_file", folder / "in.parquet"]
+    assert run_once(choices(folder, *flags), ListStudent(ANSWERS)) == 0
+    assert "in.parquet: lists, structures and bytes are not kept" in caplog.text
+    assert "columns for tags, raw; write" in caplog.text
+    assert list(rows(folder / "out.csv")[0])[:4] == ["index", "nr", "text", "raw"]
+    caplog.clear()
+    assert run_once(choices(folder, output="other.csv"), ListStudent(ANSWERS)) == 0
+    assert "not kept" not in caplog.text
 
 
 def test_a_journal_of_step_1_is_not_continued(folder):

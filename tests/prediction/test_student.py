@@ -92,6 +92,21 @@ def test_a_student_that_was_trained_again_is_another_one(folder):
         assert find(folder, *flags, adapter=adapter).identity() != before
 
 
+def test_a_base_that_was_replaced_in_its_place_is_another_one(folder):
+    flags = ["--task", folder / "task.yaml"]
+    found = find(folder, *flags)
+    before = found.base_identity()
+    student = found.identity()
+    assert before and find(folder, *flags).base_identity() == before
+    (folder / "base" / "model.safetensors").write_bytes(b"new weights")
+    assert find(folder, *flags).base_identity() != before
+    assert find(folder, *flags).identity() == student
+    config = {"base_model_name_or_path": "org/base", "revision": None}
+    (folder / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    # a branch may move meanwhile: the commit with which the run goes on is in its journal
+    assert find(folder, *flags).base_identity() is None
+
+
 def test_what_is_not_known_is_asked_for(folder):
     with pytest.raises(ValueError, match="does not say for which task it was made; .* --task"):
         find(folder)

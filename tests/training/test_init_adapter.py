@@ -154,6 +154,24 @@ def test_an_adapter_that_does_not_fit_is_refused(small, first, tmp_path):
         checked(small, torn)
 
 
+NAMELESS = {
+    "no base": "{}",
+    "null": '{"base_model_name_or_path": null}',
+    "a number": '{"base_model_name_or_path": 7}',
+    "empty": '{"base_model_name_or_path": ""}',
+    "a list": "[]",
+    "torn": '{"base_model_name_or_path": "ba',
+}
+
+
+@pytest.mark.parametrize("text", NAMELESS.values(), ids=NAMELESS)
+def test_an_adapter_that_does_not_name_its_base_is_refused(text, tmp_path):
+    (tmp_path / "adapter_config.json").write_text(text)
+    script = SimpleNamespace(init_adapter=str(tmp_path), model_name="team/base", commit=None)
+    with pytest.raises(ValueError, match="adapter_config.json: does not name the model of the ad"):
+        check_init_adapter(script, tmp_path / "out", None, None)
+
+
 def test_another_size_of_the_same_name_is_refused(small, first, tmp_path):
     other = tmp_path / "base"
     shutil.copytree(small / "base", other)

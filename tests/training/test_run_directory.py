@@ -12,6 +12,7 @@ from distill.input_files import first_sha256
 from distill.old_values import Difference
 from distill.system import TO_LAUNCH
 from distill.training.checkpoints import file_sizes, last_checkpoint
+from distill.training.few_rows import follow_rows
 from distill.training.recipe import ScriptArguments
 from distill.training.run_directory import (
     COMPARED,
@@ -222,7 +223,30 @@ def test_the_run_that_goes_on_is_found(tmp_path):
     torn(checkpoint)  # nothing is left to go on from
     assert continued_run(out, Takeover()) == {}
     (out / "results.json").write_text("{}")
-    assert continued_run(out, Takeover(skip=True)) == RUN
+    for resume in (LAST, NONE, named):  # of a finished one nothing is resumed
+        assert continued_run(out, Takeover(skip=True, resume=resume)) == RUN
+        assert continued_run(out, Takeover(push=True, resume=resume)) == RUN
+    assert continued_run(out, Takeover(overwrite=True)) == {}
+
+
+def test_a_finished_run_of_few_rows_keeps_its_epochs_whatever_it_would_resume(tmp_path):
+    """As of the time when epochs and batch did not follow the number of rows."""
+    run = {**RUN, "num_train_epochs": "1.0", "per_device_train_batch_size": "16"}
+    begin(tmp_path, run)
+    (tmp_path / "results.json").write_text("{}")
+    takeover = Takeover(resume=NONE, skip=True)
+    args = SimpleNamespace(
+        not_given=["num_train_epochs", "per_device_train_batch_size"],
+        num_train_epochs=2.0,
+        per_device_train_batch_size=16,
+        gradient_accumulation_steps=1,
+        max_steps=-1,
+    )
+    follow_rows(args, 100, 1, continued_run(tmp_path, takeover))
+    now = dict(run)
+    for name in args.not_given:
+        now[name] = str(getattr(args, name))
+    assert prepare_output(tmp_path, now, takeover) is None
 
 
 def test_run_json_holds_our_flags_and_what_of_trls_decides_the_result(small, monkeypatch):
