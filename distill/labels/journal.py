@@ -123,6 +123,7 @@ class Journal:
         Our own stays as an empty file, since our lock is on it.
         """
         self.output.unlink(missing_ok=True)
+        beside(self.output, "manifest.json").unlink(missing_ok=True)
         beside(self.output, FLIPS).unlink(missing_ok=True)
         for path in self.paths():
             if path == self.own:
