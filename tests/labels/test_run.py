@@ -227,7 +227,7 @@ def test_finished_output_and_other_runs_are_kept(labelled):
         prompt = "run, the prompt has changed, the labels have changed and the expression "
         model = TEACHER.parent / "../models/tiny-thinking"
         others = [
-            (["--max_tokens", 200], "--max_tokens was 256, is 200"),
+            (["--max_tokens", 200], "--max_tokens was 128, is 200"),
             (["--temperature", 0.5], "--temperature was 0.15, is 0.5; --reuse changed"),
             (["--revision", "v2"], "--revision was not given, is v2; --reuse changed"),
             (["--limit", 9], "the inputs have changed; --reuse same"),
