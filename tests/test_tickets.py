@@ -78,7 +78,7 @@ def smollm2():
 
 
 @pytest.mark.slow
-def test_the_way_from_a_table_to_a_report(smollm2, tmp_path):
+def test_the_way_from_a_table_to_an_answer_for_every_row(smollm2, tmp_path):
     """As the README walks it, with 20 short steps and 8 rows of gold."""
     task = ["--task", TICKETS / "tickets.yaml"]
     table = ["--id_column", "id", "--text_template", TEMPLATE]
@@ -124,3 +124,16 @@ def test_the_way_from_a_table_to_a_report(smollm2, tmp_path):
     predictions = read_jsonl(adapter / "report" / "predictions.jsonl")
     assert [row["id"] for row in predictions] == [row.id for row in chosen]
     assert [row["teacher"]["answer"] for row in predictions] == answers
+
+    answered = tmp_path / "answered.csv"
+    asked = ["--input_file", TICKETS / "tickets.csv", "--output_file", answered, "--limit", 5]
+    asked += ["--max_tokens", 4, "--max_model_len", 512, "--min_success_rate", 0]
+    assert last_json(python("predict.py", *task, *table, *asked, "--adapter", adapter))["rows"] == 5
+    with open(answered, encoding="utf-8", newline="") as file:
+        found = list(csv.DictReader(file))
+    ids = [row.id for row in read_input_rows(str(TICKETS / "tickets.csv"), INPUTS)]
+    assert [row["id"] for row in found] == ids[:5]
+    # without the end of its turn an answer of a student with so little training has none
+    sure = [float(row["confidence"]) for row in found if row["confidence"]]
+    assert all(0 < confidence <= 1 for confidence in sure)
+    assert all(row["answer"] or row["reason"] for row in found)
