@@ -236,7 +236,7 @@ def test_a_server_of_vllm_that_is_killed_gives_the_labels_of_the_engine(pair, tm
     command = [sys.executable, ROOT / "create_data.py", *asked, "--output_file", output]
     command += ["--teacher_url", f"http://127.0.0.1:{port}/v1", "--teacher_tokenizer", TEACHER]
     serving = ["--dtype", "float32", "--reasoning-parser", "qwen3"]
-    with server(tmp_path / "first.log", TEACHER, *serving, port=port):
+    with server(tmp_path / "first.log", TEACHER, *serving, port=port, killed=True):
         process = subprocess.Popen(
             [str(word) for word in command], stdout=subprocess.PIPE, text=True, env=os.environ
         )

@@ -19,10 +19,11 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def server(log, model, *flags, port=None):
+def server(log, model, *flags, port=None, killed=False):
     """vLLM's OpenAI server for a model; gives the client.
 
-    No process is left when it has been stopped.
+    No process is left when it has been stopped: by SIGTERM, at which it answers what it has begun,
+    or `killed` with all its processes.
     """
     port = port or free_port()
     command = [
@@ -52,6 +53,9 @@ def server(log, model, *flags, port=None):
         yield client
     finally:
         processes = descendants(process)
+        if killed:
+            for each in [process, *processes]:
+                each.kill()
         process.terminate()
         process.wait(ENDS)
         assert_gone(processes, 30)

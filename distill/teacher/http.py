@@ -47,6 +47,8 @@ SPELLED = re.compile(
 )
 # A row that failed so often, while so many others were answered, is at fault itself.
 FAILURES_OF_A_ROW = 8
+# What is said while a server is busy, is started again, or stands behind a gateway without it.
+AWAY = (408, 409, 429, 502, 503, 504)
 OTHERS_ANSWERED = 20
 # So many refusals in a row are not the rows' fault.
 REFUSALS_IN_A_ROW = 32
@@ -232,12 +234,14 @@ class HTTPTeacher(Teacher):
         import openai
 
         failures = 0
+        own_failures = 0  # in which the server was there
         answered_before = self.answered
         while True:
             await asyncio.sleep(max(0.0, self.not_before - time.monotonic()))
             started = time.monotonic()
             sent_as = self.length_name
             is_pace = False
+            is_there = True
             asked_for = None
             try:
                 async with asyncio.timeout(self.server.request_timeout):
@@ -252,6 +256,7 @@ class HTTPTeacher(Teacher):
                     return Completion("", "refused", [], problem=problem)
                 reason = f"{error.status_code} {error.response.reason_phrase}".strip()
                 asked_for = seconds_asked_for(error.response.headers)
+                is_there = error.status_code not in AWAY
                 if error.status_code == 429:
                     is_pace = True
                     self.pace.was_too_much(started, time.monotonic())
@@ -259,11 +264,13 @@ class HTTPTeacher(Teacher):
                 reason = f"no answer within {self.server.request_timeout:g} s"
             except openai.APIConnectionError as error:
                 reason = reason_of(error)
+                is_there = False
             except ValueError as error:  # half a reply, or none of the protocol
                 reason = f"a reply that cannot be read: {error}"
             failures += 1
+            own_failures += is_there
             others = self.answered - answered_before
-            if failures >= FAILURES_OF_A_ROW and others >= OTHERS_ANSWERED and not is_pace:
+            if own_failures >= FAILURES_OF_A_ROW and others >= OTHERS_ANSWERED:
                 return Completion("", "refused", [], problem=SERVER_ERROR)
             self._went_wrong(reason, asked_for)
             await self._sleep(self.pace.wait_after(failures, asked_for), is_pace)

@@ -177,6 +177,15 @@ def test_a_row_that_fails_for_ever_is_rejected_while_others_are_answered(task, k
     assert all(records[index]["answer"] == "en" for index in range(9, 60))
 
 
+def test_a_server_that_is_away_for_long_costs_no_row(task, key, monkeypatch):
+    monkeypatch.setattr(http, "FAILURES_OF_A_ROW", 2)
+    texts = [f"input {number}" for number in range(60)]
+    faults = {text: ["503", "closed", "503"] for text in texts[:9]}
+    with LoopbackTeacher(thought_of, faults) as server:
+        records = label(server, task, texts=texts, concurrency=4)
+    assert {record["answer"] for record in records.values()} == {"en"}
+
+
 def test_rows_that_are_refused_one_after_the_other_end_the_run(task, key):
     texts = [f"input {number}" for number in range(60)]
     faults = {text: ["refused"] for text in texts[5:]}
