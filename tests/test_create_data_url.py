@@ -222,7 +222,7 @@ def test_a_server_without_a_list_of_models_is_asked_all_the_same(flags):
 
 
 @pytest.mark.slow
-def test_a_server_of_vllm_that_is_killed_gives_the_labels_of_the_engine(pair, tmp_path):
+def test_a_server_of_vllm_that_is_killed_gives_the_labels_of_the_engine(pair, tmp_path, request):
     """In fp32, at temperature 0 and without retries: all labels are the same.
 
     What was in flight is asked again, nothing else, and each row has one attempt.
@@ -240,6 +240,7 @@ def test_a_server_of_vllm_that_is_killed_gives_the_labels_of_the_engine(pair, tm
         process = subprocess.Popen(
             [str(word) for word in command], stdout=subprocess.PIPE, text=True, env=os.environ
         )
+        request.addfinalizer(process.kill)  # it would wait for its server for ten minutes
         end = time.monotonic() + HANGS
         while len(trace(output)) < 200 and process.poll() is None:
             assert time.monotonic() < end

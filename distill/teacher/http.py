@@ -240,7 +240,6 @@ class HTTPTeacher(Teacher):
             await asyncio.sleep(max(0.0, self.not_before - time.monotonic()))
             started = time.monotonic()
             sent_as = self.length_name
-            is_pace = False
             is_there = True
             asked_for = None
             try:
@@ -258,7 +257,6 @@ class HTTPTeacher(Teacher):
                 asked_for = seconds_asked_for(error.response.headers)
                 is_there = error.status_code not in AWAY
                 if error.status_code == 429:
-                    is_pace = True
                     self.pace.was_too_much(started, time.monotonic())
             except TimeoutError:
                 reason = f"no answer within {self.server.request_timeout:g} s"
@@ -273,15 +271,15 @@ class HTTPTeacher(Teacher):
             if own_failures >= FAILURES_OF_A_ROW and others >= OTHERS_ANSWERED:
                 return Completion("", "refused", [], problem=SERVER_ERROR)
             self._went_wrong(reason, asked_for)
-            await self._sleep(self.pace.wait_after(failures, asked_for), is_pace)
+            await self._sleep(self.pace.wait_after(failures, asked_for), gives_way=is_there)
 
-    async def _sleep(self, seconds: float, is_pace: bool) -> None:
+    async def _sleep(self, seconds: float, gives_way: bool) -> None:
         """Wait after a failure.
 
-        Where the server has asked for a slower pace, the request keeps its place among those that
-        run; otherwise another one may go out meanwhile.
+        Where the server is away or busy, the request keeps its place among those that run, since
+        others would fail too; otherwise another one may go out meanwhile.
         """
-        gives_way = not is_pace and self.sleeping < MOST_SLEEPING
+        gives_way = gives_way and self.sleeping < MOST_SLEEPING
         self.sleeping += gives_way
         try:
             await asyncio.sleep(seconds)
