@@ -16,7 +16,7 @@ from distill.training.short_help import answer_help
 from helpers import ROOT, run
 
 HEAVY = ("torch", "vllm", "transformers", "trl", "peft", "datasets")
-PAGE = 80  # lines
+PAGE = 90  # lines
 STARTS = 60  # seconds, on a machine that does something else too; it takes less than one
 NAMED = {
     "create_data.py": ["--input_file", "--shard", "--overwrite", "--max_model_len", "--help_all"],
