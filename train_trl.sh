@@ -17,8 +17,7 @@ if [ "$processes" = all ] && [[ $machines =~ $number ]]; then
   processes=$("$python" "$here/launch.py" --for_all_gpus "$machines")
 fi
 if ! [[ $machines =~ $number && $processes =~ $number ]] || ((processes % machines)); then
-  echo "train_trl.sh: NUM_PROCESSES=$processes cannot be shared out equally to NUM_MACHINES=$machines" >&2
-  exit 2
+  echo "train_trl.sh: NUM_PROCESSES=$processes cannot be shared out equally to NUM_MACHINES=$machines" >&2 && exit 2
 fi
 args=()
 for name in model_name output_dir train_file; do
@@ -27,11 +26,8 @@ for name in model_name output_dir train_file; do
   shift
 done
 if [ -n "${MAX_LENGTH:-}" ]; then
-  steps=1
-  if [ -n "${BATCH_PER_GPU:-}" ]; then
-    steps=$((BATCH_PER_GPU * processes < 16 ? 16 / (BATCH_PER_GPU * processes) : 1))
-    args+=(--per_device_train_batch_size "$BATCH_PER_GPU")
-  fi
+  steps=1 rows=${BATCH_PER_GPU:-}
+  if [ -n "$rows" ]; then steps=$((rows * processes < 16 ? 16 / (rows * processes) : 1)) args+=(--per_device_train_batch_size "$rows"); fi
   args+=(--max_length "$MAX_LENGTH" --gradient_accumulation_steps "$steps")
   export SHARE_BATCH=1 # the script shares the rows of an optimizer step among the processes, unless a flag says how many
 fi
