@@ -32,6 +32,10 @@ class TokenPrices:
             + measured["output_tokens"] * self.output
         )
 
+    def of_tokens(self, counted: dict) -> float:
+        """What so many tokens cost, by the names in TOKEN_COUNTS."""
+        return self.of_million(counted) / MILLION
+
 
 @dataclass(frozen=True)
 class Prices(TokenPrices):

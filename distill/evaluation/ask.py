@@ -360,9 +360,7 @@ def is_counted(completion: Completion) -> bool:
 
 def request_of(system: System, row: int, prompt: Prompt) -> Request:
     """What a system is asked for one row."""
-    max_tokens = system.max_tokens
-    if prompt.room is not None:
-        max_tokens = min(max_tokens, prompt.room)
+    max_tokens = prompt.within_room(system.max_tokens)
     return Request(row, prompt, Sampling(temperature=system.temperature, max_tokens=max_tokens))
 
 

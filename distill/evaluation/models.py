@@ -5,6 +5,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from distill.adapter_files import recorded_base
 from distill.cli import check_model, check_writable
 from distill.evaluation.apart import Apart
 from distill.evaluation.choices import Choices
@@ -69,7 +70,7 @@ def check_adapter(adapter: str, student_model: str) -> None:
         raise ValueError(
             f"{adapter}: no adapter here (adapter_config.json is missing); train one first"
         )
-    base = json.loads(config.read_text())["base_model_name_or_path"]
+    base = recorded_base(adapter).name
     if Path(base).name != Path(student_model).name:
         raise ValueError(f"{adapter}: adapter of {base}, not of --student_model {student_model}")
 
@@ -78,8 +79,7 @@ def revisions_of(choices: Choices) -> Revisions:
     """The revisions of models on the hub: --revision is both's, and an adapter knows its base's."""
     recorded = None
     if "student" in choices.systems:
-        config = Path(choices.adapter) / "adapter_config.json"
-        recorded = json.loads(config.read_text()).get("revision")
+        recorded = recorded_base(choices.adapter).revision
     teacher = choices.teacher_revision
     if not Path(choices.teacher_model).expanduser().is_dir():
         teacher = teacher or choices.revision

@@ -18,10 +18,8 @@ OF_TASK = {
     "schema": (READING, "the schema has changed"),
 }
 UNKNOWN = "the task file has changed, in what an older version has not recorded"
-FLAGS = {
-    "model": "model_name",
-    "server": "teacher_url",
-}  # keys of the header that are not named as their flag
+# keys of the header that are not named as their flag
+FLAGS = {"model": "model_name", "server": "teacher_url"}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from distill.labels.forced import Forced
 from distill.labels.inputs import Inputs
 from distill.locks import journals_of, own_journal
 from distill.outputs import FLIPS, TOKEN_COUNTS, beside, parse
-from distill.prices import MILLION, TokenPrices
+from distill.prices import TokenPrices
 from distill.progress import bar
 
 # a place is the number of a journal file above this bit, and the offset of a line in it below
@@ -191,7 +191,7 @@ class Journal:
 
     def spent(self, prices: TokenPrices) -> float:
         """What all that is recorded has cost, with prices of a million tokens."""
-        return prices.of_million(self.tokens) / MILLION + self.charged
+        return prices.of_tokens(self.tokens) + self.charged
 
     def charge(self, cost: float) -> None:
         """Record what was spent on inputs that are not decided, in a header line."""

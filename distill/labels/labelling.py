@@ -2,7 +2,7 @@
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from time import perf_counter
 
 from distill.guard import is_guarded
@@ -109,11 +109,7 @@ def recorded_sampling(sampling: Sampling) -> dict:
     """
     found = {"temperature": sampling.temperature, "max_tokens": sampling.max_tokens}
     if sampling.loop:
-        found["repetition_detection"] = {
-            "min_pattern_size": sampling.loop.min_pattern_size,
-            "max_pattern_size": sampling.loop.max_pattern_size,
-            "min_count": sampling.loop.min_count,
-        }
+        found["repetition_detection"] = asdict(sampling.loop)
     further = {
         "top_p": sampling.top_p,
         "top_k": sampling.top_k,
@@ -196,9 +192,6 @@ class Labelling:
         JSON of the task's schema, follows.
         """
         settings = self.settings
-        max_tokens = settings.max_tokens
-        if row.prompt.room is not None:
-            max_tokens = min(max_tokens, row.prompt.room)
         guarded = is_guarded(settings.structured_outputs, failures)
         loop = None
         # an input that repeats itself may be quoted in the next attempt
@@ -208,7 +201,7 @@ class Labelling:
             temperature=(
                 max(settings.temperature, RETRY_TEMPERATURE) if failures else settings.temperature
             ),
-            max_tokens=max_tokens,
+            max_tokens=row.prompt.within_room(settings.max_tokens),
             loop=loop,
             top_p=RETRY_TOP_P if failures else None,
             top_k=RETRY_TOP_K if failures else None,

@@ -212,8 +212,7 @@ class Rebuilding:
         """Whether a run that was killed has come as far as to leave only old journals behind."""
         if not own.exists():
             return False
-        with open(own, "rb") as file:
-            first = parse(file.readline()) or {}
+        first = first_line(own)
         return first.get("copied", False) and not changes_between(first["run"], self.header)
 
     def replace(self, held: OutputLock, paths: list[Path], changes: list[Change]) -> None:
@@ -281,9 +280,13 @@ class Rebuilding:
         own = own_journal(self.output)
         if path == own or own not in paths:
             return False
-        with open(own, "rb") as file:
-            first = parse(file.readline()) or {}
-        return first.get("copied", False)
+        return first_line(own).get("copied", False)
+
+
+def first_line(path: Path) -> dict:
+    """The first line of a journal; empty if there is none, or half of one."""
+    with open(path, "rb") as file:
+        return parse(file.readline()) or {}
 
 
 def free_name(output: Path) -> Path:

@@ -62,9 +62,7 @@ class Predicting:
                     yield Request(row, prompt, self._sampling(prompt))
 
     def _sampling(self, prompt: Prompt) -> Sampling:
-        max_tokens = self.max_tokens
-        if prompt.room is not None:
-            max_tokens = min(max_tokens, prompt.room)
+        max_tokens = prompt.within_room(self.max_tokens)
         return Sampling(temperature=0.0, max_tokens=max_tokens, logprobs=CHOSEN_TOKEN)
 
     def _record(self, row: Row, completion: Completion) -> dict:

@@ -60,6 +60,10 @@ class Prompt:
     room: int | None = None
     problem: str | None = None  # why it cannot be asked, as a row's reason in the journal
 
+    def within_room(self, max_tokens: int) -> int:
+        """As many tokens of a completion as are wanted and as there is room for."""
+        return max_tokens if self.room is None else min(max_tokens, self.room)
+
 
 @dataclass(frozen=True)
 class Request:

@@ -6,14 +6,13 @@ no attempt: an attempt is what the server has answered.
 """
 
 import asyncio
-import json
 import logging
-import re
 import time
 from collections.abc import Iterable, Iterator
 
 from distill.model_tokenizer import ids_or_reason
 from distill.teacher.base import Completion, Prompt, Request, Sampling, Teacher, TeacherEnded
+from distill.teacher.bodies import schema_format, vllm_body
 from distill.teacher.pace import Pace
 from distill.teacher.purse import Purse
 from distill.teacher.refusals import (
@@ -26,8 +25,9 @@ from distill.teacher.refusals import (
 )
 from distill.teacher.reply import read_chat, read_text
 from distill.teacher.server import ASK, NO_KEY, VLLM, About, Server, reason_of, wrong_key
+from distill.teacher.spelled import spells_special
 from distill.teacher.written import text_of, thinking_tokens
-from distill.tokens import kept_as_text, think_end_id
+from distill.tokens import think_end_id
 
 log = logging.getLogger("create_data")
 GIVE_UP = 600.0  # seconds in which requests fail and none goes well
@@ -39,12 +39,6 @@ SPECIAL_TOKEN = "special_token"
 TOO_LONG = "input_too_long"
 REFUSED = "refused"
 SERVER_ERROR = "server_error"
-# Spellings of special tokens in the families of models that servers have. Without the teacher's
-# tokenizer nobody knows which are its own, so an input with any of them may not stay text.
-SPELLED = re.compile(
-    r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</?think>|\[/?INST\]|</?s>"
-    r"|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>"
-)
 # A row that failed so often, while so many others were answered, is at fault itself.
 FAILURES_OF_A_ROW = 8
 # What is said while a server is busy, is started again, or stands behind a gateway without it.
@@ -131,7 +125,7 @@ class HTTPTeacher(Teacher):
                 prompts.append(self._prompt_of_ids(chat))
                 continue
             problem = None
-            if self.server.special_tokens != ASK and self._spells_special(chat):
+            if self.server.special_tokens != ASK and spells_special(chat, self.tokenizer):
                 problem = SPECIAL_TOKEN
             prompts.append(Prompt(chat, tokens=0, problem=problem))
         return prompts
@@ -141,21 +135,6 @@ class HTTPTeacher(Teacher):
         ids, problem = ids_or_reason(self.tokenizer, chat, longest or 2**31)
         room = None if longest is None else longest - len(ids)
         return Prompt(ids, len(ids), room, problem)
-
-    def _spells_special(self, chat: list[dict]) -> bool:
-        """Whether an input spells a special token; the task's prompt is its author's to write."""
-        for message in chat:
-            if message["role"] == "system":
-                continue
-            text = message["content"]
-            if self.tokenizer is None:
-                if SPELLED.search(text):
-                    return True
-                continue
-            kept = kept_as_text(self.tokenizer, str(self.tokenizer.chat_template))
-            if any(spelling in text for spelling in kept):
-                return True
-        return False
 
     def able(self, sampling: Sampling) -> Sampling:
         """What of a sampling the server can do; vLLM's all, others what the protocol has."""
@@ -402,29 +381,3 @@ class HTTPTeacher(Teacher):
         if self.server.key != NO_KEY:
             text = text.replace(self.server.key, "KEY")
         return " ".join(text.split())
-
-
-def vllm_body(sampling: Sampling) -> dict:
-    """What vLLM's server understands beside the protocol: what the local engine is given too."""
-    body = {}
-    if sampling.top_k is not None:
-        body["top_k"] = sampling.top_k
-    if sampling.loop:
-        body["repetition_detection"] = {
-            "min_pattern_size": sampling.loop.min_pattern_size,
-            "max_pattern_size": sampling.loop.max_pattern_size,
-            "min_count": sampling.loop.min_count,
-        }
-    if sampling.thinking_budget is not None:
-        body["thinking_token_budget"] = sampling.thinking_budget
-    if sampling.guard is not None:
-        body["structured_outputs"] = {"regex": sampling.guard}
-    if sampling.json_schema is not None:
-        body["structured_outputs"] = {"json": sampling.json_schema}
-    return body
-
-
-def schema_format(schema: str) -> dict:
-    """A JSON Schema, given as JSON text, as the protocol wants it."""
-    named = {"name": "answer", "schema": json.loads(schema)}
-    return {"type": "json_schema", "json_schema": named}

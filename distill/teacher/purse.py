@@ -63,7 +63,7 @@ class Purse:
             "cached_tokens": cached_tokens,
             "output_tokens": output_tokens,
         }
-        return self.prices.of_million(tokens) / MILLION
+        return self.prices.of_tokens(tokens)
 
     def used_up(self, request: Request) -> str:
         """Why the next request is not sent, in one line."""
