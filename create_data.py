@@ -18,7 +18,6 @@ if __name__ == "__main__":
 
 import contextlib
 import logging
-import signal
 import sys
 import time
 
@@ -37,8 +36,8 @@ from distill.columns import Columns, add_column_flags
 from distill.labels.choices import Choices, Cluster, default_thinking_budget, shard_of
 from distill.labels.dry_run import dry_run
 from distill.labels.earlier import CHANGED, SAME
+from distill.labels.ending import end_with
 from distill.labels.flags import add_cost_flags, check_together
-from distill.labels.inputs import InputsChanged
 from distill.labels.labelling import Settings
 from distill.labels.replicas import ReplicasFailed
 from distill.labels.results import leave_finished, write_results
@@ -165,18 +164,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        code = main()
-    except InputsChanged as changed:
-        log.error("create_data.py: %s; what is finished is kept", changed)
-        code = 1
-    except OSError as full_disk:
-        log.error(
-            "create_data.py: %s; what is finished is kept, the same command continues", full_disk
-        )
-        code = 1
-    # what the libraries do at the exit takes a second,
-    # and a signal would only make them print tracebacks
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    sys.exit(code)
+    end_with(main, "create_data.py", log)

@@ -16,14 +16,13 @@ if __name__ == "__main__":
 
 import contextlib
 import logging
-import signal
 import sys
 import time
 
 from distill.cli import ADAPTER, ANSWER_TOKENS, Parser, from_flags, one_line
 from distill.columns import Columns, add_column_flags
 from distill.labels.choices import Cluster
-from distill.labels.inputs import InputsChanged
+from distill.labels.ending import end_with
 from distill.labels.replicas import ReplicasFailed
 from distill.prediction.choices import Choices
 from distill.prediction.results import leave_finished, write_results
@@ -137,16 +136,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        code = main()
-    except InputsChanged as changed:
-        log.error("predict.py: %s; what is finished is kept", changed)
-        code = 1
-    except OSError as full_disk:
-        log.error("predict.py: %s; %s", full_disk, KEPT)
-        code = 1
-    # what the libraries do at the exit takes a second,
-    # and a signal would only make them print tracebacks
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    sys.exit(code)
+    end_with(main, "predict.py", log)

@@ -12,14 +12,15 @@ still speaks.
 
 import base64
 import json
-import threading
 from dataclasses import dataclass, field
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import unquote, urlsplit
 
 import yaml
 from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+from loopback import Loopback
 
 USER = "ana"
 WRITE_TOKEN = "hf_write"
@@ -35,7 +36,7 @@ class Commit:
     files: dict[str, bytes] = field(default_factory=dict)
 
 
-class LoopbackHub:
+class LoopbackHub(Loopback):
     """The server.
 
     `stop` makes the hub unreachable and `start` brings it back at the same address.
@@ -47,26 +48,11 @@ class LoopbackHub:
         self.created = []  # what each new repository was asked for with
         self.requests = []  # method and path of each
         self.objects = {}  # large files by their SHA-256
-        self.port = 0
         self.start()
 
-    def start(self):
-        handler = type("Handler", (HubHandler,), {"hub": self})
-        self.server = ThreadingHTTPServer(("127.0.0.1", self.port), handler)
-        self.port = self.server.server_port
-        self.url = f"http://127.0.0.1:{self.port}"
-        # seconds to `stop`
-        threading.Thread(target=self.server.serve_forever, args=[0.02], daemon=True).start()
-
-    def stop(self):
-        self.server.shutdown()
-        self.server.server_close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.stop()
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}"
 
     @property
     def environment(self):
@@ -80,7 +66,7 @@ class LoopbackHub:
 
 
 class HubHandler(BaseHTTPRequestHandler):
-    hub: LoopbackHub
+    owner: LoopbackHub
 
     def log_message(self, *_):
         pass
@@ -97,11 +83,11 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def handle_request(self):
         path = urlsplit(self.path).path
-        self.hub.requests.append((self.command, path))
+        self.owner.requests.append((self.command, path))
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         # the hub signs this address: no token
         if self.command == "PUT" and path.startswith("/objects/"):
-            self.hub.objects[sha256(body).hexdigest()] = body
+            self.owner.objects[sha256(body).hexdigest()] = body
             return self.answer(200)
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if token not in (WRITE_TOKEN, READ_TOKEN):
@@ -117,7 +103,7 @@ class HubHandler(BaseHTTPRequestHandler):
             return self.answer(404, {"error": f"{path} is not part of the stand-in"})
         owner, name, *rest = path.removeprefix("/api/models/").split("/")
         repository = f"{owner}/{name}"
-        if repository not in self.hub.commits:
+        if repository not in self.owner.commits:
             return self.answer(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
         return self.model(repository, [unquote(part) for part in rest], body, may_write)
 
@@ -127,10 +113,10 @@ class HubHandler(BaseHTTPRequestHandler):
         repository = f"{settings.get('organization') or USER}/{settings['name']}"
         if not may_write:
             return self.answer(403, {"error": "the token may only read"})
-        status = 409 if repository in self.hub.commits else 200
+        status = 409 if repository in self.owner.commits else 200
         if status == 200:
-            self.hub.create(repository, settings)
-        return self.answer(status, {"url": f"{self.hub.url}/{repository}"})
+            self.owner.create(repository, settings)
+        return self.answer(status, {"url": f"{self.owner.url}/{repository}"})
 
     def validate(self, card):
         """The rule of the hub that a card of ours could break."""
@@ -146,7 +132,7 @@ class HubHandler(BaseHTTPRequestHandler):
     def lfs_batch(self, asked):
         objects = []
         for wanted in asked["objects"]:
-            upload = {"href": f"{self.hub.url}/objects/{wanted['oid']}"}
+            upload = {"href": f"{self.owner.url}/objects/{wanted['oid']}"}
             objects.append({**wanted, "actions": {"upload": upload}})
         return self.answer(200, {"transfer": "basic", "objects": objects})
 
@@ -156,9 +142,9 @@ class HubHandler(BaseHTTPRequestHandler):
         if path == ["auth-check", "write"]:
             return self.answer(200 if may_write else 403, {})
         action, revision = path
-        known = revision in self.hub.branches[repository]
+        known = revision in self.owner.branches[repository]
         if action == "branch":
-            self.hub.branches[repository].add(revision)
+            self.owner.branches[repository].add(revision)
             return self.answer(200)
         if not known:
             return self.answer(
@@ -185,11 +171,14 @@ class HubHandler(BaseHTTPRequestHandler):
         for line in lines[1:]:
             value = line["value"]
             if line["key"] == "lfsFile":
-                commit.files[value["path"]] = self.hub.objects[value["oid"]]
+                commit.files[value["path"]] = self.owner.objects[value["oid"]]
             else:
                 commit.files[value["path"]] = base64.b64decode(value["content"])
-        self.hub.commits[repository].append(commit)
+        self.owner.commits[repository].append(commit)
         oid = sha256(body).hexdigest()[:40]
         return self.answer(
-            200, {"commitUrl": f"{self.hub.url}/{repository}/commit/{oid}", "commitOid": oid}
+            200, {"commitUrl": f"{self.owner.url}/{repository}/commit/{oid}", "commitOid": oid}
         )
+
+
+LoopbackHub.handler = HubHandler

@@ -12,7 +12,9 @@ import json
 import threading
 import time
 from collections import Counter, defaultdict
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from loopback import Loopback
 
 KEY = "sk-of-the-test-0123456789"
 MODEL = "teacher"
@@ -51,7 +53,7 @@ REFUSALS = {
 }
 
 
-class LoopbackTeacher:
+class LoopbackTeacher(Loopback):
     """The server; `stop` makes it unreachable and `start` brings it back at the same address."""
 
     def __init__(self, answer, faults=None, models=(MODEL,), usage=True, served_by=MODEL):
@@ -66,26 +68,11 @@ class LoopbackTeacher:
         self.at_once = 0
         self.most_at_once = 0
         self.lock = threading.Lock()
-        self.port = 0
         self.start()
 
-    def start(self):
-        handler = type("Handler", (Handler,), {"teacher": self})
-        self.server = ThreadingHTTPServer(("127.0.0.1", self.port), handler)
-        self.server.daemon_threads = True
-        self.port = self.server.server_port
-        self.url = f"http://127.0.0.1:{self.port}/v1"
-        threading.Thread(target=self.server.serve_forever, args=[0.02], daemon=True).start()
-
-    def stop(self):
-        self.server.shutdown()
-        self.server.server_close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.stop()
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}/v1"
 
     def requests(self):
         """How many requests each input has had."""
@@ -93,7 +80,7 @@ class LoopbackTeacher:
 
 
 class Handler(BaseHTTPRequestHandler):
-    teacher: LoopbackTeacher
+    owner: LoopbackTeacher
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_):
@@ -110,23 +97,23 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def do_GET(self):
-        if self.teacher.models is None:
+        if self.owner.models is None:
             self.reply(404, {"detail": "Not Found"})
             return
         if self.headers["Authorization"] == "Bearer wrong":
             self.reply(401, {"error": {"message": "no such key"}})
             return
-        listed = [{"id": name, "object": "model"} for name in self.teacher.models]
+        listed = [{"id": name, "object": "model"} for name in self.owner.models]
         self.reply(200, {"object": "list", "data": listed})
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         text = body["messages"][-1]["content"]
-        with self.teacher.lock:
-            self.teacher.bodies[text].append(body)
-            self.teacher.at_once += 1
-            self.teacher.most_at_once = max(self.teacher.most_at_once, self.teacher.at_once)
-            waiting = self.teacher.faults.get(text)
+        with self.owner.lock:
+            self.owner.bodies[text].append(body)
+            self.owner.at_once += 1
+            self.owner.most_at_once = max(self.owner.most_at_once, self.owner.at_once)
+            waiting = self.owner.faults.get(text)
             fault = waiting.pop(0) if waiting else None
         try:
             if fault is None:
@@ -136,30 +123,30 @@ class Handler(BaseHTTPRequestHandler):
         except OSError:
             self.close_connection = True  # the client did not want to wait
         finally:
-            with self.teacher.lock:
-                self.teacher.at_once -= 1
+            with self.owner.lock:
+                self.owner.at_once -= 1
 
     def complete(self, text, body, **changes):
-        if self.teacher.wants_other_name and "max_tokens" in body:
+        if self.owner.wants_other_name and "max_tokens" in body:
             message = "Unsupported parameter: use 'max_completion_tokens' instead."
             self.reply(400, {"error": {"message": message, "param": "max_tokens"}})
             return
-        with self.teacher.lock:
-            self.teacher.answered[text] += 1
+        with self.owner.lock:
+            self.owner.answered[text] += 1
         self.reply(200, {**self.completion(text), **changes})
 
     def completion(self, text):
-        message = self.teacher.answer(text)
+        message = self.owner.answer(text)
         reason = message.pop("finish_reason", "stop")
         found = {
             "id": "chatcmpl-1",
             "object": "chat.completion",
-            "model": self.teacher.served_by,
+            "model": self.owner.served_by,
             "choices": [
                 {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": reason}
             ],
         }
-        if self.teacher.usage:
+        if self.owner.usage:
             found["usage"] = {
                 "prompt_tokens": 50,
                 "completion_tokens": 7,
@@ -197,3 +184,6 @@ class Handler(BaseHTTPRequestHandler):
 
     def complete_nothing(self):
         self.reply(200, {"object": "chat.completion", "model": MODEL, "choices": []})
+
+
+LoopbackTeacher.handler = Handler

@@ -5,25 +5,15 @@ import threading
 
 import pytest
 
-from distill.labels.labelling import Labelling, Settings
+from distill.labels.labelling import Labelling
 from distill.task import load_task
 from distill.teacher import http
 from distill.teacher.http import HTTPTeacher, ServerEnded
 from distill.teacher.server import OPENAI, About, Server
 from helpers import HANGS
+from list_teacher import SETTINGS
 from loopback_teacher import KEY, MODEL, LoopbackTeacher
 
-SETTINGS = Settings(
-    reasoning_parser="qwen3",
-    temperature=0.15,
-    max_tokens=100,
-    max_retries=2,
-    max_repeats=4,
-    structured_outputs="retry",
-    thinking_token_budget=80,
-    num_samples=1,
-    min_agreement=0.0,
-)
 TEXTS = [f"input {number}" for number in range(20)]
 # each is asked again, as if nothing had been sent
 PASSING = ["429", "429 bare", "500", "503", "half", "closed", "no JSON", "HTML", "no choices"]
