@@ -47,6 +47,7 @@ NOT_RUN = "not run yet"
 AS_IT_MUST = "as it must"
 NOT_THERE = "not there"  # followed by the library, file or model, or the number of GPUs
 NOT_REACHED = "not reached"
+SHARED_MEMORY = "/dev/shm"
 PRINTED = 3000  # characters of what a path printed that are shown
 
 
@@ -243,8 +244,8 @@ def count_gpus() -> int:
 
 
 def pieces_of_shared_memory() -> set[str]:
-    """What lies in /dev/shm, where processes of one engine exchange data."""
-    return set(os.listdir("/dev/shm"))
+    """What lies where processes of one engine exchange data."""
+    return set(os.listdir(SHARED_MEMORY))
 
 
 def missing_for(path: GpuPath, gpus: int) -> list[str]:
@@ -293,7 +294,7 @@ def walk(path: GpuPath, folder: str, timeout: float, gpus: int) -> Outcome:
     elif path.says not in result.stdout:
         found = f"does not say {path.says!r}"
     elif left:
-        found = f"leaves {len(left)} files in /dev/shm"
+        found = f"leaves {len(left)} files in {SHARED_MEMORY}"
     return Outcome(path.shows, found, seconds, result.stdout[-PRINTED:])
 
 

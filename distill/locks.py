@@ -8,6 +8,7 @@ behind is no obstacle.
 
 import contextlib
 import fcntl
+import io
 import os
 import re
 from pathlib import Path
@@ -112,6 +113,10 @@ class OutputLock:
             raise
         return self
 
+    def paths(self) -> list[Path]:
+        """The journals that are held, in order."""
+        return sorted(self.held)
+
     def replace_own(self, complete: Path) -> None:
         """Put a complete file in the place of our own journal.
 
@@ -124,7 +129,7 @@ class OutputLock:
 
     def __exit__(self, *_):
         for path, file in self.held.items():
-            if path == self.own:
+            if path == self.own or self.num_shards == 1:
                 unlock(path, file)
             else:
                 file.close()
@@ -146,3 +151,15 @@ def journals_of(output: Path) -> list[Path]:
     for path in found:
         check_regular(path)
     return sorted(found)
+
+
+def open_journal(path: Path) -> BinaryIO:
+    """Open one of journals_of() for reading; one that is gone meanwhile reads as empty.
+
+    A run that is refused has made its journal to lock it, and removes it again. What others read
+    in that moment is empty either way.
+    """
+    try:
+        return open(path, "rb")
+    except FileNotFoundError:
+        return io.BytesIO()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill.chats import input_hash, read_chat, read_lines
-from distill.locks import journals_of, own_journal
+from distill.locks import journals_of, open_journal, own_journal
 from distill.same_text import comparable
 
 # what an attempt in a journal, a manifest and a result of step 3 count
@@ -64,7 +64,7 @@ def read_finished(output: Path) -> Finished:
     attempts = {}
     journals = journals_of(output)
     for path in journals:
-        with open(path, "rb") as file:
+        with open_journal(path) as file:
             for line in file:
                 record = parse(line) or {}
                 if "hash" in record:

@@ -125,9 +125,16 @@ def test_configuration_of_a_real_gpu_is_the_30b_student(gpu):
 
 
 @pytest.fixture
-def outcome(gpu, tmp_path):
-    """What is found of a command that needs no GPU, in place of the list's."""
+def outcome(gpu, tmp_path, monkeypatch):
+    """What is found of a command that needs no GPU, in place of the list's.
+
+    Engines of other tests come and go in /dev/shm meanwhile.
+    """
+    import gpu_paths
     from gpu_paths import GpuPath, walk
+
+    (tmp_path / "shm").mkdir()
+    monkeypatch.setattr(gpu_paths, "SHARED_MEMORY", str(tmp_path / "shm"))
 
     def found(command, seconds=60, gpus_here=1, **settings):
         return walk(GpuPath("it", command, **settings), str(tmp_path), seconds, gpus_here).found
@@ -142,6 +149,7 @@ def test_outcomes_of_paths(outcome, tmp_path):
     assert outcome("python -c exit(3)") == "exit code 3 instead of 0"
     assert outcome("python --version", says="Python 2") == "does not say 'Python 2'"
     assert outcome("env", says="FAKE_GPUS=8", environment={"FAKE_GPUS": "8"}) == "as it must"
+    assert outcome("touch OUT/shm/left") == f"leaves 1 files in {tmp_path}/shm"
     assert outcome("touch OUT/here") == "as it must" and (tmp_path / "here").exists()
 
 

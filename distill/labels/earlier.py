@@ -39,10 +39,7 @@ def look_back(output: Path, header: dict, ids: str | None) -> Earlier:
     """
     begun = []
     has_journal = False
-    for path in journals_of(output):
-        before = first_header(path)
-        if before is None:
-            continue
+    for before in first_headers(output):
         has_journal = True
         begun += [change for change in changes_between(before, header) if change not in begun]
     exists = output.exists()
@@ -57,6 +54,20 @@ def look_back(output: Path, header: dict, ids: str | None) -> Earlier:
         made=changes_between(made, header) if made else [],
         begun=begun,
     )
+
+
+def first_headers(output: Path) -> list[dict]:
+    """The first header of each journal of an output that has one.
+
+    Without a lock, another run may just make one journal of several, or remove the empty one that
+    it was refused with. Then what is there is looked at again.
+    """
+    while True:
+        try:
+            found = [first_header(path) for path in journals_of(output)]
+        except FileNotFoundError:
+            continue
+        return [header for header in found if header is not None]
 
 
 def first_header(path: Path) -> dict | None:

@@ -20,7 +20,7 @@ from distill.files import Replacing
 from distill.labels.changes import changes_between, in_words
 from distill.labels.forced import Forced
 from distill.labels.inputs import Inputs
-from distill.locks import journals_of, own_journal
+from distill.locks import journals_of, open_journal, own_journal
 from distill.outputs import FLIPS, TOKEN_COUNTS, beside, parse
 from distill.prices import TokenPrices
 from distill.progress import bar
@@ -159,7 +159,7 @@ class Journal:
         # whether there was a header, which says that the rows after it are this run's
         known = False
         line = b"\n"
-        with open(path, "rb") as file:
+        with open_journal(path) as file:
             lines = bar(file, later=True, desc=f"reading {path.name}", unit="line")
             for line in lines:  # noqa: B007, the last one is looked at below
                 record = parse(line)
@@ -242,7 +242,7 @@ class Journal:
         """
         totals = Totals()
         with contextlib.ExitStack() as opened:
-            files = [opened.enter_context(open(path, "rb")) for path in self.files]
+            files = [opened.enter_context(open_journal(path)) for path in self.files]
             good = opened.enter_context(Replacing(self.output))
             bad = opened.enter_context(Replacing(beside(self.output, "rejected.jsonl")))
             rows = self.inputs.read()
@@ -286,7 +286,7 @@ class Journal:
         Equal inputs have the line of the first. Raises InputsChanged.
         """
         with contextlib.ExitStack() as opened:
-            files = [opened.enter_context(open(path, "rb")) for path in self.files]
+            files = [opened.enter_context(open_journal(path)) for path in self.files]
             for index, row in self.inputs.read_rows():
                 yield index, row, self._recorded(files, int(self.inputs.first[index]))
 

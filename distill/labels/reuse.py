@@ -35,7 +35,7 @@ from distill.labels.inputs import ByDigest
 from distill.labels.journal import Journal, Spent
 from distill.labels.labelling import Settings
 from distill.labels.reread import read_again
-from distill.locks import Held, OutputLock, journals_of, own_journal
+from distill.locks import Held, OutputLock, journals_of, open_journal, own_journal
 from distill.outputs import beside, parse
 from distill.progress import bar
 from distill.task import Task
@@ -69,10 +69,7 @@ class Beginning:
 
     def is_needed(self) -> bool:
         """Whether the journals are another run's and are to become ours."""
-        try:
-            return not self.is_finished() and bool(self.changes)
-        except FileNotFoundError:  # another shard is just about it
-            return True
+        return not self.is_finished() and bool(self.changes)
 
     def open(self, held: OutputLock | None) -> bool:
         """Open the journal under its lock; returns whether the output stays as it is.
@@ -151,7 +148,7 @@ class Rebuilding:
             changes = None  # since the last header; None: there was none yet
             same_guard = False
             spent = Spent()
-            with open(path, "rb") as file:
+            with open_journal(path) as file:
                 for line in bar(file, later=True, desc=f"reading {path.name}", unit="line"):
                     record = parse(line)
                     if record and "run" in record:
@@ -200,7 +197,7 @@ class Rebuilding:
 
     def run(self, held: OutputLock, changes: list[Change]) -> None:
         """Make the journals one of today's run, under the lock of a run without shards."""
-        paths = journals_of(self.output)
+        paths = held.paths()
         own = own_journal(self.output)
         if not self.is_done(own):
             self.replace(held, paths, changes)
@@ -285,7 +282,7 @@ class Rebuilding:
 
 def first_line(path: Path) -> dict:
     """The first line of a journal; empty if there is none, or half of one."""
-    with open(path, "rb") as file:
+    with open_journal(path) as file:
         return parse(file.readline()) or {}
 
 
