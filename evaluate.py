@@ -38,7 +38,7 @@ from distill.cli import (
 from distill.columns import Columns, add_column_flags
 from distill.evaluation.apart import end_at_signals
 from distill.evaluation.ask import SystemFailed
-from distill.evaluation.choices import Choices, systems_of
+from distill.evaluation.choices import Choices, HandingOver, systems_of
 from distill.evaluation.console import say_next, say_start
 from distill.evaluation.provenance import shown_summary
 from distill.evaluation.report import on_terminal
@@ -98,6 +98,13 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.add("check_rows", 8, "rows whose tokens must be PEFT's (0: no check)", at_least=0)
     parser.add("tensor_parallel_size", 1, "GPUs a model is split over", at_least=1)
     add_price_flags(parser, PAID_SYSTEMS)
+    parser.group("when the student asks the teacher")
+    parser.add("calibration_file", "", "rows with the teacher's answers (default: the adapter's)")
+    share = "share of requests for the teacher, where the student is least sure"
+    parser.add("hand_over", 0.05, share, at_least=0, at_most=1)
+    target = "or as few as keep this agreement on the others"
+    parser.add("target_agreement", None, target, 0.5, 0.9999, kind=float)
+    parser.add("self_agreement_rows", 100, "of these the teacher answers twice", at_least=0)
     parser.group("the report, or labels of step 1 against gold without any model")
     parser.add("report_dir", "", "where the report goes (default: report/ in the adapter)")
     parser.add("labels", "", "without any model: what create_data.py wrote, against --gold")
@@ -118,6 +125,8 @@ def parse_args(argv: list[str] | None = None) -> Choices:
         asked_here = not args.teacher_answers and not args.teacher_url
         prices = prices_of(args, gpus, PAID_SYSTEMS, teacher_asked=asked_here)
         server = server_of(args, args.teacher_model)
+        if args.calibration_file and "student" not in systems:
+            raise ValueError("--calibration_file: --systems leaves the student out")
     except ValueError as error:
         parser.error(str(error))
     return from_flags(
@@ -128,6 +137,12 @@ def parse_args(argv: list[str] | None = None) -> Choices:
         systems=systems,
         engine_flags=engine_flags,
         server=server,
+        handing_over=HandingOver(
+            file=args.calibration_file,
+            share=args.hand_over,
+            target_agreement=args.target_agreement,
+            asked_again=args.self_agreement_rows,
+        ),
         prices=prices,
         report_dir=Path(args.report_dir or Path(args.adapter) / "report"),
     )

@@ -15,6 +15,8 @@ from distill.files import Replacing
 from distill.task import Task
 
 CALIBRATION = "calibration.json"
+# beside it: rows with the teacher's answers that step 2 has kept away from training
+CALIBRATION_ROWS = "calibration.jsonl"
 # Probabilities are kept this far from 0 and 1, where a logit has no end.
 EDGE = 1e-12
 

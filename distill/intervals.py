@@ -7,3 +7,14 @@ def wilson(count: int, of: int) -> list[float]:
 
     interval = binomtest(count, of).proportion_ci(method="wilson")
     return [interval.low, interval.high]
+
+
+def at_least(count: int, of: int) -> float:
+    """What the share `count` / `of` reaches with 95 % confidence.
+
+    The one-sided bound of C. Clopper and E. Pearson, Biometrika 26 (1934).
+    """
+    from scipy.stats import binomtest
+
+    test = binomtest(count, of, alternative="greater")
+    return float(test.proportion_ci(confidence_level=0.95, method="exact").low)

@@ -14,7 +14,7 @@ class Style:
 
     colour: str
     hatch: str  # of a bar, in matplotlib's signs
-    line: str  # matplotlib's name of a line's style
+    line: str | tuple  # matplotlib's name of a line's style, or its dashes
     marker: str  # matplotlib's name of the sign at a point
 
 
@@ -22,4 +22,5 @@ BLUE = Style("#0072B2", "///", "-", "o")
 ORANGE = Style("#E69F00", "", "--", "s")
 GREEN = Style("#009E73", "...", "-.", "^")
 PURPLE = Style("#CC79A7", "xxx", ":", "D")
+VERMILLION = Style("#D55E00", "\\\\\\", (0, (6, 1, 1, 1, 1, 1)), "v")
 MATRIX = "Blues"  # matplotlib's colour map of counts: one colour, from light to dark

@@ -4,7 +4,6 @@ Each model has an engine, in a process of its own. Each row is asked alone for t
 all of them in a batch.
 """
 
-import contextlib
 import logging
 import time
 from concurrent.futures.process import BrokenProcessPool
@@ -21,7 +20,9 @@ from distill.adapter import (
     disagreement,
 )
 from distill.adapter_files import adapter_identity
+from distill.confidence import log_confidence
 from distill.evaluation.apart import Apart
+from distill.evaluation.further import Further, answer_of, ask_further, prompts_of, request_of
 from distill.evaluation.scored import Scored
 from distill.evaluation.systems import BASE_SYSTEMS, System, title_of
 from distill.evaluation.ties import ROUNDINGS, find_ties
@@ -32,12 +33,12 @@ from distill.revisions import resolve
 from distill.server_settings import applied_by_server
 from distill.serving import start_student
 from distill.system import commit, cpu_name
-from distill.task import NoAnswer, Task
-from distill.teacher.base import Completion, Prompt, Request, Sampling, Teacher, TeacherEnded
+from distill.task import Task
+from distill.teacher.base import Completion, Request, Teacher, TeacherEnded
 from distill.teacher.engine import EngineFailed, stop_engine
 from distill.teacher.http import HTTPTeacher, ServerEnded
 from distill.teacher.server import About, Server
-from distill.teacher.vllm_engine import VLLMTeacher
+from distill.teacher.vllm_engine import LOGPROBS, VLLMTeacher
 
 log = logging.getLogger("evaluate")
 # requests before the clock starts; the first ones pay for the prefix cache and lazy set-up
@@ -64,6 +65,7 @@ class Asking:
     merged: str  # where a merged copy goes
     scored: Scored | None  # where results are kept
     behind_url: BehindURL | None = None  # the teacher, where it is a URL
+    further: Further = Further()  # what is asked for the calibration
 
 
 class SystemFailed(Exception):
@@ -231,7 +233,7 @@ def run_model(systems: list[System], serving: Serving | None, asking: Asking) ->
     of_base = resolve(model, systems[0].revision)  # its commit, if it is on the hub
     settings = {"tensor_parallel_size": asking.tensor_parallel_size}
     if serving:
-        settings["logprobs_mode"] = "raw_logits"  # as find_ties() reads them
+        settings.update(LOGPROBS)
     engine, lora = start_student(
         model, of_base, asking.adapter, serving, asking.merged, asking.engine_flags, **settings
     )
@@ -251,7 +253,8 @@ def run_model(systems: list[System], serving: Serving | None, asking: Asking) ->
         for system in systems:
             teacher = VLLMTeacher(engine, lora_request=lora)
             found = ask_system(system, teacher, asking.task, asking.chats, measured["dtype"])
-            results[system.name] = {**found, **measured}
+            further = ask_further(system, teacher, asking.task, asking.further)
+            results[system.name] = {**found, **further, **measured}
             if asking.scored:
                 asking.scored.write(system.name, results[system.name])
         return results
@@ -268,6 +271,7 @@ def run_server(system: System, asking: Asking) -> dict[str, dict]:
     teacher = HTTPTeacher(server, asking.behind_url.about, system.thinks, tokenizer)
     try:
         found = ask_system(system, teacher, asking.task, asking.chats, dtype="")
+        found.update(ask_further(system, teacher, asking.task, asking.further))
     except ServerEnded as error:
         if error.exit_code == 2:
             raise EngineFailed(str(error)) from None
@@ -294,8 +298,7 @@ def ask_system(
     `dtype` is that of its weights. Returns answers (None: unreadable), responses, tokens per
     request, rows/s in a batch and seconds per request.
     """
-    asked = [task.messages(chat) if system.prompted else chat for chat in chats]
-    prompts = teacher.prepare(asked)
+    prompts = prompts_of(system, teacher, task, chats)
     # what the template refuses, or is longer than the context, is unreadable to this system
     rows = [i for i, prompt in enumerate(prompts) if not prompt.problem]
     if not rows:
@@ -322,17 +325,15 @@ def ask_system(
         "output_tokens": [0] * len(chats),
         "cached_tokens": [0] * len(chats),
         "prompt_tokens": [prompt.tokens for prompt in prompts],
+        "log_confidence": [None] * len(chats),
     }
-    # without the prompt, the answer and nothing else counts
-    reader = task if system.prompted else replace(task, answer="")
     for i, completion in completions.items():
         if completion.problem:  # a server has refused this row
             continue
-        with contextlib.suppress(NoAnswer):
-            results["answers"][i] = reader.read_answer(
-                completion.text, completion.finish_reason, system.thinks
-            )
+        results["answers"][i] = answer_of(system, task, completion)
         results["responses"][i] = completion.text
+        if system.logprobs is not None:
+            results["log_confidence"][i] = log_confidence(completion)
         results["output_tokens"][i] = completion.output_tokens
         results["cached_tokens"][i] = completion.cached_tokens
         if completion.prompt_tokens is not None:
@@ -344,7 +345,8 @@ def ask_system(
         tokens = {i: completion.token_ids for i, completion in completions.items()}
         # in a free text nearly every row has a place where two words are about as good
         roundings = ROUNDINGS if task.labels else 0
-        results["ties"] = find_ties(teacher, list(requests.values()), tokens, dtype, roundings)
+        with teacher.giving_logits():
+            results["ties"] = find_ties(teacher, list(requests.values()), tokens, dtype, roundings)
     # from the whole file
     checked = [rows[len(rows) * k // system.check_rows] for k in range(system.check_rows)]
     results["tokens"] = [[prompts[i].content, completions[i].token_ids] for i in checked]
@@ -356,12 +358,6 @@ def ask_system(
 def is_counted(completion: Completion) -> bool:
     """Whether a server has counted the tokens of an answer; what it has refused has none."""
     return completion.problem is not None or completion.prompt_tokens is not None
-
-
-def request_of(system: System, row: int, prompt: Prompt) -> Request:
-    """What a system is asked for one row."""
-    max_tokens = prompt.within_room(system.max_tokens)
-    return Request(row, prompt, Sampling(temperature=system.temperature, max_tokens=max_tokens))
 
 
 def measure_alone(system: System, teacher: Teacher, requests: list[Request]) -> list[float]:

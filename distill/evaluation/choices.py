@@ -9,6 +9,16 @@ from distill.teacher.server import Server
 
 
 @dataclass(frozen=True)
+class HandingOver:
+    """When the student is to ask the teacher, and the rows by which that is found out."""
+
+    file: str  # of the rows; empty: those that step 2 has kept, if it has
+    share: float  # of the rows that may be handed over
+    target_agreement: float | None  # of what is not, in the place of a share
+    asked_again: int  # rows that the teacher is asked twice
+
+
+@dataclass(frozen=True)
 class Choices:
     """What one run of step 3 compares, how, and where the report goes."""
 
@@ -38,6 +48,7 @@ class Choices:
     tensor_parallel_size: int  # GPUs of a model
     engine_flags: list[str]  # further ones, vLLM's own
 
+    handing_over: HandingOver
     prices: Prices
     report_dir: Path
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from distill.evaluation.cascade_plots import cascade_figures
 from distill.evaluation.systems import STYLES
 from distill.palette import MATRIX
 
@@ -70,7 +71,7 @@ def figures_of(metrics: dict, titles: dict[str, str]) -> list[tuple]:
     counted = {name: m for name, m in systems.items() if m["tokens"] is not None}
     if counted:
         found.append(("Tokens per request", "tokens.png", token_bars(counted, titles)))
-    return found
+    return found + cascade_figures(metrics, new_figure, ABOVE)
 
 
 def shortened(labels: list[str]) -> list[str]:

@@ -92,6 +92,10 @@ def predictions(
             row[name] = {"answer": result["answers"][i], "response": result["responses"][i]}
             if i in tied[name]:
                 row[name]["tie"] = True  # see ties.py
+            if "confidence" in result:
+                row[name]["confidence"] = result["confidence"][i]
+            if "handed_over" in result:
+                row[name]["answered_by"] = "teacher" if result["handed_over"][i] else "student"
         rows.append(row)
     return rows
 

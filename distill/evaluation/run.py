@@ -7,18 +7,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill.adapter import LORA, Serving, check_plan, plan_serving
+from distill.confidence import CHOSEN_TOKEN
 from distill.evaluation.apart import Apart
 from distill.evaluation.ask import Asking, BehindURL, SystemFailed, score_systems
+from distill.evaluation.calibrated import add_confidence, calibrate, save
+from distill.evaluation.calibration_rows import NONE, CalibrationRows, read_calibration_rows
 from distill.evaluation.card import add_to_card
+from distill.evaluation.cascade import add_cascade, cascade_result
 from distill.evaluation.choices import Choices
 from distill.evaluation.fields import fields_of
+from distill.evaluation.further import Further
 from distill.evaluation.models import Models, check_models
 from distill.evaluation.provenance import how_measured, origin, predictions, thinking
 from distill.evaluation.report import write_report
 from distill.evaluation.rows import Rows, read_rows, read_teacher
 from distill.evaluation.scored import Scored, Unfinished, common_key, key_of
 from distill.evaluation.scores import chrf_metric, measure
-from distill.evaluation.systems import BASE_LATENCY_ROWS, BASE_SYSTEMS, TITLES, System, title_of
+from distill.evaluation.systems import (
+    BASE_LATENCY_ROWS,
+    BASE_SYSTEMS,
+    CASCADE,
+    TITLES,
+    System,
+    title_of,
+)
 from distill.evaluation.templates import try_templates
 from distill.evaluation.verdict import not_thinking
 from distill.model_tokenizer import check_student_tokens
@@ -38,6 +50,7 @@ class Plan:
     choices: Choices
     task: Task
     rows: Rows
+    calibration: CalibrationRows
     models: Models
     process: Apart  # in which the first system runs, too
     unfinished: Unfinished
@@ -51,6 +64,15 @@ class Plan:
     def names(self) -> list[str]:
         """The systems that are compared."""
         return [name for name in self.choices.systems if name not in self.left_out]
+
+    def asked_again(self) -> list[int]:
+        """Which of the calibration rows the teacher is asked twice."""
+        return self.calibration.some(self.choices.handing_over.asked_again)
+
+    def further(self) -> Further:
+        """What is asked for the calibration."""
+        chats = self.calibration.chats
+        return Further(tuple(chats), tuple(chats[row] for row in self.asked_again()))
 
     def titles(self) -> list[str]:
         """What they are called."""
@@ -79,6 +101,7 @@ def describe(name: str, choices: Choices, models: Models, rows: int) -> System:
         latency_rows=latency_rows,
         check_rows=min(choices.check_rows, rows) if name == "student" else 0,
         server=choices.server.host if is_teacher and choices.server else None,
+        logprobs=CHOSEN_TOKEN if name == "student" else None,
     )
 
 
@@ -90,6 +113,11 @@ def prepare(choices: Choices, task: Task, at_end: contextlib.ExitStack) -> Plan:
     """
     files = (choices.test_file, choices.inputs_without_gold)
     rows = read_rows(*files, choices.limit, task, choices.columns)
+    calibration = NONE
+    if "student" in choices.systems:
+        calibration = read_calibration_rows(
+            choices.handing_over.file, choices.adapter, rows.chats, task
+        )
     warn_of_guard(choices, task)
     if not task.labels and not task.schema:
         chrf_metric()  # before hours of asking, not behind them
@@ -129,6 +157,7 @@ def prepare(choices: Choices, task: Task, at_end: contextlib.ExitStack) -> Plan:
         choices=choices,
         task=task,
         rows=rows,
+        calibration=calibration,
         models=models,
         process=process,
         unfinished=unfinished,
@@ -187,6 +216,7 @@ def score(plan: Plan) -> dict:
         merged=str(plan.unfinished.merged),
         behind_url=plan.behind_url,
         scored=scored,
+        further=plan.further(),
     )
     try:
         found, check = score_systems(plan.process, plan.systems, plan.ways, asking, taken_over)
@@ -194,7 +224,23 @@ def score(plan: Plan) -> dict:
         log.error("evaluate.py: %s%s", error, scored.what_is_kept())
         raise
     results = {**plan.given, **found}
+    calibrated = calibrate(
+        plan.calibration,
+        results,
+        choices.handing_over,
+        plan.task,
+        choices.task_file,
+        choices.adapter,
+    )
+    add_confidence(results.get("student", {}), calibrated)
+    if calibrated:
+        save(choices.adapter, calibrated)
+        if "teacher" in results:
+            calibration = calibrated.calibration
+            results[CASCADE] = cascade_result(results["student"], results["teacher"], calibration)
     metrics = metrics_of(plan, results, how_measured(results, check, taken_over))
+    if CASCADE in results:
+        add_cascade(metrics, results, plan.rows.gold, bool(plan.task.labels), calibrated)
     if not_thinking(metrics):
         log.warning("evaluate.py: %s", not_thinking(metrics))
     lines = predictions(plan.rows.chats, plan.rows.gold, results, plan.rows.ids)
@@ -216,6 +262,10 @@ def scored_before(plan: Plan) -> Scored:
         if system.server:
             server = choices.server
             keys[system.name]["server"] = [server.url, server.tokenizer, server.special_tokens]
+        if system.name == "student" and plan.calibration.path:
+            keys["student"]["calibration"] = plan.calibration.key()
+        if system.name == "teacher" and plan.asked_again():
+            keys["teacher"]["asked_again"] = [plan.calibration.key(), len(plan.asked_again())]
     return Scored(plan.unfinished.folder, keys)
 
 
@@ -226,7 +276,7 @@ def metrics_of(plan: Plan, results: dict[str, dict], measured: dict) -> dict:
     has_labels = bool(plan.task.labels)
     fields = fields_of(plan.task.schema, gold)
     metrics = measure(results, gold, plan.rows.kinds, has_labels, choices.prices, fields)
-    metrics["prices"] = {name: choices.prices.basis(name) for name in results}
+    metrics["prices"] = {name: choices.prices.basis(name) for name in results if name != CASCADE}
     metrics.update(origin(choices, plan.models.revisions, plan.task, results))
     metrics.update(measured)
     metrics.update(left_out=plan.left_out, dated_templates=plan.dated)

@@ -1,6 +1,11 @@
 """What the report says under "How it was measured": tests, serving, ties, what was left out."""
 
-from distill.evaluation.systems import labels_from_elsewhere, titles_of
+from distill.evaluation.systems import (
+    CASCADE,
+    CASCADE_TITLE,
+    labels_from_elsewhere,
+    titles_of,
+)
 from distill.evaluation.ties import ties_sentence
 from distill.server_settings import server_sentence
 
@@ -12,11 +17,11 @@ def sentences(metrics: dict) -> list[str]:
     check = metrics.get("check")
     titles = titles_of(metrics)
     if test:
-        p_value = "< 0.001" if test["p_value"] < 0.001 else f"= {test['p_value']:.3f}"
         found.append(
             f"Right where the other is wrong: student {test['only_student']} rows, "
-            f"teacher {test['only_teacher']} (McNemar's exact test: p {p_value})."
+            f"teacher {test['only_teacher']} (McNemar's exact test: {shown_p(test)})."
         )
+    found += of_cascade(metrics)
     if labels_from_elsewhere(metrics):
         found.append(
             f"The teacher's answers are labels from elsewhere ({metrics['teacher_answers']}): "
@@ -58,6 +63,27 @@ def sentences(metrics: dict) -> list[str]:
     if measured_on(metrics):
         found.append(measured_on(metrics))
     return found
+
+
+def of_cascade(metrics: dict) -> list[str]:
+    """What is to be known of the cascade's figures; none without one."""
+    found = metrics.get(CASCADE)
+    if not found:
+        return []
+    test = found["mcnemar"]
+    return [
+        f"Right where the other is wrong: {CASCADE_TITLE} {test['only_student']} rows, teacher "
+        f"{test['only_teacher']} (McNemar's exact test: {shown_p(test)}).",
+        f"The cascade's temperature and threshold are those of {found['rows']} calibration rows, "
+        "which were neither trained on nor among the held-out ones. Its answers are those that "
+        "student and teacher have given here; its time is the student's mean and, for the share "
+        "that is handed over, the teacher's.",
+    ]
+
+
+def shown_p(test: dict) -> str:
+    """A test's p-value."""
+    return "p < 0.001" if test["p_value"] < 0.001 else f"p = {test['p_value']:.3f}"
 
 
 def measured_on(metrics: dict) -> str:

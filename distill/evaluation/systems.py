@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from distill.palette import BLUE, GREEN, ORANGE, PURPLE
+from distill.palette import BLUE, GREEN, ORANGE, PURPLE, VERMILLION
 
 TITLES = {
     "teacher": "teacher, prompt and thinking",
@@ -14,9 +14,17 @@ TITLES = {
 BASE_SYSTEMS = ("base_prompt", "base")
 # One that does not know when to stop takes the whole --max_tokens for every row.
 BASE_LATENCY_ROWS = 10
+CASCADE = "cascade"  # no system that is asked: student and teacher together
+CASCADE_TITLE = "student, unsure requests to the teacher"
 WITHOUT_THINKING = "teacher, prompt"
 FROM_ELSEWHERE = "labels from elsewhere"  # take the teacher's place in a comparison
-STYLES = {"teacher": BLUE, "base_prompt": GREEN, "base": PURPLE, "student": ORANGE}
+STYLES = {
+    "teacher": BLUE,
+    "base_prompt": GREEN,
+    "base": PURPLE,
+    "student": ORANGE,
+    CASCADE: VERMILLION,
+}
 
 
 def title_of(name: str, teacher_thinks: bool = True, from_elsewhere: bool = False) -> str:
@@ -32,7 +40,9 @@ def titles_of(metrics: dict) -> dict[str, str]:
     Old figures are those of a teacher that thinks.
     """
     thinks = metrics.get("teacher_thinks", True)
-    return {name: title_of(name, thinks, labels_from_elsewhere(metrics)) for name in TITLES}
+    titles = {name: title_of(name, thinks, labels_from_elsewhere(metrics)) for name in TITLES}
+    titles[CASCADE] = CASCADE_TITLE
+    return titles
 
 
 def labels_from_elsewhere(metrics: dict) -> bool:
@@ -57,3 +67,4 @@ class System:
     check_rows: int  # whose tokens are kept for the comparison with PEFT
     revision: str | None = None  # of a model on the hub
     server: str | None = None  # the host that has it; None: an engine of ours
+    logprobs: int | None = None  # as of Sampling; None: nobody wants its confidence

@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from distill.evaluation.systems import labels_from_elsewhere, titles_of
+from distill.evaluation.cascade_tables import cascade_rows, label_rows, ways_rows
+from distill.evaluation.systems import CASCADE, CASCADE_TITLE, labels_from_elsewhere, titles_of
 from distill.prices import basis_text
 from distill.wording import MISSING, NOT_KNOWN, money, percent, rate, seconds, show
 
@@ -137,6 +138,8 @@ def tables(metrics: dict) -> list[Table]:
     ]
     found.append(fields_table(metrics))
     found.append(labels_table(metrics))
+    if CASCADE in metrics:
+        found += cascade_tables(metrics)
     return [table for table in found if table is not None]
 
 
@@ -210,6 +213,8 @@ def basis_of(metrics: dict, name: str) -> str:
     """By what a system is paid; labels from elsewhere were not paid by what the prices say."""
     if name == "teacher" and labels_from_elsewhere(metrics):
         return NOT_KNOWN
+    if name == CASCADE:
+        return "the student's price, and the teacher's for what is handed over"
     return basis_text(metrics["prices"][name], metrics["systems"][name]["rows_per_second"])
 
 
@@ -251,6 +256,23 @@ def fields_table(metrics: dict) -> Table | None:
         of_systems = [accuracy(of_fields[field]) for of_fields in per_field.values()]
         rows.append([field, *of_systems])
     return Table("Fields", ["field", *(titles[name] for name in systems)], rows)
+
+
+def cascade_tables(metrics: dict) -> list[Table]:
+    """What the cascade alone has figures for."""
+    title = CASCADE_TITLE[0].upper() + CASCADE_TITLE[1:]
+    header = ["figure", "calibration rows", "held-out rows"]
+    found = [Table(title, header, cascade_rows(metrics))]
+    ways = ways_rows(metrics)
+    if ways:
+        header = ["way", "calibration error (ECE)", "Brier score", "log-loss"]
+        title = "Ways to calibrate, each tried on calibration rows that it was not fitted on"
+        found.append(Table(title, header, ways))
+    labels = label_rows(metrics)
+    if labels:
+        header = ["student's answer", "rows", "handed over", "confidence", "is the teacher's"]
+        found.append(Table("How sure the student is, by its answer", header, labels))
+    return found
 
 
 def labels_table(metrics: dict) -> Table | None:

@@ -9,7 +9,7 @@ be off on other rows. For free texts the test is on answers that are exactly rig
 comparison with a teacher that often cannot be read, however good the student looks beside it.
 """
 
-from distill.evaluation.systems import labels_from_elsewhere, titles_of
+from distill.evaluation.systems import CASCADE, labels_from_elsewhere, titles_of
 from distill.evaluation.tables import free_texts
 from distill.wording import duration, part_of, percent
 
@@ -35,6 +35,7 @@ def verdict(metrics: dict) -> list[str]:
         if "teacher" in systems and not unread:
             found.append(teacher_mostly_wrong(metrics))
             found.append(savings(metrics))
+            found.append(together(metrics))
         else:
             found.append(costs(metrics))
         found.append(base_student(metrics))
@@ -183,6 +184,22 @@ def savings(metrics: dict) -> str:
         text = f"A request took {part_of(1 / faster, 'the time')}; its tokens were not compared"
     else:
         return "Tokens and time of a request were not compared."
+    return f"{text}."
+
+
+def together(metrics: dict) -> str:
+    """What the student gives that hands over what it is not sure of; empty if not measured."""
+    found = metrics.get(CASCADE)
+    if not found:
+        return ""
+    cascade = metrics["systems"][CASCADE]
+    text = (
+        f"With the {percent(found['share'])} of the requests of which the student is least sure "
+        f"handed to the teacher, {percent(cascade['accuracy'])} are right"
+    )
+    ratio = cascade.get("token_ratio")
+    if ratio:
+        text += f", for {part_of(1 / ratio, 'the tokens')}"
     return f"{text}."
 
 

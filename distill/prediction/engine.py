@@ -21,7 +21,7 @@ from distill.task import Task
 from distill.teacher.check import tokenizer_of_engine
 from distill.teacher.engine import EngineFailed, parse_engine_flags
 from distill.teacher.engine_flags import given
-from distill.teacher.vllm_engine import VLLMTeacher
+from distill.teacher.vllm_engine import LOGPROBS, VLLMTeacher
 from distill.templates import TemplateProblem
 from distill.tokens import prompt_ids
 from distill.unfit_rows import describe_unfit_rows, find_unfit_rows
@@ -143,11 +143,7 @@ class StudentWork:
         return Predicting(teacher, self.task, self.max_tokens)
 
     def _start(self, way: Serving | None, merged: Path) -> Started:
-        # the model's own probabilities, whatever the flags say
-        settings = {
-            "tensor_parallel_size": self.tensor_parallel_size,
-            "logprobs_mode": "raw_logprobs",
-        }
+        settings = {"tensor_parallel_size": self.tensor_parallel_size, **LOGPROBS}
         backend = "distributed_executor_backend"
         if self.on_replica and self.tensor_parallel_size > 1:
             settings[backend] = given(self.engine_flags, backend) or "mp"

@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from distill.model_tokenizer import ids_or_reason
 from distill.teacher.base import Completion, Loop, Prompt, Request, Sampling, Teacher, TeacherEnded
 from distill.teacher.engine import why_ended
+from distill.teacher.worker_methods import WORKER_METHODS
 from distill.teacher.written import text_of, thinking_tokens
 from distill.tokens import decode, think_end_id
 
+# Settings of an engine whose completions have the model's own log-probabilities, whatever the flags
+# say, and logits within giving_logits().
+LOGPROBS = {"logprobs_mode": "raw_logprobs", "worker_extension_cls": WORKER_METHODS}
 WINDOW = 512  # requests handed to the engine at a time, at least; memory stays constant
 LOOKED_AT = 128  # tokens after which a running request is looked at, for a loop
 
@@ -108,6 +112,18 @@ class VLLMTeacher(Teacher):
         """Empty the prefix cache. Raises TeacherEnded."""
         with self._told_why():
             self.engine.reset_prefix_cache()
+
+    @contextlib.contextmanager
+    def giving_logits(self):
+        """Meanwhile completions have logits where else they have log-probabilities.
+
+        The engine must have been started with LOGPROBS and nothing may be running.
+        """
+        self.engine.collective_rpc("report_as", args=("raw_logits",))
+        try:
+            yield
+        finally:
+            self.engine.collective_rpc("report_as", args=("raw_logprobs",))
 
     def spell(self, token_ids: list[int]) -> str:
         """The text of tokens."""
