@@ -1,7 +1,13 @@
 """Reports on answers that are made up: one of labels and one of free texts, without an engine."""
 
+from distill.calibration import Calibration
+from distill.evaluation.calibrate import Judged, choose_by_share, fit_temperature
+from distill.evaluation.calibrated import Calibrated
+from distill.evaluation.cascade import add_cascade, cascade_result
 from distill.evaluation.report import write_report
-from distill.evaluation.scores import Prices, measure
+from distill.evaluation.scores import measure
+from distill.evaluation.systems import CASCADE
+from distill.prices import Prices
 from helpers import ROOT, read_jsonl
 
 
@@ -32,6 +38,35 @@ def another(label, labels):
     return labels[(labels.index(label) + 1) % len(labels)]
 
 
+def calibration_of(student, teacher):
+    """Make a student less sure where it answers otherwise, and calibrate it on the same rows."""
+    answers = student["answers"]
+    agrees = [own == other for own, other in zip(answers, teacher, strict=True)]
+    sure = []
+    for i, agreeing in enumerate(agrees):
+        doubt = 0.001 + 0.3 * (i % 7 == 0) if agreeing else 0.05 + 0.4 * (i % 3)
+        sure.append(-doubt)
+    student["log_confidence"] = sure
+    judged = Judged(sure, agrees)
+    temperature = fit_temperature(judged)
+    choice = choose_by_share(judged, temperature, 0.05)
+    calibration = Calibration(
+        temperature=temperature,
+        threshold=choice.threshold,
+        chosen_by="hand_over",
+        wanted=0.05,
+        rows=len(agrees),
+        handed_over=choice.handed_over,
+        agreed=choice.agreed,
+        agreement_bound=choice.bound,
+        task_file="example-data/language_classification.yaml",
+        task_hash="",
+        adapter="",
+    )
+    again = {"rows": 100, "agreed": 97, "share": 0.97}
+    return Calibrated(calibration, judged, answers, again)
+
+
 def write_large(folder):
     """The example's 420 rows and 13 labels, with four systems; returns report.html."""
     rows = read_jsonl(ROOT / "example-data" / "heldout.jsonl")
@@ -51,7 +86,15 @@ def write_large(folder):
         "student": {"answers": student, **costs(420, 44, 2, 0.0077)},
     }
     kinds = [row["kind"] for row in rows]
-    metrics = measure(results, gold, kinds, True, Prices(1.0, 0.1, 4.0))
+    prices = Prices(1.0, 0.1, 4.0)
+    for result in results.values():
+        result["responses"] = [""] * 420
+    calibrated = calibration_of(results["student"], teacher)
+    calibration = calibrated.calibration
+    results[CASCADE] = cascade_result(results["student"], results["teacher"], calibration)
+    metrics = measure(results, gold, kinds, True, prices)
+    metrics["prices"] = {name: prices.basis(name) for name in results}
+    add_cascade(metrics, results, gold, True, calibrated)
     metrics.update(machine="2 cores of X", date="2026-01-31", commit="abc1234")
     write_report(folder, metrics, predictions_of(texts, gold, results))
     return folder / "report.html"
