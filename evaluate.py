@@ -76,7 +76,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.group("who is asked")
     parser.add("systems", ",".join(TITLES), "which of them are compared, with commas")
     parser.add("teacher_model", TEACHER, "asked with its prompt and thinking")
-    parser.add("teacher_revision", None, "of the teacher on the hub (default: main)")
+    parser.add("teacher_revision", None, "of the teacher on the hub", rare=True)
     parser.add(
         "teacher_answers",
         "",
@@ -84,7 +84,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     )
     parser.add("reasoning_parser", REASONING_PARSER, "none: the teacher does not think")
     parser.add("student_model", STUDENT, "the student's base, which the adapter was trained on")
-    parser.add("student_revision", None, "of the student's base (default: as it was trained on)")
+    parser.add("student_revision", None, "of the student's base", rare=True)
     parser.add("revision", None, "of all models on the hub, unless the two above say otherwise")
     parser.add("adapter", ADAPTER, "what train_sft_trl.py wrote")
     how = "by vLLM, or a merged copy; auto: what works, on a CPU the copy"
@@ -104,7 +104,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.add("hand_over", 0.05, share, at_least=0, at_most=1)
     target = "or as few as keep this agreement on the others"
     parser.add("target_agreement", None, target, 0.5, 0.9999, kind=float)
-    parser.add("self_agreement_rows", 100, "of these the teacher answers twice", at_least=0)
+    parser.add("self_agreement_rows", 100, "of these asked twice", at_least=0, rare=True)
     parser.group("the report, or labels of step 1 against gold without any model")
     parser.add("report_dir", "", "where the report goes (default: report/ in the adapter)")
     parser.add("labels", "", "without any model: what create_data.py wrote, against --gold")

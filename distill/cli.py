@@ -63,6 +63,7 @@ class ShowAll(argparse.Action):
     """--help_all: what --help shows, and then the flags that another parser reads."""
 
     def __call__(self, parser, *_):
+        parser.shows_rare = True
         parser.print_help()
         if parser.print_others:
             parser.print_others()
@@ -84,8 +85,23 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--help", "-h", action="help", help=argparse.SUPPRESS)
         self.add_argument(*HELP_ALL, action=ShowAll, nargs=0, help=argparse.SUPPRESS)
         self.print_others = None
+        self.rare: set[str] = set()  # flags that --help leaves out
+        self.shows_rare = False
         self.titled = self  # the group that flags are added to
         self.ranges: dict[str, Range] = {}  # by flag
+
+    def format_help(self) -> str:
+        """The page, without the flags that are rare unless all are asked for."""
+        meanings = {}
+        for action in self._actions:
+            if action.dest in self.rare and not self.shows_rare:
+                meanings[action] = action.help
+                action.help = argparse.SUPPRESS
+        try:
+            return super().format_help()
+        finally:
+            for action, meaning in meanings.items():
+                action.help = meaning
 
     def mention(self, title: str, flags: dict[str, str]) -> None:
         """Name flags that another parser reads, with what they mean, at the end of --help."""
@@ -105,12 +121,23 @@ class Parser(argparse.ArgumentParser):
         self.titled = self.add_argument_group(title)
 
     def add(
-        self, name: str, default, help: str, at_least=None, at_most=None, kind=None, **kwargs
+        self,
+        name: str,
+        default,
+        help: str,
+        at_least=None,
+        at_most=None,
+        kind=None,
+        rare=False,
+        **kwargs,
     ) -> None:
         """Add a flag of a type: `kind`, or else that of its default; None is a text's.
 
-        A value below `at_least` or above `at_most` is refused; both are inclusive.
+        A value below `at_least` or above `at_most` is refused; both are inclusive. A `rare` one is
+        shown by --help_all alone.
         """
+        if rare:
+            self.rare.add(name)
         if at_least is not None:
             self.ranges[name] = Range(at_least, at_most)
         if kind is None:

@@ -59,3 +59,18 @@ def test_model_directory_passes_once_it_has_a_config(tmp_path, monkeypatch, name
         check_model(name)
     (tmp_path / "models" / "tiny" / "config.json").write_text("{}")
     assert check_model(name) == name
+
+
+def test_rare_flags_are_shown_where_all_are(capsys):
+    def parsed(*words):
+        parser = Parser("What it does.")
+        parser.add("common", 1, "often wanted")
+        parser.add("rare", 2, "seldom wanted", rare=True)
+        return parser.parse_args(words)
+
+    assert parsed("--rare", "3").rare == 3
+    for flag, shown in (("--help", False), ("--help_all", True)):
+        with pytest.raises(SystemExit):
+            parsed(flag)
+        out = capsys.readouterr().out
+        assert "--common" in out and ("seldom wanted [2]" in out) == shown

@@ -68,7 +68,7 @@ def handing_over(metrics: dict, figure, legend: dict):
     )
     if found["agreement_answered"] is not None:
         agreement.plot([share], [100 * found["agreement_answered"]], **chosen)
-    agreement.set(xlabel="handed over, %", ylabel="the student's answers that are the teacher's, %")
+    agreement.set(xlabel="handed over, %", ylabel="rest that agrees with teacher, %")
     figure.legend(**legend)
     return figure
 

@@ -15,7 +15,7 @@ BASE_SYSTEMS = ("base_prompt", "base")
 # One that does not know when to stop takes the whole --max_tokens for every row.
 BASE_LATENCY_ROWS = 10
 CASCADE = "cascade"  # no system that is asked: student and teacher together
-CASCADE_TITLE = "student, unsure requests to the teacher"
+CASCADE_TITLE = "student, teacher if unsure"
 WITHOUT_THINKING = "teacher, prompt"
 FROM_ELSEWHERE = "labels from elsewhere"  # take the teacher's place in a comparison
 STYLES = {

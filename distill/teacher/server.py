@@ -67,11 +67,12 @@ def add_server_flags(parser) -> None:
     parser.group("or a server as the teacher")
     parser.add("teacher_url", "", "of an OpenAI-compatible server, such as https://host/v1")
     parser.add("api_key_env", "", "the environment variable that holds its key; empty: no key")
-    parser.add("server", "auto", "what it is; auto asks it", choices=KINDS)
+    parser.add("server", "auto", "what it is; auto asks it", choices=KINDS, rare=True)
     parser.add("teacher_tokenizer", None, "keeps special tokens in inputs text (vLLM's server)")
-    parser.add("special_tokens", REJECT, "inputs that spell one, otherwise", choices=[REJECT, ASK])
+    otherwise = "inputs that spell one, otherwise"
+    parser.add("special_tokens", REJECT, otherwise, choices=[REJECT, ASK], rare=True)
     parser.add("concurrency", 64, "requests at once, fewer while it is busy", at_least=1)
-    parser.add("request_timeout", 600.0, "seconds that a request may take", at_least=1)
+    parser.add("request_timeout", 600.0, "seconds that a request may take", at_least=1, rare=True)
 
 
 def server_of(

@@ -202,10 +202,10 @@ def test_it_is_said_in_verdict_terminal_tables_and_sentences(task, adapter):
     assert "With the 20.0 % of the requests of which the student is least sure" in said
     assert "handed to the teacher, 100.0 % are right, for 22 % of the tokens." in said
     terminal = on_terminal(metrics)
-    assert "student, unsure requests to the teacher" in terminal
+    assert "student, teacher if unsure" in terminal
     assert max(map(len, terminal.splitlines())) <= 100
     titles = [table.title for table in tables(metrics)]
-    assert "Student, unsure requests to the teacher" in titles
+    assert "Student, teacher if unsure" in titles
     assert "How sure the student is, by its answer" in titles
     assert any("those of 20 calibration rows" in sentence for sentence in sentences(metrics))
 
