@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from distill.cli import check_model
+from distill.cli import Parser, check_model
 
 
 @pytest.mark.parametrize(
