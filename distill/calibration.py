@@ -15,6 +15,7 @@ from distill.files import Replacing
 from distill.task import Task
 
 CALIBRATION = "calibration.json"
+CALIBRATION_ROWS = "calibration.jsonl"  # kept away from training by step 2
 # Probabilities are kept this far from 0 and 1, where a logit has no end.
 EDGE = 1e-12
 
