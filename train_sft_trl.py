@@ -33,9 +33,10 @@ from distill.streams import lasting_streams
 from distill.system import end_with_parent
 from distill.training.arguments import OneLineParser, TrainArguments
 from distill.training.build import make_trainer
+from distill.training.calibration_rows import write_rows
 from distill.training.checkpoints import steps_of
 from distill.training.checks import Checked, check_run
-from distill.training.console import say_next, say_sizes, say_start
+from distill.training.console import say_calibration, say_next, say_sizes, say_start
 from distill.training.hub import PushError, push
 from distill.training.recipe import ScriptArguments
 from distill.training.results import sizes_of, summary_of, write_results
@@ -87,6 +88,9 @@ def train(script, args, checked: Checked) -> int:
     if is_main:
         rows = len(checked.rows)
         say_start(script.train_file, rows, script.model_name, args.output_dir, args.world_size)
+        calibration = checked.calibration
+        say_calibration(calibration, script.train_file, args.output_dir, script.init_adapter)
+        write_rows(Path(args.output_dir), calibration)
         if checked.few_rows:
             log.info(checked.few_rows)
     init_adapter = None
@@ -119,6 +123,7 @@ def train(script, args, checked: Checked) -> int:
         return 0
     output_dir = Path(args.output_dir)
     summary = summary_of(trainer, sizes, result.training_loss, seconds, resumed)
+    summary["calibration_rows"] = len(checked.calibration.lines)
     summary.update(checked.task)  # by which predict.py reads answers
     write_results(output_dir, trainer.state.log_history, summary)
     return finish(script, output_dir, summary, checked)

@@ -21,6 +21,7 @@ OLD_HEADER = {
 # Of run.json, where settings of SFTConfig are texts such as "None".
 OLD_RUN = {
     "revision": None,  # main
+    "calibration_fraction": 0.0,
     "commit": NOT_RECORDED,
     "eos_token": "None",  # --eos_token did nothing
     "probe_tokens": NOT_RECORDED,

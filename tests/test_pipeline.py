@@ -232,6 +232,7 @@ BAD_TRAIN_FLAGS = {
         ["--eval_file", "a", "--eval_fraction", "0.1"],
         "--eval_fraction 0.1",
     ),
+    "all rows kept away": (["--calibration_fraction", "1"], "--calibration_fraction 1.0: a share"),
     "report to what is not there": (
         ["--use_cpu", "true", "--bf16", "false", "--report_to", "no_such_tracker"],
         "no_such_tracker: not installed",

@@ -15,6 +15,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from distill.calibration import CALIBRATION_ROWS
 from distill.tokens import prompt_ids
 from helpers import (
     HANGS,
@@ -49,10 +50,16 @@ def test_three_launchers_train_the_same(trained):
 
 @pytest.mark.slow
 def test_bf16_stays_near_across_launchers(pair, train_file, tmp_path):
-    """Sums in another order round otherwise: measured 0.01 in the loss and 0.9999 in the cosine."""
+    """Sums in another order round otherwise: measured 0.01 in the loss and 0.9999 in the cosine.
+
+    All keep the same rows away from training.
+    """
+    flags = ["--bf16", "true", "--max_steps", 10, "--calibration_fraction", 0.15]
     for mode in MODES:
-        train(mode, tmp_path / mode, train_file, "--bf16", "true", "--max_steps", 10)
+        assert train(mode, tmp_path / mode, train_file, *flags)["calibration_rows"] == 25
+    kept = (tmp_path / "single" / CALIBRATION_ROWS).read_bytes()
     for mode in ("ddp", "fsdp"):
+        assert (tmp_path / mode / CALIBRATION_ROWS).read_bytes() == kept
         one = losses(tmp_path / "single", 10)
         other = losses(tmp_path / mode, 10)
         print(

@@ -20,6 +20,7 @@ from distill.next_step import task_of_rows
 from distill.probes import probe_tokens
 from distill.revisions import resolve
 from distill.training.build import check_trainer
+from distill.training.calibration_rows import CalibrationRows, set_apart
 from distill.training.few_rows import follow_rows
 from distill.training.hub import Repository, open_repository
 from distill.training.init_adapter import check_init_adapter
@@ -43,13 +44,14 @@ class Checked:
     """What the checks have found, and training goes on with."""
 
     tokenizer: object
-    rows: list[dict]  # input_ids and labels
+    rows: list[dict]  # input_ids and labels, without those that are kept for calibration
     eval_rows: list[dict] | None
     lora: LoraConfig
     # that a finished run is pushed to, in the process that does
     repository: Repository | None = None
     checkpoint: str | None = None  # to resume from
     few_rows: str = ""  # what there is to say of epochs and batch
+    calibration: CalibrationRows = field(default_factory=CalibrationRows)
     task: dict[str, str] = field(default_factory=dict)  # of the rows, as results.json has it
 
 
@@ -65,7 +67,7 @@ def check_run(script, args) -> Checked:
     revision = script.commit or "main"
     config = AutoConfig.from_pretrained(script.model_name, revision=revision)
     tokenizer = checked_tokenizer(script, args.eos_token)
-    rows = train_rows(script, args.max_length, tokenizer)
+    rows, calibration = train_rows(script, args.max_length, args.seed, tokenizer)
     task = task_of_rows(script.train_file)  # now: newer labels may lie there when training ends
     stops = stop_tokens(eos_in_generation_config(script.model_name, config, revision), tokenizer)
     check_answer_end(script.model_name, tokenizer, stops, rows[0]["labels"][-1])
@@ -77,7 +79,7 @@ def check_run(script, args) -> Checked:
     lora = lora_of(script, empty)
     if script.init_adapter:
         check_init_adapter(script, Path(args.output_dir), config, lora)
-    checked = Checked(tokenizer, rows, eval_rows, lora, task=task)
+    checked = Checked(tokenizer, rows, eval_rows, lora, task=task, calibration=calibration)
     takeover = Takeover(
         overwrite=script.overwrite,
         resume=args.resume_from_checkpoint or LAST,
@@ -125,12 +127,21 @@ def checked_tokenizer(script, eos_token: str | None):
     return tokenizer
 
 
-def train_rows(script, max_length: int | None, tokenizer) -> list[dict]:
-    """The encoded rows of the train file, whose hash goes into run.json; raises ValueError."""
+def train_rows(
+    script, max_length: int | None, seed: int, tokenizer
+) -> tuple[list[dict], CalibrationRows]:
+    """The encoded rows of the train file, and those that are kept away from training.
+
+    The hashes of both go into run.json. Raises ValueError.
+    """
     first_sha256(script.train_file)
-    rows = load_rows(script.train_file, tokenizer, max_length)
+    encoded = load_rows(script.train_file, tokenizer, max_length)
+    rows, calibration = set_apart(
+        script.train_file, encoded, script.calibration_fraction, seed, script.init_adapter
+    )
+    script.calibration_sha256 = calibration.sha256
     check_fraction(script.eval_fraction, len(rows))
-    return rows
+    return rows, calibration
 
 
 def check_sharding(empty, args) -> None:

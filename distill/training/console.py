@@ -1,8 +1,11 @@
 """What step 2 says of a run: what it will do, on what it trains, and what comes next."""
 
 import logging
+from pathlib import Path
 
+from distill.calibration import CALIBRATION_ROWS
 from distill.next_step import GOLD, TASK_FILE, evaluation_command
+from distill.training.calibration_rows import CalibrationRows
 from distill.training.lora import describe
 from distill.training.results import Sizes
 
@@ -21,6 +24,24 @@ def say_start(train_file: str, rows: int, student: str, adapter: str, processes:
         together,
         adapter,
     )
+
+
+def say_calibration(
+    calibration: CalibrationRows, train_file: str, adapter: str, init_adapter: str | None
+) -> None:
+    """Say in one line how many rows are kept away from training, and where; nothing if none are."""
+    kept = len(calibration.lines)
+    if not kept:
+        return
+    path = Path(adapter) / CALIBRATION_ROWS
+    log.info("%s more rows of %s are kept away from training, in %s", f"{kept:,}", train_file, path)
+    known = kept - calibration.kept_before
+    if init_adapter and known:
+        log.warning(
+            "%s may have been trained on %s of them, and be surer of those than of new inputs",
+            init_adapter,
+            f"{known:,}",
+        )
 
 
 def say_sizes(trainer, tokenizer, first_row: dict, sizes: Sizes) -> None:

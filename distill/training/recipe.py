@@ -31,6 +31,11 @@ class ScriptArguments:
     train_file: str = flag(LABELS, "chat JSONL from create_data.py")
     eval_file: str = flag("", "chat JSONL whose loss and exact answers are logged")
     eval_fraction: float = flag(0.0, "or this share of the train file, left out of training")
+    calibration_fraction: float = flag(
+        0.0, "this share of the train file is kept away from training, for calibration in step 3"
+    )
+    # found out: of the rows that are kept away
+    calibration_sha256: str | None = field(default=None, init=False)
     lora_rank: int = flag(32, "rank on attention and dense layers")
     lora_alpha: int = flag(16, "the scale is alpha / rank, the same everywhere")
     lora_expert_rank: int = flag(0, "rank on each expert (0: lora_rank // experts per token)")
@@ -64,6 +69,11 @@ class ScriptArguments:
             raise ValueError(
                 f"--eval_fraction {self.eval_fraction}: "
                 "a share below 1, and not together with --eval_file"
+            )
+        if not 0 <= self.calibration_fraction < 1:
+            raise ValueError(
+                f"--calibration_fraction {self.calibration_fraction}: a share of at least 0 and "
+                "below 1"
             )
         if not Path(self.train_file).exists():
             raise ValueError(

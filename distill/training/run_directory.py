@@ -15,6 +15,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from distill.calibration import CALIBRATION, CALIBRATION_ROWS
 from distill.files import Replacing
 from distill.input_files import unchanged_sha256
 from distill.system import TO_LAUNCH
@@ -26,7 +27,15 @@ log = logging.getLogger("train_sft_trl")
 LAST = "last"  # of what to resume from: the last complete checkpoint
 NONE = "none"
 # What --overwrite deletes beside the checkpoints.
-WRITTEN = ("results.json", "run.json", "adapter_model.safetensors", "adapter_config.json", "report")
+WRITTEN = (
+    "results.json",
+    "run.json",
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    "report",
+    CALIBRATION,
+    CALIBRATION_ROWS,
+)
 # Of SFTConfig, what changes the result; all of our own flags but the following are compared too.
 COMPARED = (
     "learning_rate",
@@ -138,6 +147,9 @@ def recorded_run(script, args) -> dict:
     run["world_size"] = str(processes_of(args.world_size))
     for name in NOT_COMPARED:
         del run[name]
+    # last, since what decides about these rows is the better reason to name
+    del run["calibration_sha256"]
+    run["calibration_sha256"] = same_everywhere(script.calibration_sha256, CALIBRATION_ROWS)
     return run
 
 

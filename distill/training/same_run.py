@@ -9,6 +9,7 @@ from distill.old_values import OLD_RUN, Difference, first_difference
 IN_WORDS = {
     "train_sha256": "other rows in --train_file",
     "eval_sha256": "other rows in --eval_file",
+    "calibration_sha256": "other rows kept for calibration",
     "commit": "another commit of the student",
     "probe_tokens": "a tokenizer or chat template that gives other tokens",
     "init_adapter_identity": "another --init_adapter, or one of two without any",

@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 from transformers.trainer_utils import HubStrategy
 
+from distill.calibration import CALIBRATION_ROWS
 from distill.card import public_name
 from distill.training.hub import open_repository, without_paths
-from helpers import HANGS, MODES, ROOT, STUDENT, run, train, training_command
+from helpers import HANGS, MODES, ROOT, STUDENT, read_jsonl, run, train, training_command
 from loopback_hub import READ_TOKEN, LoopbackHub
 
 PUSHED = {
@@ -201,8 +202,9 @@ def test_a_bad_hub_is_found_before_anything_is_loaded_or_deleted(pair, train_fil
 
 @pytest.mark.slow
 def test_what_the_hub_did_not_take_is_pushed_by_the_same_command(pair, train_file, tmp_path):
+    """Without the rows that are kept for calibration, which are users' texts."""
     output_dir = tmp_path / "out"
-    flags = ["--max_steps", 10, "--push_to_hub", "true"]
+    flags = ["--max_steps", 10, "--push_to_hub", "true", "--calibration_fraction", 0.15]
     line, environment = training_command("single", output_dir, train_file, *flags)
     with LoopbackHub() as hub:
         environment.update(hub.environment)
@@ -233,5 +235,12 @@ def test_what_the_hub_did_not_take_is_pushed_by_the_same_command(pair, train_fil
         again = run(*line, env=environment, cwd=ROOT)
     assert json.loads(again.stdout.splitlines()[-1]) == {**summary, "hub_url": f"{hub.url}/ana/out"}
     assert "optimizer steps" not in again.stderr
-    assert hub.commits["ana/out"][0].files["adapter_model.safetensors"] == adapter
+    pushed = hub.commits["ana/out"][0].files
+    assert pushed["adapter_model.safetensors"] == adapter
+    assert set(pushed) == PUSHED
+    kept = read_jsonl(output_dir / CALIBRATION_ROWS)
+    assert summary["calibration_rows"] == len(kept) == 25
+    for row in kept:
+        text = row["messages"][0]["content"].encode()
+        assert not [name for name, content in pushed.items() if text in content]
     assert (output_dir / "adapter_model.safetensors").read_bytes() == adapter
