@@ -7,7 +7,9 @@ import sys
 import pytest
 from huggingface_hub import ModelCard
 
-from distill.evaluation.systems import BASE_LATENCY_ROWS, BASE_SYSTEMS
+from distill.calibration import read_calibration
+from distill.evaluation.systems import BASE_LATENCY_ROWS, BASE_SYSTEMS, CASCADE
+from distill.task import load_task
 from distill.wording import percent
 from helpers import ROOT, STUDENT, fails, last_json, read_jsonl, run
 
@@ -43,7 +45,8 @@ def test_student_learns_the_task_without_the_prompt(distilled, evaluated):
 def test_report_has_all_its_files_and_parts(evaluated):
     folder, process = evaluated
     names = {"metrics.json", "predictions.jsonl", "report.md", "report.html"}
-    names.update(f"{name}.png" for name in ("confusion", "per_label", "latency", "tokens"))
+    plots = ("confusion", "per_label", "latency", "tokens", "handing_over", "reliability")
+    names.update(f"{name}.png" for name in plots)
     assert {p.name for p in folder.iterdir()} == names  # what was kept meanwhile is gone
     text = (folder / "report.md").read_text()
     for named in (
@@ -101,6 +104,8 @@ def test_figures_are_those_of_the_rows(evaluated):
             sum(edge),
             360,
         )
+        if name == CASCADE:  # which nobody has asked
+            continue
         alone = BASE_LATENCY_ROWS if name in BASE_SYSTEMS else 20
         assert (
             len(m["latencies_s"]) == alone
@@ -115,6 +120,42 @@ def test_figures_are_those_of_the_rows(evaluated):
     assert [
         sum(map(sum, metrics["confusion"][name]["matrix"])) for name in ("teacher", "student")
     ] == [420, 420]
+
+
+@pytest.mark.slow
+def test_the_student_hands_over_what_it_is_not_sure_of(distilled, evaluated):
+    adapter = distilled[0]
+    folder, process = evaluated
+    calibration = read_calibration(
+        adapter, load_task(ROOT / "example-data" / "language_classification.yaml")
+    )
+    kept = read_jsonl(adapter / "calibration.jsonl")
+    assert calibration.rows == len(kept) == distilled[1]["calibration_rows"] > 100
+    assert calibration.handed_over / calibration.rows <= 0.05 < calibration.agreement_bound
+    metrics = json.loads((folder / "metrics.json").read_text())
+    found = metrics[CASCADE]
+    cascade = metrics["systems"][CASCADE]
+    student = metrics["systems"]["student"]
+    teacher = metrics["systems"]["teacher"]
+    rows = read_jsonl(folder / "predictions.jsonl")
+    handed = [row for row in rows[:420] if row[CASCADE]["answered_by"] == "teacher"]
+    assert len(handed) == found["rows_handed_over"] and 0 < found["share"] <= 0.2
+    for row in rows[:420]:
+        sure = row["student"]["confidence"] >= calibration.threshold
+        by = "student" if sure else "teacher"
+        assert (row[CASCADE]["answered_by"], row[CASCADE]["answer"]) == (by, row[by]["answer"])
+    assert "confidence" not in rows[0]["teacher"]
+    # the one far too long input has no answer of which anybody could be sure
+    assert [row["student"]["confidence"] for row in rows].count(None) == 1
+    assert cascade["accuracy"] > max(student["accuracy"], found["random_accuracy"])
+    assert found["agreement_answered"] > student["agreement"]
+    assert student["tokens"] < cascade["tokens"] < teacher["tokens"] / 4
+    assert student["latency_s"] < cascade["latency_s"] < teacher["latency_s"]
+    assert found["self_agreement"]["rows"] == 100 and found["self_agreement"]["share"] > 0.9
+    line = last_json(process)
+    assert line["cascade_accuracy"] == round(cascade["accuracy"], 4)
+    assert "student, teacher if unsure" in process.stdout
+    assert "handed to the teacher" in process.stdout
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import time
 import pytest
 from pyarrow import parquet
 
+from distill.calibration import read_calibration
 from distill.task import load_task
 from helpers import (
     HANGS,
@@ -73,7 +74,7 @@ def test_bad_flags_end_in_one_line_and_leave_nothing(flags, said, tmp_path):
 
 
 @pytest.mark.slow
-def test_it_answers_as_step_3_has_measured(evaluated, predicted, backlog):
+def test_it_answers_as_step_3_has_measured(distilled, evaluated, predicted, backlog):
     output, process = predicted
     rows = read_csv(output)
     measured = read_jsonl(evaluated[0] / "predictions.jsonl")[:420]
@@ -88,9 +89,12 @@ def test_it_answers_as_step_3_has_measured(evaluated, predicted, backlog):
     assert rows[420]["confidence"] == rows[0]["confidence"]
     assert (rows[421]["reason"], rows[421]["confidence"]) == ("input_too_long", "")
     # what the student is sure of is right more often: gold knows
+    calibration = read_calibration(distilled[0], load_task(TASK))
     right = []
     wrong = []
     for row, line in zip(rows[:420], measured, strict=True):
+        calibrated = calibration.confidence(math.log(float(row["confidence"])))
+        assert calibrated == pytest.approx(line["student"]["confidence"], abs=1e-3)
         (right if row["answer"] == line["gold"] else wrong).append(float(row["confidence"]))
     assert sum(right) / len(right) > sum(wrong) / len(wrong) + 0.1
 
