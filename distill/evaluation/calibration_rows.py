@@ -34,26 +34,26 @@ NONE = CalibrationRows("", [], [])
 
 
 def read_calibration_rows(
-    path: str, adapter: str, test_chats: list[list[dict]], task: Task
+    path: str, adapter: str, gold_chats: list[list[dict]], task: Task
 ) -> CalibrationRows:
     """Read the calibration rows; NONE where no `path` is given and step 2 has kept none.
 
-    Raises ValueError that names file and line, also for a row that is among the test rows: then
-    what is chosen by it could not be measured on them.
+    Raises ValueError that names file and line, also for a row that is among the rows with gold:
+    then what is chosen by it could not be measured on them.
     """
     if not path:
         path = str(Path(adapter) / CALIBRATION_ROWS)
         if not Path(path).is_file():
             return NONE
-    tested = {input_hash(chat) for chat in test_chats}
+    tested = {input_hash(chat) for chat in gold_chats}
     chats = []
     answers = []
     for row in read_gold(path):
         where = f"{path}:{row.number}"
         if input_hash(row.chat) in tested:
             raise ValueError(
-                f"{where}: is among the test rows too, which are only for measuring; drop it from "
-                "one of the two files"
+                f"{where}: is among the rows with gold too, which are only for measuring; drop it "
+                "from one of the two files"
             )
         chats.append(row.chat)
         answers.append(known_answer(task, row.gold, f"{where}: answer"))

@@ -77,13 +77,15 @@ def add_cascade(
     costs = (student["cost_per_million"], teacher["cost_per_million"])
     cascade["cost_per_million"] = expected(*costs, share)
     own = agreeing(answers["student"], answers["teacher"], handed)
+    all_handed = instead(answers["student"], answers["teacher"])
+    right = sum(answer == label for answer, label in zip(all_handed, gold, strict=True))
     metrics["cascade"] = {
         **found.figures(),
         "share": share,
         "rows_handed_over": sum(handed),
         "rows_answered": rows - sum(handed),
         "agreement_answered": own,
-        "random_accuracy": (1 - share) * student["accuracy"] + share * teacher["accuracy"],
+        "random_accuracy": (1 - share) * student["accuracy"] + share * right / rows,
         "mcnemar": mcnemar(answers[CASCADE], answers["teacher"], gold),
         "curve": curve(results["student"], answers, gold),
         "held_out": held_out(results["student"], answers, gold, found.calibration.temperature),
@@ -103,6 +105,14 @@ def expected(student: float | None, teacher: float | None, share: float) -> floa
     return student + share * teacher
 
 
+def instead(student: list, teacher: list) -> list:
+    """The answers where all is handed over; the student's where the teacher's is unreadable."""
+    found = []
+    for own, other in zip(student, teacher, strict=True):
+        found.append(own if other is None else other)
+    return found
+
+
 def agreeing(student: list, teacher: list, handed: list[bool]) -> float | None:
     """The share of the teacher's answers among those that the student keeps; None if none is."""
     kept = []
@@ -120,6 +130,7 @@ def curve(student: dict, answers: dict[str, list], gold: list[str]) -> dict:
     rows = len(gold)
     sure = sure_of(student)[:rows]
     order = sorted(range(rows), key=lambda row: float("-inf") if sure[row] is None else sure[row])
+    all_handed = instead(answers["student"], answers["teacher"])
     shares = []
     accuracies = []
     agreements = []
@@ -129,8 +140,8 @@ def curve(student: dict, answers: dict[str, list], gold: list[str]) -> dict:
             handed[row] = True
         right = 0
         for row in range(rows):
-            by = "teacher" if handed[row] else "student"
-            right += answers[by][row] == gold[row]
+            answer = all_handed[row] if handed[row] else answers["student"][row]
+            right += answer == gold[row]
         shares.append(count / rows)
         accuracies.append(right / rows)
         agreements.append(agreeing(answers["student"], answers["teacher"], handed))

@@ -2,6 +2,7 @@
 
 from distill.evaluation.systems import CASCADE, STYLES, titles_of
 
+HANDING_OVER = "handing_over.png"
 UNSURE_FIRST = "the least sure first"
 AT_RANDOM = "at random"
 GREY = "#666666"
@@ -18,7 +19,7 @@ def cascade_figures(metrics: dict, new_figure, legend: dict) -> list[tuple]:
     figures = [
         (
             "What handing over buys",
-            "handing_over.png",
+            HANDING_OVER,
             handing_over(metrics, new_figure(9, 3.8), legend),
         )
     ]
@@ -46,11 +47,15 @@ def handing_over(metrics: dict, figure, legend: dict):
         linewidth=2,
         label=UNSURE_FIRST,
     )
-    ends = percents([systems["student"]["accuracy"], systems["teacher"]["accuracy"]])
+    ends = percents([curve["accuracy"][0], curve["accuracy"][-1]])
     gold.plot([0, 100], ends, color=GREY, linestyle=":", linewidth=2, label=AT_RANDOM)
     teacher = STYLES["teacher"]
     gold.axhline(
-        ends[1], color=teacher.colour, linestyle="-.", linewidth=1.5, label=titles["teacher"]
+        100 * systems["teacher"]["accuracy"],
+        color=teacher.colour,
+        linestyle="-.",
+        linewidth=1.5,
+        label=titles["teacher"],
     )
     chosen = {
         "marker": style.marker,

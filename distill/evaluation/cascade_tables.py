@@ -1,7 +1,7 @@
 """The tables of the cascade: what it hands over, and how far the student's confidence is right."""
 
 from distill.evaluation.systems import CASCADE
-from distill.wording import percent, seconds, show
+from distill.wording import duration, percent, show
 
 WAYS = {
     "as it is": "as the student has it",
@@ -39,7 +39,7 @@ def cascade_rows(metrics: dict) -> list[list[str]]:
         ],
         ["right answers", "", percent(systems[CASCADE]["accuracy"])],
         ["the same share handed over at random", "", percent(found["random_accuracy"])],
-        ["time of a request, expected", "", seconds(systems[CASCADE]["latency_s"])],
+        ["time of a request, expected", "", duration(systems[CASCADE]["latency_s"])],
     ]
     own = found["self_agreement"]
     if own:

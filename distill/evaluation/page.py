@@ -8,6 +8,7 @@ import base64
 from dataclasses import dataclass
 from pathlib import Path
 
+from distill.evaluation.cascade_plots import HANDING_OVER
 from distill.evaluation.headlines import headlines
 from distill.evaluation.plots import CONFUSION
 from distill.evaluation.sentences import sentences
@@ -95,9 +96,9 @@ def page(metrics: dict, predictions: list[dict], images: list[tuple[str, Path]])
 
 
 def shown_image(title: str, path: Path) -> ShownImage:
-    """A plot as the page holds it; a confusion matrix for each of two systems needs room."""
+    """A plot as the page holds it; one of two parts side by side needs room."""
     data = base64.b64encode(path.read_bytes()).decode()
-    return ShownImage(title, data, path.name == CONFUSION)
+    return ShownImage(title, data, path.name in (CONFUSION, HANDING_OVER))
 
 
 def is_wrong(row: dict, name: str) -> bool:

@@ -116,7 +116,7 @@ def prepare(choices: Choices, task: Task, at_end: contextlib.ExitStack) -> Plan:
     calibration = NONE
     if "student" in choices.systems:
         calibration = read_calibration_rows(
-            choices.handing_over.file, choices.adapter, rows.chats, task
+            choices.handing_over.file, choices.adapter, rows.chats[: len(rows.gold)], task
         )
     warn_of_guard(choices, task)
     if not task.labels and not task.schema:

@@ -145,8 +145,13 @@ def test_the_teacher_answers_what_the_student_is_not_sure_of(task, adapter):
 def test_a_teacher_that_cannot_be_read_leaves_the_students_answer(task, adapter):
     unreadable = teacher(answers=["de", "en", "de", "de", None])
     results = {"teacher": unreadable, "student": student()}
-    measured(task, adapter, results)
+    metrics = measured(task, adapter, results)
     assert results[CASCADE]["answers"][-1] == "en"
+    # also on the way from one to the other, and at random
+    assert metrics["systems"][CASCADE]["accuracy"] == 0.8
+    assert metrics[CASCADE]["curve"]["accuracy"][:2] == pytest.approx([0.8, 0.8])
+    assert metrics[CASCADE]["curve"]["accuracy"][-1] == pytest.approx(0.6)
+    assert metrics[CASCADE]["random_accuracy"] == pytest.approx(0.8 * 0.8 + 0.2 * 0.6)
 
 
 def test_a_student_that_cannot_be_read_is_handed_over_however_sure(task, adapter):
@@ -216,7 +221,7 @@ def test_calibration_rows_are_those_that_step_2_has_kept(task, adapter):
     (adapter / "calibration.jsonl").write_text(json.dumps(line) + "\n")
     found = read_calibration_rows("", str(adapter), [chat("Hello")], task)
     assert (found.chats, found.answers) == ([chat("Guten Tag")], ["de"])
-    with pytest.raises(ValueError, match=r"calibration\.jsonl:1: is among the test rows too"):
+    with pytest.raises(ValueError, match=r"calibration\.jsonl:1: is among the rows with gold too"):
         read_calibration_rows("", str(adapter), [chat("Guten Tag")], task)
     (adapter / "other.jsonl").write_text("")
     with pytest.raises(ValueError, match="no rows"):
