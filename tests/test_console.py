@@ -36,6 +36,7 @@ STEP_2 = [
     r"effective batch \d+, \d+ optimizer steps; the first row's loss is on '.*'",
     rf"training: {BAR}",
     r"[\d,]+ rows are fewer than 2,000: to come near 150 optimizer steps, .* override",
+    r"[\d,]+ more rows of .* are kept away from training, in .*",
     r"training starts from the weights of .*",
     r"only \d+ optimizer steps; more come from --num_train_epochs or a smaller batch",
     r"step \d+: [\d.]+ % of the evaluated answers are exact, eval_loss [\d.]+",
@@ -46,6 +47,7 @@ STEP_3 = [
     r"evaluating: .*",
     rf"(teacher|base student|distilled student)[^:]*: {BAR}",
     r"comparing 8 rows with PEFT",
+    r"calibration: temperature [\d.]+, threshold [\d.]+; \d+ of its \d+ rows go to the teacher",
     r"next, a model to serve \(docs/serving\.md has other ways\): python .*merge_adapter\.py .*",
 ]
 

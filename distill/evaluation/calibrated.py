@@ -95,7 +95,9 @@ def calibrate(
             wanted = handing_over.target_agreement
             choice = choose_by_target(judged, temperature, wanted)
     except NotShown as error:
-        log.warning("evaluate.py: --target_agreement %g: %s", wanted, error)
+        log.warning(
+            "evaluate.py: --target_agreement %g: %s; no %s is written", wanted, error, CALIBRATION
+        )
         return None
     calibration = Calibration(
         temperature=temperature,
@@ -131,11 +133,19 @@ def self_agreement(pairs: list[list[str | None]] | None) -> dict | None:
 
 def save(adapter: str, calibrated: Calibrated) -> None:
     """Write calibration.json beside the adapter; that it cannot be written is a warning."""
+    chosen = calibrated.calibration
+    log.info(
+        "calibration: temperature %.3f, threshold %.4f; %d of its %d rows go to the teacher",
+        chosen.temperature,
+        chosen.threshold,
+        chosen.handed_over,
+        chosen.rows,
+    )
     try:
         figures = calibrated.figures()
-        for name in asdict(calibrated.calibration):
+        for name in asdict(chosen):
             del figures[name]
-        write_calibration(adapter, calibrated.calibration, **figures)
+        write_calibration(adapter, chosen, **figures)
     except OSError as error:
         log.warning(
             "evaluate.py: %s/%s: not written, the report has its figures: %s",
