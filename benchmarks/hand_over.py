@@ -1,0 +1,104 @@
+"""What handing over buys, over several trainings of the tiny student: medians on the held-out rows.
+
+    python benchmarks/hand_over.py --seeds 5 --hand_over 0.05
+
+The tiny teacher labels sentences and held-out rows once. For each seed the student is trained with
+a share of the labels kept for calibration, calibrated on them and measured, each by the scripts
+themselves. The held-out rows choose nothing: threshold and temperature come from the calibration
+rows, and the share is the flag's.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from figures import ROOT, parser_of
+
+from distill.wording import markdown, percent
+
+TEACHER = "models/tiny-thinking"
+STUDENT = "models/tiny-instruct"
+HELDOUT = "example-data/heldout.jsonl"
+
+
+def script(*command) -> None:
+    """Run a script of the repository; what it says goes to stderr."""
+    words = [str(word) for word in command]
+    subprocess.run(words, cwd=ROOT, stdout=sys.stderr, check=True)
+
+
+def label(inputs: Path | None, output: Path) -> None:
+    """Let the tiny teacher label; None: the example's sentences."""
+    further = [] if inputs is None else ["--input_file", inputs]
+    teacher = ["--model_name", TEACHER, "--max_tokens", 128]
+    script(sys.executable, "create_data.py", *teacher, "--output_file", output, *further)
+
+
+def measure(folder: Path, seed: int, fraction: float, share: float) -> dict:
+    """Train, calibrate and measure one student; returns what metrics.json holds."""
+    adapter = folder / f"seed-{seed}"
+    trained = [STUDENT, adapter, folder / "labels.jsonl", "--config", "configs/tiny.yaml"]
+    script("bash", "train_trl.sh", *trained, "--seed", seed, "--calibration_fraction", fraction)
+    asked = ["--systems", "teacher,student", "--teacher_answers", folder / "heldout-labels.jsonl"]
+    models = ["--student_model", STUDENT, "--adapter", adapter]
+    flags = ["--hand_over", share, "--latency_rows", 1, "--check_rows", 0]
+    script(sys.executable, "evaluate.py", *asked, *models, *flags)
+    return json.loads((adapter / "report" / "metrics.json").read_text("utf-8"))
+
+
+def figures_of(metrics: dict) -> dict[str, float]:
+    """What is compared, by its title."""
+    found = metrics["cascade"]
+    systems = metrics["systems"]
+    return {
+        "teacher, right": systems["teacher"]["accuracy"],
+        "student alone, right": systems["student"]["accuracy"],
+        "student, teacher if unsure, right": systems["cascade"]["accuracy"],
+        "the same share at random, right": found["random_accuracy"],
+        "handed over": found["share"],
+        "student alone agrees": systems["student"]["agreement"],
+        "agrees on what it keeps": found["agreement_answered"],
+        "tokens, share of the teacher's": 1 / systems["cascade"]["token_ratio"],
+        "calibration error before": found["held_out"]["before"]["ece"],
+        "calibration error after": found["held_out"]["after"]["ece"],
+        "calibration error of right answers": found["held_out"]["gold"]["ece"],
+    }
+
+
+def main() -> int:
+    parser = parser_of(__doc__)
+    parser.add_argument("--seeds", type=int, default=5, help="trainings, seeds 0, 1, ...")
+    fraction = "share of the labels kept away from training"
+    parser.add_argument("--calibration_fraction", type=float, default=0.1, help=fraction)
+    share = "share of the calibration rows for the teacher"
+    parser.add_argument("--hand_over", type=float, default=0.05, help=share)
+    args = parser.parse_args()
+    found = []
+    with tempfile.TemporaryDirectory(prefix="hand_over-") as name:
+        folder = Path(name)
+        label(None, folder / "labels.jsonl")
+        inputs = folder / "heldout.txt"
+        with open(ROOT / HELDOUT, encoding="utf-8") as file:
+            rows = [json.loads(line)["messages"][0]["content"] for line in file]
+        inputs.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+        label(inputs, folder / "heldout-labels.jsonl")
+        for seed in range(args.seeds):
+            metrics = measure(folder, seed, args.calibration_fraction, args.hand_over)
+            found.append(figures_of(metrics))
+    table = []
+    medians = {}
+    for title in found[0]:
+        values = [figures[title] for figures in found]
+        medians[title] = statistics.median(values)
+        shown = [percent(value) for value in (medians[title], min(values), max(values))]
+        table.append([title, *shown])
+    print(markdown(["figure", "median", "least", "most"], table))
+    print(json.dumps({"seeds": args.seeds, **medians}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
