@@ -1,7 +1,6 @@
 """Scripts run in forks of a process that has the libraries, whose import takes longest."""
 
 import atexit
-import contextlib
 import json
 import multiprocessing
 import os
