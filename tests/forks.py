@@ -1,6 +1,7 @@
 """Scripts run in forks of a process that has the libraries, whose import takes longest."""
 
 import atexit
+import fcntl
 import json
 import multiprocessing
 import os
@@ -24,12 +25,11 @@ MESSAGE = 2**20  # bytes, at most: a line of Python and an environment
 
 
 def begin_as_process(environment) -> None:
-    """What a new process has of its own: environment and directory, and nothing to do at its end
-    of what was preloaded.
+    """What a new process has: an environment of its own, and at its end nothing to do for what was
+    preloaded.
     """
     os.environ.clear()
     os.environ.update(environment)
-    os.chdir("/")
     atexit._clear()
 
 
@@ -42,8 +42,9 @@ def stand_by(requests: socket.socket) -> None:
     asked = json.loads(message)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     begin_as_process(asked["environment"])
+    # first out of the way, then to the numbers that the command names
     above = max(asked["descriptors"]) + 1
-    moved = [os.dup2(fd, above + number) for number, fd in enumerate(descriptors, 16)]
+    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, above) for fd in descriptors]
     for fd, number in zip(moved, asked["descriptors"], strict=True):
         os.dup2(fd, number)
         os.close(fd)
@@ -80,9 +81,10 @@ def fork_server_from_here() -> None:
     util.spawnv_passfds = spawn_or_wake
 
 
-def as_script(path, flags, environment, folder):
-    """What `python path flags` does, from another directory, with its output in two files."""
+def as_script(path, flags, environment, cwd, folder):
+    """What `python path flags` does in a directory, with its output in two files of `folder`."""
     begin_as_process(environment)
+    os.chdir(cwd)
     for number, name in enumerate(("stdout", "stderr"), 1):
         os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT), number)
     fork_server_from_here()
@@ -94,15 +96,14 @@ def as_script(path, flags, environment, folder):
         atexit._run_exitfuncs()  # as a process does that is no fork
 
 
-def run_in_fork(path, *flags):
+def run_in_fork(path, *flags, environment=os.environ, cwd="/"):
     """The finished process of a script, run as_script()."""
     arguments = [str(flag) for flag in flags]
     warm = multiprocessing.get_context("forkserver")
     warm.set_forkserver_preload(LIBRARIES)
     with tempfile.TemporaryDirectory() as folder:
-        process = warm.Process(
-            target=as_script, args=(str(path), arguments, dict(os.environ), folder)
-        )
+        asked = (str(path), arguments, dict(environment), str(cwd), folder)
+        process = warm.Process(target=as_script, args=asked)
         process.start()
         process.join()
         stdout, stderr = (Path(folder, name).read_text() for name in ("stdout", "stderr"))

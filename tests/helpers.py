@@ -62,6 +62,15 @@ def labelling_flags(output) -> list:
 SCRIPTS = [path.name for path in ROOT.glob("*.py")]
 
 
+def in_fork(path, *flags, code=0, **kwargs):
+    """Run a Python file in a process that has the libraries at once; returns it when it has ended
+    with the exit code `code`.
+    """
+    result = run_in_fork(path, *flags, **kwargs)
+    assert result.returncode == code, result.stdout[-2000:] + result.stderr[-4000:]
+    return result
+
+
 def python(script, *flags, code=0, **kwargs):
     """Run a Python file of the repository until it ends with the exit code `code`.
 
@@ -70,9 +79,7 @@ def python(script, *flags, code=0, **kwargs):
     """
     if kwargs or script not in SCRIPTS:
         return run(sys.executable, ROOT / script, *flags, code=code, **kwargs)
-    result = run_in_fork(ROOT / script, *flags)
-    assert result.returncode == code, result.stdout[-2000:] + result.stderr[-4000:]
-    return result
+    return in_fork(ROOT / script, *flags, code=code)
 
 
 def fails(script, *flags, **kwargs):
@@ -155,9 +162,23 @@ def training_command(mode, output_dir, train_file, *flags):
     return line, {**os.environ, **environment, "OMP_NUM_THREADS": "1"}
 
 
-def train(mode, output_dir, train_file, *flags, environment=None):
+def training(mode, output_dir, train_file, *flags, environment=None):
+    """Train in a mode; returns the finished process.
+
+    A single one runs in a fork, unless it needs an environment of its own: train_trl.sh only
+    replaces itself by the script then.
+    """
     line, own = training_command(mode, output_dir, train_file, *flags)
-    return last_json(run(*line, env={**own, **(environment or {})}, cwd=ROOT))
+    if mode != "single" or environment:
+        return run(*line, env={**own, **(environment or {})}, cwd=ROOT)
+    _, _, student, output_dir, train_file, *preset = line
+    names = ["--model_name", student, "--output_dir", output_dir, "--train_file", train_file]
+    return in_fork(ROOT / "train_sft_trl.py", *names, *preset)
+
+
+def train(mode, output_dir, train_file, *flags, environment=None):
+    """The JSON line of training()."""
+    return last_json(training(mode, output_dir, train_file, *flags, environment=environment))
 
 
 def losses(output_dir, step=STEPS):
