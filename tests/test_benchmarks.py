@@ -34,7 +34,7 @@ def test_generation_ways_do_the_same_work_and_loops_are_cut(pair):
 @pytest.mark.slow
 def test_the_drivers_cost_is_extrapolated_from_what_was_measured(pair):
     flags = ["--rows", 0, "--driver_rows", 200, 1000, "--extrapolate", 1000]
-    result = in_fork(ROOT / "benchmarks/cluster.py", *flags)
+    result = python("benchmarks/cluster.py", *flags)
     few, many = last_json(result)["cluster"]["driver"]
     assert (few["rows"], many["rows"]) == (200, 1000) and many["bytes"]["journal"] > many["bytes"][
         "output"

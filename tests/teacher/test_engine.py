@@ -28,7 +28,6 @@ from helpers import (
     TEACHER,
     assert_gone,
     descendants,
-    in_fork,
     labelling_flags,
     python,
     trace,
@@ -147,10 +146,7 @@ def test_an_engine_that_cannot_start(pair, near, script):
         flags = ["--systems", "base", "--student_model", STUDENT, "--test_file", heldout]
         flags += ["--report_dir", near / "report"]
     environment = {**os.environ, **TOO_LARGE, "TMPDIR": str(near)}
-    if script == "create_data.py":
-        result = python(script, *flags, code=2, env=environment)
-    else:  # the engine's processes are new ones all the same
-        result = in_fork(ROOT / script, *flags, code=2, environment=environment)
+    result = python(script, *flags, code=2, env=environment)
     said = result.stderr.splitlines()
     reasons = [line for line in said if "the engine cannot start: " in line]
     assert len(reasons) == 1 and reasons[0].startswith(f"{script}: "), result.stderr
