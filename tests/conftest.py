@@ -35,7 +35,23 @@ def pytest_addoption(parser):
 
 
 # Fixtures that take minutes, of which one process makes each: tests of the same one stay together.
-SHARED = ("trained", "labelled")
+SHARED = ("labelled", "trained")
+
+# Groups that take longest, in this order: one that begins when others have ended leaves a core
+# idle. The others follow, slow ones first.
+LONGEST = [
+    *SHARED,
+    "test_replicas.py",
+    "test_create_data.py",
+    "test_create_data_killed.py",
+    "test_loading.py",
+    "test_train_sft_trl.py",
+    "test_benchmarks.py",
+    "test_engine.py",
+    "test_hub.py",
+    "test_create_data_url.py",
+    "test_tickets.py",
+]
 
 
 def group_of(item) -> str:
@@ -49,13 +65,21 @@ def group_of(item) -> str:
     return item.path.name
 
 
+def place_of(item) -> int:
+    """Where a test's group stands in the order of the groups."""
+    group = group_of(item)
+    return LONGEST.index(group) if group in LONGEST else len(LONGEST)
+
+
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups
 def pytest_collection_modifyitems(config, items):
-    """Slow tests come first, so that no process is left alone with them at the end.
+    """Long groups and slow tests come first, so that no process is left alone with them at the
+    end.
 
     Those that train the tiny pair as a whole are left out unless they are asked for.
     """
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    items.sort(key=place_of)
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group_of(item)))
     if not config.getoption("--rebuild-pair"):

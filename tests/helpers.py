@@ -2,15 +2,11 @@
 runs.
 """
 
-import atexit
 import importlib.util
 import json
-import multiprocessing
 import os
-import runpy
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -18,6 +14,8 @@ import psutil
 import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
+
+from forks import run_in_fork
 
 ROOT = Path(__file__).resolve().parent.parent
 TEACHER = ROOT / "models" / "tiny-thinking"
@@ -61,44 +59,16 @@ def labelling_flags(output) -> list:
     return [*common, "--output_file", output, "--max_tokens", 128]
 
 
-# Scripts run in forks of a process that has imported the libraries, which takes longest.
-LIBRARIES = [
-    "peft.peft_model",
-    "trl.trainer.sft_trainer",
-    "vllm.v1.engine.core",
-    "vllm.v1.worker.cpu_worker",
-]
 SCRIPTS = [path.name for path in ROOT.glob("*.py")]
 
 
-def as_script(path, flags, environment, folder):
-    """What `python path flags` does, from another directory, with its output in two files."""
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir("/")
-    for number, name in enumerate(("stdout", "stderr"), 1):
-        os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT), number)
-    sys.argv = [path, *flags]
-    sys.path.insert(0, os.path.dirname(path))
-    atexit._clear()  # of what was preloaded
-    try:
-        runpy.run_path(path, run_name="__main__")
-    finally:
-        atexit._run_exitfuncs()  # as a process does that is no fork
-
-
-def in_fork(script, *flags):
-    """The finished process of a script, run as_script()."""
-    arguments = [str(flag) for flag in flags]
-    warm = multiprocessing.get_context("forkserver")
-    warm.set_forkserver_preload(LIBRARIES)
-    with tempfile.TemporaryDirectory() as folder:
-        target = (str(ROOT / script), arguments, dict(os.environ), folder)
-        process = warm.Process(target=as_script, args=target)
-        process.start()
-        process.join()
-        stdout, stderr = (Path(folder, name).read_text() for name in ("stdout", "stderr"))
-    return subprocess.CompletedProcess([script, *arguments], process.exitcode, stdout, stderr)
+def in_fork(path, *flags, code=0, **kwargs):
+    """Run a Python file in a process that has the libraries at once; returns it when it has ended
+    with the exit code `code`.
+    """
+    result = run_in_fork(path, *flags, **kwargs)
+    assert result.returncode == code, result.stdout[-2000:] + result.stderr[-4000:]
+    return result
 
 
 def python(script, *flags, code=0, **kwargs):
@@ -109,9 +79,7 @@ def python(script, *flags, code=0, **kwargs):
     """
     if kwargs or script not in SCRIPTS:
         return run(sys.executable, ROOT / script, *flags, code=code, **kwargs)
-    result = in_fork(script, *flags)
-    assert result.returncode == code, result.stdout[-2000:] + result.stderr[-4000:]
-    return result
+    return in_fork(ROOT / script, *flags, code=code)
 
 
 def fails(script, *flags, **kwargs):
@@ -194,9 +162,23 @@ def training_command(mode, output_dir, train_file, *flags):
     return line, {**os.environ, **environment, "OMP_NUM_THREADS": "1"}
 
 
-def train(mode, output_dir, train_file, *flags, environment=None):
+def training(mode, output_dir, train_file, *flags, environment=None):
+    """Train in a mode; returns the finished process.
+
+    A single one runs in a fork, unless it needs an environment of its own: train_trl.sh only
+    replaces itself by the script then.
+    """
     line, own = training_command(mode, output_dir, train_file, *flags)
-    return last_json(run(*line, env={**own, **(environment or {})}, cwd=ROOT))
+    if mode != "single" or environment:
+        return run(*line, env={**own, **(environment or {})}, cwd=ROOT)
+    _, _, student, output_dir, train_file, *preset = line
+    names = ["--model_name", student, "--output_dir", output_dir, "--train_file", train_file]
+    return in_fork(ROOT / "train_sft_trl.py", *names, *preset)
+
+
+def train(mode, output_dir, train_file, *flags, environment=None):
+    """The JSON line of training()."""
+    return last_json(training(mode, output_dir, train_file, *flags, environment=environment))
 
 
 def losses(output_dir, step=STEPS):

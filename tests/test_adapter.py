@@ -23,21 +23,21 @@ from distill.staging import Staging
 from helpers import (
     ENDS,
     HANGS,
+    PROGRAMS,
     ROOT,
     assert_gone,
     descendants,
     fails,
+    in_fork,
     last_json,
-    program,
     python,
     read_jsonl,
-    run,
 )
 from merge_adapter import MARK_TEXT, STOPPED
 from small_models import small_model
 from small_tokenizers import byte_tokenizer
 
-AS_ON_A_GPU = program("evaluate_as_on_a_gpu.py")  # LoRA in vLLM first, then a merged copy
+AS_ON_A_GPU = PROGRAMS / "evaluate_as_on_a_gpu.py"  # LoRA in vLLM first, then a merged copy
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 TEXTS = {"hola amigo": "es", "hello friend": "en", "guten Tag": "de"}
 
@@ -111,21 +111,7 @@ def flags(student, adapter, systems):
 
 
 @pytest.fixture(scope="module")
-def refused(student, tmp_path_factory):
-    """evaluate.py of the adapter that vLLM refuses, beside the other tests, since it keeps one core
-    busy.
-    """
-    command = [sys.executable, ROOT / "evaluate.py", *flags(student, "dora", "student")]
-    path = tmp_path_factory.mktemp("refused") / "stderr"
-    with open(path, "w") as file:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, cwd="/")
-    yield process, path
-    process.kill()
-    process.wait()
-
-
-@pytest.fixture(scope="module")
-def continued(student, refused):
+def continued(student):
     """A run whose second system fails, and the same command again: (report directory, what was
     kept, process).
     """
@@ -134,7 +120,7 @@ def continued(student, refused):
     whole = weights.read_bytes()
     weights.write_bytes(whole[:1000])  # neither vLLM nor PEFT can read it
     command = flags(student, "head", "base,student")
-    failed = run(*AS_ON_A_GPU, *command, code=1)
+    failed = in_fork(AS_ON_A_GPU, *command, code=1)
     assert "going on with a merged copy" in failed.stderr and failed.stdout == ""
     last = failed.stderr.strip().splitlines()[-1]
     assert last.startswith("evaluate.py: student failed with ")
@@ -154,7 +140,7 @@ def continued(student, refused):
     # as a run that was killed leaves it
     (unfinished / "merged" / "model.safetensors").write_bytes(whole)
     weights.write_bytes(whole)
-    finished = run(*AS_ON_A_GPU, *command)
+    finished = in_fork(AS_ON_A_GPU, *command)
     return report, record, finished
 
 
@@ -195,11 +181,10 @@ def test_an_adapter_that_vllm_serves_differently_is_merged(continued):
 
 
 @pytest.mark.slow
-def test_on_a_cpu_a_dense_adapter_is_merged_at_once(student, refused):
+def test_on_a_cpu_a_dense_adapter_is_merged_at_once(student):
     """Also one that vLLM refuses."""
-    process, stderr = refused
-    assert process.wait(HANGS) == 0, stderr.read_text()[-3000:]
-    lines = [line for line in stderr.read_text().splitlines() if line.startswith("evaluate.py: ")]
+    process = python("evaluate.py", *flags(student, "dora", "student"))
+    lines = [line for line in process.stderr.splitlines() if line.startswith("evaluate.py: ")]
     assert lines[1:] == []  # without a try that fails
     report = student / "dora" / "report"
     metrics = json.loads((report / "metrics.json").read_text())

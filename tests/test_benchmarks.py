@@ -2,14 +2,16 @@
 
 import pytest
 
-from helpers import last_json, python
+from helpers import ROOT, in_fork, last_json, python
 
 CUT = {"1": 38, "2": 2}  # attempts: of 40 rows two are made to fail once
 
 
 @pytest.mark.slow
 def test_generation_ways_do_the_same_work_and_loops_are_cut(pair):
-    result = python("benchmarks/generation.py", "--rows", 40, "--repeats", 1, "--windows", 8)
+    result = in_fork(
+        ROOT / "benchmarks/generation.py", "--rows", 40, "--repeats", 1, "--windows", 8
+    )
     found = {run["way"]: run for run in last_json(result)["generation"]}
     assert all(run["median"] > 0 for run in found.values())
     bare, tokens, ours = (
@@ -31,9 +33,8 @@ def test_generation_ways_do_the_same_work_and_loops_are_cut(pair):
 
 @pytest.mark.slow
 def test_the_drivers_cost_is_extrapolated_from_what_was_measured(pair):
-    result = python(
-        "benchmarks/cluster.py", "--rows", 0, "--driver_rows", 200, 1000, "--extrapolate", 1000
-    )
+    flags = ["--rows", 0, "--driver_rows", 200, 1000, "--extrapolate", 1000]
+    result = python("benchmarks/cluster.py", *flags)
     few, many = last_json(result)["cluster"]["driver"]
     assert (few["rows"], many["rows"]) == (200, 1000) and many["bytes"]["journal"] > many["bytes"][
         "output"

@@ -2,6 +2,8 @@
 be exact.
 """
 
+import json
+
 import pytest
 import torch
 
@@ -74,8 +76,10 @@ def test_adapter_gives_the_same_in_every_form(measured):
         assert adapter["merged_same_token"] == 1
 
 
-def test_without_time_all_is_listed_as_not_reached(gpu):
-    found = last_json(python("benchmarks/gpu.py", "--device", "cpu", "--budget_s", 0))["gpu"]
+def test_without_time_all_is_listed_as_not_reached(gpu, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["gpu.py", "--device", "cpu", "--budget_s", "0"])
+    assert gpu.main() == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["gpu"]
     assert len(found["runs"]) == 31 and found["memory"]
     assert all(
         run["error"] == "not reached"
@@ -103,6 +107,7 @@ def test_a_failure_is_a_line_and_memory_is_its_own_kind(gpu, monkeypatch, capsys
     assert gpu.main() == 0
     # of the runs six have one row; the adapter has a line for each comparison, in both precisions
     assert capsys.readouterr().out.count(" out of memory |") == 31 - 6 + 2 * len(gpu.COMPARED)
+    monkeypatch.setattr(gpu, "timed", full)
     monkeypatch.setattr(gpu, "check_adapter", lambda *arguments: {}["nothing"])
     assert gpu.main() == 1
     assert "| KeyError: 'nothing' |" in capsys.readouterr().out

@@ -27,7 +27,11 @@ def notices(tmp_path_factory):
         "--output_file",
         output,
         "--max_tokens",
-        200,
+        120,
+        "--max_retries",
+        6,
+        "--limit",
+        5,
         "--max_model_len",
         2048,
     ]
@@ -44,9 +48,9 @@ def test_a_teacher_that_does_not_think_is_refused_until_it_is_said(notices, tmp_
 def test_free_answers_of_a_real_instruct_model(notices):
     """Everything it writes is the answer."""
     _, output, summary = notices
-    assert summary["rows"] == summary["accepted"] == 8
+    assert summary["rows"] == summary["accepted"] == 5
     answers = [row["messages"][1]["content"] for row in read_jsonl(output)]
-    assert len(set(answers)) == 8 and all(answer and answer.strip() == answer for answer in answers)
+    assert len(set(answers)) == 5 and all(answer and answer.strip() == answer for answer in answers)
     assert max(map(len, answers)) > 100  # whole sentences; some of so small a model's are short
     facts = [
         ("30 cm",),
@@ -56,7 +60,7 @@ def test_free_answers_of_a_real_instruct_model(notices):
         ("Hartwell", "platform 7"),
     ]
     hits = sum(
-        any(word in answer for word in words) for answer, words in zip(answers, facts, strict=False)
+        any(word in answer for word in words) for answer, words in zip(answers, facts, strict=True)
     )
     assert hits >= 3, answers  # it is a small model, but it answers what it was asked
     manifest = json.loads(output.with_name("out.jsonl.manifest.json").read_text())
@@ -65,13 +69,19 @@ def test_free_answers_of_a_real_instruct_model(notices):
 
 @pytest.mark.slow
 def test_free_answers_are_evaluated_as_text(notices, tmp_path):
-    """The student's base is the same model here, which decodes greedily."""
+    """The student's base is the same model here, which decodes greedily.
+
+    Its answer to the first row, with which latency is measured, is short.
+    """
     output = notices[1]
+    rows = output.read_text(encoding="utf-8").splitlines(keepends=True)
+    two = tmp_path / "two.jsonl"
+    two.write_text(rows[3] + rows[2], encoding="utf-8")
     flags = [
         "--task",
         ROOT / "example-data" / "plain_words.yaml",
         "--test_file",
-        output,
+        two,
         "--teacher_answers",
         output,
     ]
@@ -83,14 +93,14 @@ def test_free_answers_are_evaluated_as_text(notices, tmp_path):
         "--latency_rows",
         1,
     ]
-    flags += ["--report_dir", tmp_path / "report", "--max_tokens", 200, "--limit", 4]
+    flags += ["--report_dir", tmp_path / "report", "--max_tokens", 150]
     flags += ["--max_model_len", 2048]
     assert last_json(python("evaluate.py", *flags))["teacher_accuracy"] == 1
     systems = json.loads((tmp_path / "report" / "metrics.json").read_text())["systems"]
     assert systems["teacher"]["token_f1"] == systems["teacher"]["exact_match"] == 1
     base = systems["base_prompt"]
     assert (
-        base["rows"] == 4 and 0.1 < base["token_f1"] < 1 and base["exact_match"] <= base["token_f1"]
+        base["rows"] == 2 and 0.1 < base["token_f1"] < 1 and base["exact_match"] <= base["token_f1"]
     )
     assert "token-F1" in (tmp_path / "report" / "report.md").read_text()
 

@@ -7,7 +7,6 @@ test compares what models answer.
 import csv
 import json
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -30,7 +29,7 @@ from distill.training.hub import Repository, commit_files
 from distill.training.run_directory import Takeover, prepare_output
 from distill.training.same_run import refuse_another_run
 from distill.wording import percent
-from helpers import HANGS, ROOT, last_json, python, read_jsonl, run
+from helpers import ROOT, in_fork, last_json, python, read_jsonl, run
 
 OLD = ROOT / "tests" / "old_files"
 # as the old files name them
@@ -325,34 +324,14 @@ def test_states_of_a_checkpoint_are_data_alone():
     )
 
 
-@pytest.fixture(scope="module")
-def evaluation(pair, tmp_path_factory):
-    """evaluate.py of the old adapter, beside the others: (process, stderr, adapter, teacher's
-    answers).
-    """
-    folder = tmp_path_factory.mktemp("evaluation")
-    adapter = copy_of("adapter", folder)
-    teacher = copy_of("teacher", folder) / "heldout.jsonl"
-    flags = ["--systems", "teacher,student", "--teacher_answers", teacher, "--adapter", adapter]
-    flags += ["--student_model", STUDENT, "--test_file", OLD / "heldout.jsonl", "--latency_rows", 1]
-    command = [str(part) for part in [sys.executable, ROOT / "evaluate.py", *flags]]
-    path = folder / "stderr"
-    with open(path, "w") as file:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=file, text=True, cwd=ROOT
-        )
-    yield process, path, adapter, teacher
-    process.kill()
-    process.wait()
-
-
 @pytest.mark.slow
-def test_a_half_finished_journal_is_resumed(evaluation, tmp_path):
+def test_a_half_finished_journal_is_resumed(pair, tmp_path):
     output = copy_of("half", tmp_path) / "labels.jsonl"
     journal = tmp_path / "half" / "labels.jsonl.trace.jsonl"
     old = decided(journal)
     assert not journal.read_bytes().endswith(b"\n")  # torn
-    summary = last_json(run(*labelling(output), cwd=ROOT))
+    _, script, *flags = labelling(output)
+    summary = last_json(in_fork(script, *flags, cwd=ROOT))
     new = decided(journal)
     assert new[: len(old)] == old
     assert summary["asked"] == len(new) - len(old) == 44 - len(old)
@@ -370,12 +349,12 @@ def test_a_half_finished_journal_is_resumed(evaluation, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_is_resumed(evaluation, tmp_path):
+def test_a_checkpoint_is_resumed(pair, tmp_path):
     folder = copy_of("stopped", tmp_path)
     before = json.loads((last_checkpoint(folder) / "trainer_state.json").read_text())
     flags = ["--model_name", STUDENT, "--train_file", OLD / "finished" / "labels.jsonl", *TRAINING]
     flags += ["--max_steps", 12, "--save_strategy", "steps", "--save_steps", 4]
-    process = python("train_sft_trl.py", *flags, "--output_dir", folder, cwd=ROOT)
+    process = in_fork(ROOT / "train_sft_trl.py", *flags, "--output_dir", folder, cwd=ROOT)
     assert f"resuming from {folder / 'checkpoint-4'}" in process.stderr
     assert last_json(process)["steps"] == 12 and (folder / "results.json").exists()
     state = json.loads((folder / "checkpoint-12" / "trainer_state.json").read_text())
@@ -386,12 +365,13 @@ def test_a_checkpoint_is_resumed(evaluation, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_adapter_is_evaluated_with_the_teacher_s_old_answers(evaluation):
+def test_an_adapter_is_evaluated_with_the_teacher_s_old_answers(pair, tmp_path):
     """Merged into the student of today and checked against PEFT; the report of then is replaced."""
-    process, stderr, adapter, teacher = evaluation
-    stdout, _ = process.communicate(timeout=HANGS)
-    assert process.returncode == 0, stderr.read_text()[-3000:]
-    found = json.loads(stdout.strip().splitlines()[-1])
+    adapter = copy_of("adapter", tmp_path)
+    teacher = copy_of("teacher", tmp_path) / "heldout.jsonl"
+    flags = ["--systems", "teacher,student", "--teacher_answers", teacher, "--adapter", adapter]
+    flags += ["--student_model", STUDENT, "--test_file", OLD / "heldout.jsonl", "--latency_rows", 1]
+    found = last_json(in_fork(ROOT / "evaluate.py", *flags, cwd=ROOT))
     assert found["rows"] == 12
     metrics = json.loads((adapter / "report" / "metrics.json").read_text())
     assert metrics["check"]["rows"] == 8 and metrics["check"]["differ"] == 0

@@ -13,15 +13,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from distill.tokens import prompt_ids
 from helpers import (
+    PROGRAMS,
     ROOT,
     STUDENT,
     TEACHER,
     fails,
+    in_fork,
     last_json,
-    program,
     python,
     read_jsonl,
-    run,
 )
 from small_models import small_model
 from vllm_server import server
@@ -37,8 +37,10 @@ PENALTY = {
 }
 
 
-def ask_vllm(model, prompts):
-    return last_json(run(*program("ask_vllm.py", model), input=json.dumps(prompts)))
+def ask_vllm(model, prompts, tmp_path):
+    file = tmp_path / "prompts.json"
+    file.write_text(json.dumps(prompts))
+    return last_json(in_fork(PROGRAMS / "ask_vllm.py", model, file))
 
 
 def ask(client, name, rows, **sampling):
@@ -83,7 +85,7 @@ def test_expert_adapter_merged_gives_the_same_tokens(distilled, prompts, tmp_pat
         greedy(AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32), prompts)
         == expected
     )
-    assert ask_vllm(merged, prompts) == expected
+    assert ask_vllm(merged, prompts, tmp_path) == expected
     assert (
         AutoTokenizer.from_pretrained(merged).chat_template
         == AutoTokenizer.from_pretrained(STUDENT).chat_template
@@ -174,16 +176,9 @@ def dense(labelled, tmp_path_factory):
     tokenizer.save_pretrained(base)
     settings = json.loads((base / "generation_config.json").read_text())
     (base / "generation_config.json").write_text(json.dumps({**settings, **PENALTY}))
-    flags = [
-        base,
-        adapter,
-        labelled[0],
-        "--config",
-        ROOT / "configs" / "tiny.yaml",
-        "--max_steps",
-        120,
-    ]
-    result = run("bash", ROOT / "train_trl.sh", *flags, "--lora_rank", 16, "--logging_steps", 1)
+    flags = ["--model_name", base, "--output_dir", adapter, "--train_file", labelled[0]]
+    flags += ["--config", ROOT / "configs" / "tiny.yaml", "--max_steps", 120]
+    result = python("train_sft_trl.py", *flags, "--lora_rank", 16, "--logging_steps", 1)
     assert re.search(r"LoRA on .*2 gate_proj \(rank 16\).*2 down_proj", result.stderr)
     return base, adapter
 

@@ -31,6 +31,7 @@ from helpers import (
     losses,
     run,
     train,
+    training,
 )
 from helpers import training_command as command
 
@@ -52,24 +53,22 @@ def test_three_launchers_train_the_same(trained):
 def test_bf16_stays_near_across_launchers(pair, train_file, tmp_path):
     """Sums in another order round otherwise: measured 0.01 in the loss and 0.9999 in the cosine.
 
-    All keep the same rows away from training.
+    With FSDP, where accelerate has its own way of bf16; DDP's processes compute as one does. Both
+    keep the same rows away from training.
     """
     flags = ["--bf16", "true", "--max_steps", 10, "--calibration_fraction", 0.15]
-    for mode in MODES:
+    for mode in ("single", "fsdp"):
         assert train(mode, tmp_path / mode, train_file, *flags)["calibration_rows"] == 25
     kept = (tmp_path / "single" / CALIBRATION_ROWS).read_bytes()
-    for mode in ("ddp", "fsdp"):
-        assert (tmp_path / mode / CALIBRATION_ROWS).read_bytes() == kept
-        one = losses(tmp_path / "single", 10)
-        other = losses(tmp_path / mode, 10)
-        print(
-            mode,
-            max(abs(a - b) for a, b in zip(one, other, strict=True)),
-            cosine(tmp_path / "single", tmp_path / mode),
-        )
-        assert max(abs(a - b) for a, b in zip(one, other, strict=True)) < 0.1
-        assert sum(other) == pytest.approx(sum(one), rel=0.1)
-        assert cosine(tmp_path / "single", tmp_path / mode) > 0.99
+    assert (tmp_path / "fsdp" / CALIBRATION_ROWS).read_bytes() == kept
+    one = losses(tmp_path / "single", 10)
+    other = losses(tmp_path / "fsdp", 10)
+    difference = max(abs(a - b) for a, b in zip(one, other, strict=True))
+    near = cosine(tmp_path / "single", tmp_path / "fsdp")
+    print(difference, near)
+    assert difference < 0.1
+    assert sum(other) == pytest.approx(sum(one), rel=0.1)
+    assert near > 0.99
 
 
 @pytest.mark.slow
@@ -141,11 +140,10 @@ def test_rows_are_shuffled_by_the_seed_and_in_each_epoch(trained, train_file, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
-def test_bad_input_is_one_line_under_a_launcher_too(pair, train_file, tmp_path, mode):
+def test_bad_input_is_one_line_under_a_launcher_too(pair, train_file, tmp_path):
     bad = tmp_path / "train.jsonl"
     bad.write_text(train_file.read_text(encoding="utf-8") + "hola\n", encoding="utf-8")
-    line, environment = command(mode, tmp_path / "out", bad)
+    line, environment = command("ddp", tmp_path / "out", bad)
     result = run(*line, env=environment, cwd=ROOT, code=2)
     assert result.stderr.strip() == (
         f"train_sft_trl.py: {bad}:169: not JSON (Expecting value); "
@@ -155,8 +153,9 @@ def test_bad_input_is_one_line_under_a_launcher_too(pair, train_file, tmp_path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["single", "fsdp"])
 def test_killed_and_resumed_gives_the_same_adapter(trained, train_file, tmp_path, mode):
+    """With DDP a node is killed, in test_train_trl_multi_gpu.py."""
     output_dir = tmp_path / "out"
     line, environment = command(mode, output_dir, train_file)
     silent = subprocess.DEVNULL
@@ -180,7 +179,7 @@ def test_killed_and_resumed_gives_the_same_adapter(trained, train_file, tmp_path
         weights = newest / "adapter_model.safetensors"
         os.truncate(weights, weights.stat().st_size - 100)
         assert newest.name == "checkpoint-20"
-    result = run(*line, env=environment, cwd=ROOT)
+    result = training(mode, output_dir, train_file)
     expected = "checkpoint-10" if mode == "single" else newest.name
     assert f"resuming from {output_dir / expected}" in result.stderr
     assert ("not complete, skipped" in result.stderr) == (mode == "single")
@@ -208,10 +207,8 @@ def watched(pair, train_file, tmp_path_factory):
     noisy.write_text(
         train_file.read_text(encoding="utf-8") + json.dumps(contradiction) + "\n" + lines[199]
     )
-    line, environment = command(
-        "single", folder / "out", noisy, "--eval_file", eval_file, "--eval_steps", 20
-    )
-    result = run(*line, "--eval_strategy", "steps", "--max_steps", 100, env=environment, cwd=ROOT)
+    flags = ["--eval_file", eval_file, "--eval_steps", 20, "--eval_strategy", "steps"]
+    result = training("single", folder / "out", noisy, *flags, "--max_steps", 60)
     return folder / "out", result, lines[199:240]
 
 
@@ -221,7 +218,7 @@ def test_what_is_odd_in_the_rows_is_said_at_the_start(watched):
     assert "1 inputs of the train file have more than one answer" in result.stderr
     assert "1 of 41 rows of --eval_file are in the train file too" in result.stderr
     assert (
-        "effective batch 16, 100 optimizer steps" in result.stderr
+        "effective batch 16, 60 optimizer steps" in result.stderr
         and "only" not in result.stderr.split("%|")[0]
     )
     assert "the first row's loss is on 'ar<|im_end|>'" in result.stderr
