@@ -12,7 +12,13 @@ import pytest
 
 from helpers import ROOT
 
-STEPS = ("distill.labels", "distill.training", "distill.evaluation", "distill.prediction")
+STEPS = (
+    "distill.labels",
+    "distill.training",
+    "distill.evaluation",
+    "distill.prediction",
+    "distill.cascade",
+)
 # The one arrow between them: predict.py is step 1's machinery with the student as its teacher.
 ALLOWED = {("distill.prediction", "distill.labels")}
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
