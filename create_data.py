@@ -33,7 +33,7 @@ from distill.cli import (
     one_line,
 )
 from distill.columns import Columns, add_column_flags
-from distill.labels.choices import Choices, Cluster, default_thinking_budget, shard_of
+from distill.labels.choices import Choices, Cluster, shard_of
 from distill.labels.dry_run import dry_run
 from distill.labels.earlier import CHANGED, SAME
 from distill.labels.ending import end_with
@@ -45,6 +45,7 @@ from distill.labels.run import begin, label, start_teacher
 from distill.price_flags import token_prices_of
 from distill.stopping import UnwindAtSignals
 from distill.streams import lasting_streams
+from distill.teacher.attempts import MAX_REPEATS, MAX_RETRIES, default_thinking_budget
 from distill.teacher.base import TeacherEnded
 from distill.teacher.check import TeacherModel
 from distill.teacher.child import begin_child
@@ -78,8 +79,10 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.group("how it is asked")
     parser.add("temperature", TEMPERATURE, "of the first attempt; retries: 0.6", at_least=0)
     parser.add("max_tokens", MAX_TOKENS, "thinking and answer together, in tokens", at_least=2)
-    parser.add("max_retries", 3, "further attempts for a row without a valid answer", at_least=0)
-    parser.add("max_repeats", 4, "end a first attempt that loops so often (0: never)", at_least=0)
+    meaning = "further attempts for a row without a valid answer"
+    parser.add("max_retries", MAX_RETRIES, meaning, at_least=0)
+    meaning = "end a first attempt that loops so often (0: never)"
+    parser.add("max_repeats", MAX_REPEATS, meaning, at_least=0)
     parser.add("structured_outputs", "retry", "which attempts are guarded", choices=GUARDS)
     parser.add("thinking_token_budget", 0, "tokens of a guarded thought (0: 7/8 of max_tokens)")
     parser.add("num_samples", 1, "ask so often, take the majority; a tie is rejected", at_least=1)

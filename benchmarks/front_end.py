@@ -20,7 +20,7 @@ from vllm.v1.engine.output_processor import OutputProcessor
 from vllm.v1.metrics.stats import IterationStats
 from vllm.v1.request import Request as SchedulerRequest
 
-from distill.labels.labelling import LOOP_FROM, LOOP_TO
+from distill.teacher.attempts import LOOP_FROM, LOOP_TO
 from distill.teacher.base import Loop, Prompt, Request, Sampling
 from distill.teacher.vllm_engine import VLLMTeacher
 

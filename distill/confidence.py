@@ -12,6 +12,7 @@ from distill.teacher.base import Completion
 
 # For Sampling.logprobs: report the chosen token alone, in the pass that writes it.
 CHOSEN_TOKEN = 0
+NOT_ALL = "the log-probabilities of an answer's tokens are not all there"
 
 
 def log_confidence(completion: Completion) -> float | None:
@@ -23,15 +24,28 @@ def log_confidence(completion: Completion) -> float | None:
     """
     if completion.finish_reason != "stop":
         return None
+    chosen = completion.chosen_logprobs  # a server's
+    if chosen is None:
+        chosen = of_chosen_tokens(completion)
+    if len(chosen) != completion.output_tokens:
+        raise ValueError(NOT_ALL)
+    return min(sum(chosen, start=0.0), 0.0)  # rounding may leave a trace above it
+
+
+def of_chosen_tokens(completion: Completion) -> list[float]:
+    """The log-probability of each token that was written, as an engine reports them.
+
+    Raises ValueError where one is not there.
+    """
     places = completion.logprobs
     if places is None or len(places) != len(completion.token_ids):
-        raise ValueError("the log-probabilities of an answer's tokens are not all there")
-    total = 0.0
+        raise ValueError(NOT_ALL)
+    chosen = []
     for token, place in zip(completion.token_ids, places, strict=True):
         if token not in place:
             raise ValueError(f"the log-probability of the chosen token {token} is not there")
-        total += place[token]
-    return min(total, 0.0)  # rounding may leave a trace above it
+        chosen.append(place[token])
+    return chosen
 
 
 def confidence(log_probability: float | None) -> float | None:

@@ -22,6 +22,7 @@ import evaluate  # noqa: E402
 import merge_adapter  # noqa: E402
 import predict  # noqa: E402
 import report  # noqa: E402
+import serve  # noqa: E402
 from distill.cli import shown_default  # noqa: E402
 from distill.files import write_between  # noqa: E402
 from distill.teacher.engine_flags import ENGINE, ENGINE_FLAGS  # noqa: E402
@@ -85,6 +86,7 @@ def tables() -> dict[str, str]:
         "train_sft_trl.py": markdown(HEADER, rows_of_parser(short_parser(""))),
         "evaluate.py": markdown(HEADER, rows_of_parser(parser_of(evaluate.parse_args))),
         "predict.py": markdown(HEADER, rows_of_parser(parser_of(predict.parse_args))),
+        "serve.py": markdown(HEADER, rows_of_parser(parser_of(serve.parse_args))),
         "merge_adapter.py": markdown(HEADER, rows_of_parser(parser_of(merge_adapter.main))),
         "report.py": markdown(HEADER, rows_of_parser(parser_of(report.main))),
     }

@@ -138,6 +138,7 @@ class Handler(BaseHTTPRequestHandler):
     def completion(self, text):
         message = self.owner.answer(text)
         reason = message.pop("finish_reason", "stop")
+        chosen = message.pop("logprobs", None)  # of each token, the end of turn included
         found = {
             "id": "chatcmpl-1",
             "object": "chat.completion",
@@ -146,10 +147,13 @@ class Handler(BaseHTTPRequestHandler):
                 {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": reason}
             ],
         }
+        if chosen is not None:
+            places = [{"token": "?", "logprob": value} for value in chosen]
+            found["choices"][0]["logprobs"] = {"content": places}
         if self.owner.usage:
             found["usage"] = {
                 "prompt_tokens": 50,
-                "completion_tokens": 7,
+                "completion_tokens": 7 if chosen is None else len(chosen),
                 "prompt_tokens_details": {"cached_tokens": 40},
             }
         return found

@@ -12,6 +12,7 @@ import evaluate
 import merge_adapter
 import predict
 import report
+import serve
 from helpers import ROOT
 
 sys.path.insert(0, str(ROOT / "docs"))
@@ -121,6 +122,7 @@ def test_every_module_has_its_line_in_the_map():
         create_data.parse_args,
         evaluate.parse_args,
         predict.parse_args,
+        serve.parse_args,
         merge_adapter.main,
         report.main,
     ],

@@ -23,6 +23,7 @@ NAMED = {
     "train_sft_trl.py": ["--model_name", "--lora_rank", "--learning_rate", "--seed", "--help_all"],
     "evaluate.py": ["--test_file", "--systems", "--gold", "--max_num_seqs", "--help_all"],
     "predict.py": ["--adapter", "--id_column", "--num_replicas", "--max_num_seqs", "--help_all"],
+    "serve.py": ["--student_url", "--threshold", "--max_handed_over", "--api_key_env"],
     "merge_adapter.py": ["--output_dir", "must be given", "--dtype"],
     "report.py": ["--metrics", "--readme"],
 }

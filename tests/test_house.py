@@ -12,7 +12,13 @@ import pytest
 
 from helpers import ROOT
 
-STEPS = ("distill.labels", "distill.training", "distill.evaluation", "distill.prediction")
+STEPS = (
+    "distill.labels",
+    "distill.training",
+    "distill.evaluation",
+    "distill.prediction",
+    "distill.cascade",
+)
 # The one arrow between them: predict.py is step 1's machinery with the student as its teacher.
 ALLOWED = {("distill.prediction", "distill.labels")}
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
@@ -78,7 +84,7 @@ def test_scripts_hold_flags_and_main(script):
 
 def test_only_who_starts_an_engine_knows_which_teacher_it_is():
     """Retries, votes, the journal and ties work with any teacher."""
-    allowed = {"distill.teacher.base"}
+    allowed = {"distill.teacher.base", "distill.teacher.attempts"}
     names = ("labels.inputs", "labels.labelling", "labels.journal", "labels.forced")
     others = ("evaluation.ties", "evaluation.scores", "evaluation.report", "prediction.asking")
     for name in (*names, *others):

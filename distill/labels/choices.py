@@ -59,9 +59,3 @@ def shard_of(text: str) -> Shard:
     if not numbers or int(numbers[1]) >= int(numbers[2]):
         raise ValueError(f"--shard {text}: expected i/n with 0 <= i < n, such as 0/2")
     return Shard(text, index=int(numbers[1]), count=int(numbers[2]))
-
-
-def default_thinking_budget(max_tokens: int) -> int:
-    """Tokens for a thought of a guarded attempt; the others are left for the answer."""
-    room = max(max_tokens // 8, min(64, max_tokens // 2))
-    return max_tokens - room

@@ -2,124 +2,31 @@
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from time import perf_counter
 
-from distill.guard import is_guarded
 from distill.labels.journal import Journal
 from distill.outputs import TOKEN_COUNTS
 from distill.prices import TokenPrices
 from distill.progress import bar
 from distill.same_text import comparable
-from distill.task import NoAnswer, Task
-from distill.teacher.base import Completion, Loop, Prompt, Request, Sampling, Teacher
+from distill.task import Task
+from distill.teacher.attempts import Attempt, AttemptSettings, read_attempt, sampling_of
+from distill.teacher.base import Completion, Prompt, Request, Sampling, Teacher
 
-# What Qwen3's thinking model card recommends; a row that failed is asked again with it.
-RETRY_TEMPERATURE = 0.6
-RETRY_TOP_P = 0.95
-RETRY_TOP_K = 20
-# Tokens that come again and again in a loop; every shorter period has a multiple in this range.
-LOOP_FROM = 32
-LOOP_TO = 63
 NO_PRICES = TokenPrices()
 TOGETHER = 64  # rows that are tokenised at a time
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(AttemptSettings):
     """How rows are asked.
 
     The journal records all of it, and a run with other settings does not continue it.
     """
 
-    reasoning_parser: str  # none: the teacher does not think
-    temperature: float  # of the first attempt
-    max_tokens: int  # of an attempt, thinking and answer together
-    max_retries: int
-    max_repeats: int  # a first attempt that loops so many times is ended; 0: never
-    structured_outputs: str  # retry, always or never: which attempts are guarded
-    thinking_token_budget: int  # of guarded attempts
     num_samples: int  # votes for each row
     min_agreement: float  # share of the votes that the majority needs
-
-    @property
-    def thinks(self) -> bool:
-        """Whether the teacher thinks before it answers."""
-        return self.reasoning_parser != "none"
-
-    @property
-    def guards(self) -> str:
-        """Which attempts are guarded; never where there is none that would be."""
-        # the last attempt is, if any is
-        if is_guarded(self.structured_outputs, self.max_retries):
-            return self.structured_outputs
-        return "never"
-
-
-@dataclass
-class Attempt:
-    """One completion for a row and what was read from it.
-
-    Its token ids, which may be many, are left out.
-    """
-
-    response: str
-    finish_reason: str
-    answer: str | None
-    reason: str | None  # why there is no answer
-    sampling: Sampling
-    prompt_tokens: int
-    cached_tokens: int
-    output_tokens: int
-    thinking_tokens: int | None  # None: the teacher does not think, or nobody counts it
-    served_by: str | None = None  # as a server calls the model that has answered
-    charged: float | None = None  # what it has cost, where a server counts no tokens
-
-    def recorded(self, settings: Settings) -> dict:
-        """What the journal keeps of it."""
-        found = {
-            "response": self.response,
-            "finish_reason": self.finish_reason,
-            "answer": self.answer,
-            "reason": self.reason,
-            "sampling": recorded_sampling(self.sampling),
-            "prompt_tokens": self.prompt_tokens,
-            "cached_tokens": self.cached_tokens,
-            "output_tokens": self.output_tokens,
-        }
-        if self.thinking_tokens is not None:
-            # a label after such a thought was forced;
-            # vLLM counts the newline after <think> in the prompt too
-            budget = self.sampling.thinking_budget
-            if budget is None:
-                budget = settings.max_tokens
-            found["thinking_tokens"] = self.thinking_tokens
-            found["thinking_cut"] = self.thinking_tokens >= budget - 1
-        if self.served_by is not None:
-            found["served_by"] = self.served_by
-        if self.charged:
-            found["charged"] = self.charged
-        return found
-
-
-def recorded_sampling(sampling: Sampling) -> dict:
-    """A sampling as the journal has it.
-
-    Names and order are those that it has had from the beginning: vLLM's.
-    """
-    found = {"temperature": sampling.temperature, "max_tokens": sampling.max_tokens}
-    if sampling.loop:
-        found["repetition_detection"] = asdict(sampling.loop)
-    further = {
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "thinking_token_budget": sampling.thinking_budget,
-        "structured_outputs": sampling.json_schema or sampling.guard,
-    }
-    for name, value in further.items():
-        if value is not None:
-            found[name] = value
-    return found
 
 
 @dataclass
@@ -186,29 +93,8 @@ class Labelling:
                     yield self._request(row, failures=0)
 
     def _request(self, row: Row, failures: int) -> Request:
-        """The next attempt.
-
-        It is warmer after a failure, and guarded so that a thought ends and a label, or
-        JSON of the task's schema, follows.
-        """
-        settings = self.settings
-        guarded = is_guarded(settings.structured_outputs, failures)
-        loop = None
-        # an input that repeats itself may be quoted in the next attempt
-        if settings.max_repeats and not failures:
-            loop = Loop(LOOP_FROM, LOOP_TO, settings.max_repeats)
-        sampling = Sampling(
-            temperature=(
-                max(settings.temperature, RETRY_TEMPERATURE) if failures else settings.temperature
-            ),
-            max_tokens=row.prompt.within_room(settings.max_tokens),
-            loop=loop,
-            top_p=RETRY_TOP_P if failures else None,
-            top_k=RETRY_TOP_K if failures else None,
-            thinking_budget=settings.thinking_token_budget if guarded and settings.thinks else None,
-            guard=self.guard if guarded and self.guard else None,
-            json_schema=self.task.schema if guarded and self.task.schema else None,
-        )
+        """The next attempt."""
+        sampling = sampling_of(self.settings, self.task, self.guard, row.prompt, failures)
         sampling = self.teacher.able(sampling)
         return Request(Sample(row, failures, sampling), row.prompt, sampling)
 
@@ -219,40 +105,17 @@ class Labelling:
         for one that no further attempt would change.
         """
         row = sample.row
-        answer = None
-        reason = completion.problem
-        if not completion.problem:
-            try:
-                answer = self.task.read_answer(
-                    completion.text, completion.finish_reason, self.settings.thinks
-                )
-            except NoAnswer as error:
-                reason = error.reason
-        prompt_tokens = completion.prompt_tokens
-        if prompt_tokens is None:
-            prompt_tokens = row.prompt.tokens
-        row.attempts.append(
-            Attempt(
-                response=completion.text,
-                finish_reason=completion.finish_reason,
-                answer=answer,
-                reason=reason,
-                sampling=sample.sampling,
-                prompt_tokens=prompt_tokens,
-                cached_tokens=completion.cached_tokens,
-                output_tokens=completion.output_tokens,
-                thinking_tokens=completion.thinking_tokens,
-                served_by=completion.served_by,
-                charged=completion.charged,
-            )
+        attempt = read_attempt(
+            completion, row.prompt, sample.sampling, self.task, self.settings.thinks
         )
+        row.attempts.append(attempt)
         may_go_well = not completion.problem and sample.failures < self.settings.max_retries
-        if answer is None and may_go_well:
+        if attempt.answer is None and may_go_well:
             self.teacher.gather(self._request(row, sample.failures + 1))
             return
-        if answer is not None:
-            row.answers.append(answer)
-        row.reason = reason
+        if attempt.answer is not None:
+            row.answers.append(attempt.answer)
+        row.reason = attempt.reason
         row.open -= 1
         if not row.open:
             self.decided.append(row)

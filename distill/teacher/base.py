@@ -44,6 +44,8 @@ class Sampling:
     # how many of the likeliest tokens are reported for each place, beside the chosen one;
     # 0: the chosen one alone
     logprobs: int | None = None
+    # no penalty for what was written before, whatever a server's own settings are
+    without_penalties: bool = False
 
     def without(self, *names: str) -> "Sampling":
         """The same without some of its optional settings."""
@@ -94,6 +96,8 @@ class Completion:
     charged: float | None = None  # what it has cost, where its tokens do not say it
     # why this row cannot be answered by whatever attempt, as its reason in the journal
     problem: str | None = None
+    # of each token that was written, in order, as a server gives them; None: it was not asked
+    chosen_logprobs: list[float] | None = None
 
     @property
     def output_tokens(self) -> int:

@@ -19,6 +19,8 @@ def vllm_body(sampling: Sampling) -> dict:
         body["structured_outputs"] = {"regex": sampling.guard}
     if sampling.json_schema is not None:
         body["structured_outputs"] = {"json": sampling.json_schema}
+    if sampling.without_penalties:  # which a model's generation_config.json may set
+        body.update(repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0)
     return body
 
 
@@ -26,3 +28,11 @@ def schema_format(schema: str) -> dict:
     """A JSON Schema, given as JSON text, as the protocol wants it."""
     named = {"name": "answer", "schema": json.loads(schema)}
     return {"type": "json_schema", "json_schema": named}
+
+
+def chat_log_probabilities(likeliest: int) -> dict:
+    """What asks a chat's reply for log-probabilities: of the chosen tokens, and so many others."""
+    found = {"logprobs": True}
+    if likeliest:
+        found["top_logprobs"] = likeliest
+    return found

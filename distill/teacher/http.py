@@ -1,7 +1,7 @@
 """The teacher behind a URL: a server that speaks the OpenAI protocol, asked by its own client.
 
-`server.py` says which server it is, `pace.py` how fast it is asked, and `reply.py` reads what it
-answers. Here requests go out and completions come back. What fails on the way is asked again and is
+`server.py` says which server it is, `pace.py` how fast it is asked, and `exchange.py` how a request
+is put. Here requests go out and completions come back. What fails on the way is asked again and is
 no attempt: an attempt is what the server has answered.
 """
 
@@ -10,9 +10,8 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 
-from distill.model_tokenizer import ids_or_reason
 from distill.teacher.base import Completion, Prompt, Request, Sampling, Teacher, TeacherEnded
-from distill.teacher.bodies import schema_format, vllm_body
+from distill.teacher.exchange import Exchange
 from distill.teacher.pace import Pace
 from distill.teacher.purse import Purse
 from distill.teacher.refusals import (
@@ -23,11 +22,7 @@ from distill.teacher.refusals import (
     parameter_of,
     seconds_asked_for,
 )
-from distill.teacher.reply import read_chat, read_text
-from distill.teacher.server import ASK, NO_KEY, VLLM, About, Server, reason_of, wrong_key
-from distill.teacher.spelled import spells_special
-from distill.teacher.written import text_of, thinking_tokens
-from distill.tokens import think_end_id
+from distill.teacher.server import About, Server, reason_of, wrong_key
 
 log = logging.getLogger("create_data")
 GIVE_UP = 600.0  # seconds in which requests fail and none goes well
@@ -35,7 +30,6 @@ LOOK_EVERY = 0.2  # seconds
 MOST_SLEEPING = 1000  # requests
 SAY_EVERY = 60.0  # seconds between two lines about a server that fails
 # reasons in the journal
-SPECIAL_TOKEN = "special_token"
 TOO_LONG = "input_too_long"
 REFUSED = "refused"
 SERVER_ERROR = "server_error"
@@ -79,21 +73,13 @@ class HTTPTeacher(Teacher):
         give_up: float = GIVE_UP,
         purse: Purse | None = None,
     ):
-        import openai
-
         self.server = server
-        self.about = about
-        self.thinks = thinks
-        self.tokenizer = tokenizer
-        self.by_ids = tokenizer is not None and about.kind == VLLM
-        self.think_end = think_end_id(tokenizer) if self.by_ids and thinks else None
+        self.exchange = Exchange(server, about, thinks, tokenizer)
         self.served_by = served_by
         self.give_up = give_up
         self.pace = Pace(server.concurrency)
         self.purse = purse or Purse()
         self.waiting: list[Request] = []
-        self.length_name = "max_tokens"  # until the server wants another one
-        self.takes_top_p = True  # until it says otherwise
         self.answered = 0  # requests
         self.refused = 0  # in a row, since the last answer
         self.sleeping = 0  # requests that wait after a failure which is not a matter of pace
@@ -101,46 +87,19 @@ class HTTPTeacher(Teacher):
         self.said_at = float("-inf")
         self.not_before = 0.0  # when the server may be asked again, as it has said
         self.loop = asyncio.new_event_loop()
-        # its own retries are off: the journal is to count every request that was answered
-        self.client = openai.AsyncOpenAI(
-            base_url=server.url,
-            api_key=server.key,
-            max_retries=0,
-            timeout=server.request_timeout,
-        )
 
     def close(self) -> None:
         """Close the connections."""
-        self.loop.run_until_complete(self.client.close())
+        self.loop.run_until_complete(self.exchange.close())
         self.loop.close()
 
     def prepare(self, chats: list[list[dict]]) -> list[Prompt]:
-        """Each chat as token ids for vLLM's server, or as it is.
-
-        One that spells a special token which the server would take for one has a problem.
-        """
-        prompts = []
-        for chat in chats:
-            if self.by_ids:
-                prompts.append(self._prompt_of_ids(chat))
-                continue
-            problem = None
-            if self.server.special_tokens != ASK and spells_special(chat, self.tokenizer):
-                problem = SPECIAL_TOKEN
-            prompts.append(Prompt(chat, tokens=0, problem=problem))
-        return prompts
-
-    def _prompt_of_ids(self, chat: list[dict]) -> Prompt:
-        longest = self.about.context
-        ids, problem = ids_or_reason(self.tokenizer, chat, longest or 2**31)
-        room = None if longest is None else longest - len(ids)
-        return Prompt(ids, len(ids), room, problem)
+        """Each chat as the server takes it, or with a problem; see Exchange.prompt_of()."""
+        return [self.exchange.prompt_of(chat) for chat in chats]
 
     def able(self, sampling: Sampling) -> Sampling:
         """What of a sampling the server can do; vLLM's all, others what the protocol has."""
-        if self.about.kind == VLLM:
-            return sampling
-        return sampling.without("loop", "top_k", "thinking_budget", "guard")
+        return self.exchange.able(sampling)
 
     def gather(self, request: Request) -> None:
         """Queue one request; it goes out with the next ones."""
@@ -218,16 +177,16 @@ class HTTPTeacher(Teacher):
         while True:
             await asyncio.sleep(max(0.0, self.not_before - time.monotonic()))
             started = time.monotonic()
-            sent_as = self.length_name
+            sent_as = self.exchange.length_name
             is_there = True
             asked_for = None
             try:
                 async with asyncio.timeout(self.server.request_timeout):
-                    found = self._read(await self._send(request))
+                    found = await self.exchange.ask(request.prompt, request.sampling)
                 self._went_well(found)
                 return found
             except openai.APIStatusError as error:
-                if self._learned_from(error, sent_as):
+                if self.exchange.learned_from(error, sent_as):
                     continue
                 problem = self._final(error)
                 if problem:
@@ -265,35 +224,6 @@ class HTTPTeacher(Teacher):
         finally:
             self.sleeping -= gives_way
 
-    async def _send(self, request: Request) -> object:
-        """The body of the server's reply. Raises openai's errors, and ValueError for no JSON."""
-        sampling = request.sampling
-        further = vllm_body(sampling) if self.about.kind == VLLM else {}
-        settings = {"model": self.server.model, "temperature": sampling.temperature}
-        if sampling.top_p is not None and self.takes_top_p:
-            settings["top_p"] = sampling.top_p
-        if self.by_ids:
-            settings["max_tokens"] = sampling.max_tokens
-            further["return_token_ids"] = True
-            create = self.client.completions.with_raw_response.create
-            reply = await create(prompt=request.prompt.content, extra_body=further, **settings)
-            return reply.http_response.json()
-        settings[self.length_name] = sampling.max_tokens
-        if sampling.json_schema is not None and self.about.kind != VLLM:
-            settings["response_format"] = schema_format(sampling.json_schema)
-        create = self.client.chat.completions.with_raw_response.create
-        reply = await create(messages=request.prompt.content, extra_body=further, **settings)
-        return reply.http_response.json()
-
-    def _read(self, body: object) -> Completion:
-        """The completion in a reply. Raises BadReply, and ServerEnded for another model's."""
-        if not self.by_ids:
-            return read_chat(body, self.thinks)
-        found = read_text(body, lambda ids, finish: text_of(self.tokenizer, ids, finish))
-        if self.think_end is not None:
-            found.thinking_tokens = thinking_tokens(found.token_ids, self.think_end)
-        return found
-
     def _went_well(self, found: Completion) -> None:
         """Take in that the server has answered. Raises ServerEnded if it is another model now."""
         self.answered += 1
@@ -313,7 +243,7 @@ class HTTPTeacher(Teacher):
         `asked_for` is for how many seconds the server wants to be left alone, if it has said so.
         """
         now = time.monotonic()
-        said = self._without_key(reason)
+        said = self.exchange.without_key(reason)
         if asked_for is not None:
             if asked_for > self.give_up:
                 raise ServerEnded(
@@ -331,30 +261,13 @@ class HTTPTeacher(Teacher):
             self.said_at = now
             log.warning("create_data.py: the server fails (%s); what failed is asked again", said)
 
-    def _learned_from(self, error, sent_as: str) -> bool:
-        """Whether a refusal says what the server wants otherwise, so that it is asked so.
-
-        `sent_as` is the name under which this request had its limit of tokens.
-        """
-        if error.status_code != 400 or self.by_ids:
-            return False
-        wanted = "max_completion_tokens"
-        if wanted in error.message and sent_as != wanted:
-            self.length_name = wanted
-            return True
-        if parameter_of(error) == "top_p" and self.takes_top_p:
-            self.takes_top_p = False
-            log.warning("create_data.py: the server takes no top_p; retries are sent without it")
-            return True
-        return False
-
     def _final(self, error) -> str | None:
         """Why a row is refused for good; None where the same request may go well later.
 
         Raises ServerEnded where no request can.
         """
         status = error.status_code
-        said = self._without_key(message_of(error))[:300]
+        said = self.exchange.without_key(message_of(error))[:300]
         url = self.server.url
         if status == 401 or status == 403 and not self.answered:
             raise ServerEnded(f"{wrong_key(self.server, status)} ({said})", exit_code=2)
@@ -375,9 +288,3 @@ class HTTPTeacher(Teacher):
         if self.refused >= REFUSALS_IN_A_ROW:
             raise ServerEnded(f"{url}: refuses one row after the other ({said})", exit_code=2)
         return REFUSED
-
-    def _without_key(self, text: str) -> str:
-        """What a server has said, without the key, on one line."""
-        if self.server.key != NO_KEY:
-            text = text.replace(self.server.key, "KEY")
-        return " ".join(text.split())

@@ -5,6 +5,7 @@ and some vendors as `reasoning_content`, others in the answer itself up to </thi
 it for themselves and only count its tokens.
 """
 
+import math
 from collections.abc import Callable
 
 from distill.teacher.base import Completion
@@ -48,6 +49,7 @@ def read_chat(body: object, thinks: bool) -> Completion:
         text = THINK_END + content
     found = completion(choice, text, usage, body)
     found.thinking_tokens = hidden if thinks else None
+    found.chosen_logprobs = chat_logprobs(choice)
     return found
 
 
@@ -63,7 +65,26 @@ def read_text(body: object, spell: Callable[[list[int], str], str]) -> Completio
     text = spell(token_ids, finish_reason_of(choice))
     found = completion(choice, text, dict_at(body, "usage"), body)
     found.token_ids = token_ids
+    found.chosen_logprobs = numbers_of(dict_at(choice, "logprobs").get("token_logprobs"))
     return found
+
+
+def chat_logprobs(choice: dict) -> list[float] | None:
+    """The log-probability of each token of a chat's answer; None where they are not all there."""
+    places = dict_at(choice, "logprobs").get("content")
+    if not isinstance(places, list):
+        return None
+    return numbers_of([place.get("logprob") for place in places if isinstance(place, dict)])
+
+
+def numbers_of(values: object) -> list[float] | None:
+    """A list of numbers; None for anything else."""
+    if not isinstance(values, list):
+        return None
+    for value in values:
+        if not isinstance(value, int | float) or isinstance(value, bool) or math.isnan(value):
+            return None
+    return [float(value) for value in values]
 
 
 def completion(choice: dict, text: str, usage: dict, body: dict) -> Completion:

@@ -19,11 +19,24 @@ KINDS = ["auto", VLLM, OPENAI]
 # What becomes of an input that spells a special token where the server would take it for one.
 REJECT = "reject"
 ASK = "ask"
+SPECIAL_TOKENS = [REJECT, ASK]
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # a name that the environment may have
 # step 1's flags of a teacher on this machine, and what they are where they are not given
 OF_AN_ENGINE = {"revision": None, "tensor_parallel_size": 1, "num_replicas": 0}
 LISTED_WITHIN = 60.0  # seconds, the list of models
 NO_KEY = "none"  # for servers that want none; the client wants some text
+
+
+@dataclass(frozen=True)
+class FlagNames:
+    """Which flags name a server, for messages."""
+
+    url: str = "--teacher_url"
+    model: str = "--model_name"
+    api_key_env: str = "--api_key_env"
+
+
+OF_STEPS = FlagNames()  # 1 and 3
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,7 @@ class Server:
     special_tokens: str  # REJECT or ASK
     concurrency: int  # requests that run at once, at most
     request_timeout: float  # seconds
+    flags: FlagNames = OF_STEPS
 
     @property
     def host(self) -> str:
@@ -62,6 +76,10 @@ class ServerRefused(ValueError):
     """A server that cannot be asked, and why, in one line."""
 
 
+class Unreachable(ServerRefused):
+    """A server that is not there, or not yet."""
+
+
 def add_server_flags(parser) -> None:
     """The flags of a teacher that is a URL."""
     parser.group("or a server as the teacher")
@@ -70,7 +88,7 @@ def add_server_flags(parser) -> None:
     parser.add("server", "auto", "what it is; auto asks it", choices=KINDS, rare=True)
     parser.add("teacher_tokenizer", None, "keeps special tokens in inputs text (vLLM's server)")
     otherwise = "inputs that spell one, otherwise"
-    parser.add("special_tokens", REJECT, otherwise, choices=[REJECT, ASK], rare=True)
+    parser.add("special_tokens", REJECT, otherwise, choices=SPECIAL_TOKENS, rare=True)
     parser.add("concurrency", 64, "requests at once, fewer while it is busy", at_least=1)
     parser.add("request_timeout", 600.0, "seconds that a request may take", at_least=1, rare=True)
 
@@ -108,8 +126,8 @@ def server_of(
     )
 
 
-def check_key(variable: str) -> None:
-    """Raise ValueError for what names no key in the environment.
+def check_key(variable: str, flag: str = OF_STEPS.api_key_env) -> None:
+    """Raise ValueError for what names no key in the environment; `flag` is where it is named.
 
     It may be the key itself, given by mistake, so the message does not repeat it.
     """
@@ -117,35 +135,35 @@ def check_key(variable: str) -> None:
         return
     if not VARIABLE.fullmatch(variable) or not os.environ.get(variable, "").strip():
         raise ValueError(
-            "--api_key_env: there is no environment variable of this name; it takes the name of "
+            f"{flag}: there is no environment variable of this name; it takes the name of "
             "the one that holds the key, which must be exported"
         )
     key = os.environ[variable].strip()
     if not key.isascii() or not key.isprintable():
-        raise ValueError("--api_key_env: what this variable holds is no key; it has odd characters")
+        raise ValueError(f"{flag}: what this variable holds is no key; it has odd characters")
 
 
-def check_url(url: str) -> None:
+def check_url(url: str, flags: FlagNames = OF_STEPS) -> None:
     """Raise ValueError for what is no URL of a server, or holds what must not be written down."""
     try:
         parts = urlsplit(url)
         has_port = parts.port is not None
     except ValueError as error:
-        raise ValueError(f"--teacher_url: is no URL ({error})") from None
+        raise ValueError(f"{flags.url}: is no URL ({error})") from None
     if parts.username is not None or parts.password is not None:
         # without the URL, which holds them
         raise ValueError(
-            "--teacher_url: holds a name or a password; keys come from the variable that "
-            "--api_key_env names"
+            f"{flags.url}: holds a name or a password; keys come from the variable that "
+            f"{flags.api_key_env} names"
         )
     if parts.query or parts.fragment:
         raise ValueError(
-            "--teacher_url: ends in a query or a fragment, where keys would be written down; "
+            f"{flags.url}: ends in a query or a fragment, where keys would be written down; "
             "leave it out"
         )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         host = "HOST:PORT" if has_port else "HOST"
-        raise ValueError(f"--teacher_url {url}: expected http(s)://{host}/v1")
+        raise ValueError(f"{flags.url} {url}: expected http(s)://{host}/v1")
 
 
 def ask_about(server: Server) -> About:
@@ -167,9 +185,9 @@ def ask_about(server: Server) -> About:
     except openai.APIStatusError:
         pass  # some gateways have no such list
     except openai.APIConnectionError as error:
-        raise ServerRefused(
+        raise Unreachable(
             f"{server.url}: cannot be reached ({reason_of(error)}); start the server, or mend "
-            "--teacher_url"
+            f"{server.flags.url}"
         ) from None
     except ImportError as error:  # of a proxy that the environment names
         raise ServerRefused(f"{server.url}: cannot be reached ({error})") from None
@@ -179,7 +197,7 @@ def ask_about(server: Server) -> About:
     is_vllm = any(other.get("owned_by") == VLLM for other in listed.values())
     if listed and not model:
         known = ", ".join(sorted(listed)[:10])
-        said = f"--model_name {server.model}: not in the server's list of models: {known}"
+        said = f"{server.flags.model} {server.model}: not in the server's list of models: {known}"
         if is_vllm:
             raise ServerRefused(said)
         # gateways know more than they list; servers with one model may answer with that one
@@ -205,7 +223,7 @@ def models_of(body: object) -> dict[str, dict]:
 def wrong_key(server: Server, status: int) -> str:
     """What to say of a key that a server does not take."""
     if server.key == NO_KEY:
-        remedy = "--api_key_env names the environment variable that holds one"
+        remedy = f"{server.flags.api_key_env} names the environment variable that holds one"
     else:
         remedy = f"the environment variable {server.api_key_env} holds another one"
     return f"{server.url}: refuses the key ({status}); {remedy}"

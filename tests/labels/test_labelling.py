@@ -11,11 +11,6 @@ import pytest
 from distill.labels.inputs import scan_inputs
 from distill.labels.journal import Journal
 from distill.labels.labelling import (
-    LOOP_FROM,
-    LOOP_TO,
-    RETRY_TEMPERATURE,
-    RETRY_TOP_K,
-    RETRY_TOP_P,
     TOGETHER,
     Labelling,
     Settings,
@@ -25,6 +20,13 @@ from distill.labels.labelling import (
 )
 from distill.outputs import read_finished
 from distill.task import load_task
+from distill.teacher.attempts import (
+    LOOP_FROM,
+    LOOP_TO,
+    RETRY_TEMPERATURE,
+    RETRY_TOP_K,
+    RETRY_TOP_P,
+)
 from distill.teacher.base import Loop, TeacherEnded
 from list_teacher import NOTHING, SETTINGS, UNKNOWN, ListTeacher, says
 

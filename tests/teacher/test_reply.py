@@ -2,6 +2,7 @@
 
 import pytest
 
+from distill.confidence import log_confidence
 from distill.task import NoAnswer, load_task
 from distill.teacher.reply import BadReply, read_chat, read_text
 from helpers import write_task
@@ -128,3 +129,22 @@ def test_token_ids_are_read_as_the_engines():
     assert found.text == "[5, 6, 2] stop" and found.output_tokens == 3
     with pytest.raises(BadReply):
         read_text({"choices": [{"text": "Hm"}]}, str)
+
+
+def test_log_probabilities_are_those_of_all_tokens_or_none():
+    places = [{"token": "es", "logprob": -0.5}, {"token": "<|im_end|>", "logprob": 0}]
+    choice = {"message": {"content": "es"}, "finish_reason": "stop"}
+    usage = {"completion_tokens": 2}
+    body = {"choices": [{**choice, "logprobs": {"content": places}}], "usage": usage}
+    found = read_chat(body, thinks=False)
+    assert found.chosen_logprobs == [-0.5, 0.0] and log_confidence(found) == -0.5
+    for missing in (None, {}, {"content": None}, {"content": [{"logprob": "high"}]}):
+        body = {"choices": [{**choice, "logprobs": missing}], "usage": usage}
+        assert read_chat(body, thinks=False).chosen_logprobs is None
+    ids = {"token_ids": [7, 1], "logprobs": {"token_logprobs": [-1.5, -0.25]}}
+    body = {"choices": [{**ids, "finish_reason": "stop"}], "usage": usage}
+    assert log_confidence(read_text(body, lambda *_: "es")) == -1.75
+    # the end of turn is not among them
+    ids["logprobs"]["token_logprobs"] = [-1.5]
+    with pytest.raises(ValueError, match="are not all there"):
+        log_confidence(read_text(body, lambda *_: "es"))

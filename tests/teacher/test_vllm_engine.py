@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from distill.labels.labelling import LOOP_FROM, LOOP_TO
+from distill.teacher.attempts import LOOP_FROM, LOOP_TO
 from distill.teacher.base import Loop, Prompt, Request, Sampling
 from distill.teacher.vllm_engine import LOOKED_AT, VLLMTeacher, ends_in_loop
 from distill.teacher.written import text_of

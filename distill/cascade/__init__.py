@@ -1,0 +1,1 @@
+"""The student and its teacher behind one URL: who answers, and how that is said."""

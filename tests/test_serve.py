@@ -1,0 +1,332 @@
+"""serve.py as a user runs it, in front of two stand-ins that die when the test wants it."""
+
+import http.client
+import json
+import math
+import signal
+import socket
+import stat
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+import openai
+import pytest
+
+from cascade_server import cascade
+from distill.outputs import read_finished
+from helpers import HANGS, fails, read_jsonl, write_task
+from loopback_teacher import KEY, LoopbackTeacher
+
+SURE = [math.log(0.99), 0.0]
+DOUBTFUL = [math.log(0.4), 0.0]
+CLIENTS_KEY = "sk-of-the-clients-0123456789"
+
+
+def student_says(text):
+    """`en`, of which it is sure unless the input is hard."""
+    return {"content": "en", "logprobs": DOUBTFUL if "hard" in text else SURE}
+
+
+def teacher_says(text):
+    return {"reasoning": f"Hm, {text}.", "content": "Answer: fr"}
+
+
+@pytest.fixture
+def student():
+    with LoopbackTeacher(student_says, models=("student",), served_by="student") as server:
+        yield server
+
+
+@pytest.fixture
+def teacher():
+    with LoopbackTeacher(teacher_says) as server:
+        yield server
+
+
+@pytest.fixture
+def flags(tmp_path, student, teacher):
+    task = write_task(tmp_path / "task.yaml", ["en", "fr"], "Answer: (.+)")
+    found = ["--student_url", student.url, "--student_name", "student", "--task", task]
+    found += ["--teacher_url", teacher.url, "--teacher_name", "teacher"]
+    return [*found, "--temperature", 1, "--threshold", 0.9]
+
+
+def answer_of(reply):
+    return reply.parse().choices[0].message.content
+
+
+def request(url, method="POST", path="/v1/chat/completions", body=None, **headers):
+    """One request without a client's help: (status, body, headers)."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=HANGS)
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    given = {"Content-Type": "application/json"}
+    given.update({name.replace("_", "-"): value for name, value in headers.items()})
+    connection.request(method, path, content, given)
+    reply = connection.getresponse()
+    raw = reply.read()
+    connection.close()
+    return reply.status, raw, reply.headers
+
+
+def chat(text="easy", **further):
+    return {"model": "cascade", "messages": [{"role": "user", "content": text}], **further}
+
+
+def test_the_teacher_answers_what_the_student_is_not_sure_of(flags, tmp_path, student, teacher):
+    with cascade(tmp_path / "log", *flags) as served:
+        easy = served.ask("easy", max_tokens=8, user="somebody")
+        assert answer_of(easy) == "en"
+        assert easy.headers["x-answered-by"] == "student"
+        assert float(easy.headers["x-confidence"]) == pytest.approx(0.99)
+        assert (easy.headers["x-handed-over"], easy.headers["x-unsure"]) == ("false", "false")
+        found = easy.parse()
+        assert found.model == "student" and found.usage.total_tokens == 52
+        assert found.cascade["why"] is None
+        hard = served.ask("hard")
+        assert answer_of(hard) == "fr"
+        assert hard.headers["x-answered-by"] == "teacher"
+        assert float(hard.headers["x-confidence"]) == pytest.approx(0.4)
+        assert (hard.headers["x-handed-over"], hard.headers["x-unsure"]) == ("true", "false")
+        found = hard.parse()
+        assert found.model == "teacher" and found.cascade["why"] == "unsure"
+        assert found.usage.total_tokens == 52 + 57
+        assert found.cascade["teacher_usage"]["attempts"] == 1
+
+        # what was asked: the input alone, greedily, and the task's prompt
+        [asked] = student.bodies["hard"]
+        assert asked["messages"] == [{"role": "user", "content": "hard"}]
+        assert asked["temperature"] == 0 and asked["logprobs"] is True
+        assert student.bodies["easy"][0]["max_tokens"] == 8
+        assert teacher.bodies["hard"][0]["messages"][0]["content"] == "Choose."
+        assert "easy" not in teacher.bodies
+
+        chunks = list(
+            served.client.chat.completions.create(
+                **chat("hard"), stream=True, stream_options={"include_usage": True}
+            )
+        )
+        text = [choice.delta.content or "" for chunk in chunks for choice in chunk.choices]
+        assert "".join(text) == "fr" and chunks[0].choices[0].delta.role == "assistant"
+        assert chunks[-2].choices[0].finish_reason == "stop"
+        assert chunks[-2].cascade["answered_by"] == "teacher"
+        assert chunks[-1].usage.total_tokens == 109 and not chunks[-1].choices
+
+        assert [model.id for model in served.client.models.list()] == ["cascade"]
+        assert request(served.url, "GET", "/health")[0] == 200
+        _, figures, headers = request(served.url, "GET", "/metrics")
+        assert b'cascade_answers_total{answered_by="teacher"} 2.0' in figures
+        assert b'cascade_handed_over_total{why="unsure"} 2.0' in figures
+        assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
+
+        totals = json.loads(served.end().splitlines()[-1])
+        assert totals == {"requests": 3, "handed_over": 2, "unsure": 0, "refused": 0}
+        assert served.process.returncode == 130
+        assert "Traceback" not in served.said()
+
+
+def test_requests_go_on_at_once_and_none_is_mixed_up(flags, tmp_path, student, teacher):
+    eight = threading.Barrier(8, timeout=HANGS)  # each waits until seven others are asked too
+
+    def says_with_others(text):
+        eight.wait()
+        return student_says(text)
+
+    with cascade(tmp_path / "log", *flags) as served:
+        student.answer = says_with_others
+        texts = [f"{'hard' if number % 5 == 0 else 'easy'} {number}" for number in range(200)]
+        with ThreadPoolExecutor(32) as pool:
+            replies = list(pool.map(served.ask, texts))
+        assert [answer_of(reply) for reply in replies] == ["fr", "en", "en", "en", "en"] * 40
+        assert Counter(student.requests()) >= Counter(texts)
+        assert student.most_at_once >= 8
+        hard = [text for text in texts if "hard" in text]
+        assert teacher.requests() == Counter(hard)
+        assert served.end(signal.SIGTERM) and served.process.returncode == 143
+
+
+def test_a_teacher_that_dies_leaves_the_students_answer_marked(flags, tmp_path, teacher):
+    with cascade(tmp_path / "log", *flags, "--teacher_timeout", 20) as served:
+        assert answer_of(served.ask("hard 0")) == "fr"
+        teacher.faults["hard 1"] = ["slow"]
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(served.ask, "hard 1")
+            while "hard 1" not in teacher.bodies:
+                time.sleep(0.01)
+            teacher.kill()  # in the middle of the answer
+            reply = waiting.result()
+        assert answer_of(reply) == "en" and reply.headers["x-answered-by"] == "student"
+        assert (reply.headers["x-handed-over"], reply.headers["x-unsure"]) == ("true", "true")
+        assert reply.parse().cascade["teacher_problem"] == "unreachable"
+        assert answer_of(served.ask("easy")) == "en"
+        teacher.start()
+        assert answer_of(served.ask("hard 2")) == "fr"  # as if nothing had been
+        assert served.said().count("the teacher's server fails (unreachable: ") == 1
+
+
+def test_a_teacher_that_is_too_slow_or_says_nothing_valid_is_not_waited_for(
+    flags, tmp_path, teacher
+):
+    teacher.faults["hard 1"] = ["slow"]
+    retries = ["--max_retries", 1, "--when_teacher_fails", "503"]
+    with cascade(tmp_path / "log", *flags, "--teacher_timeout", 1, *retries) as served:
+        with pytest.raises(openai.InternalServerError, match="the teacher's: timeout") as error:
+            served.ask("hard 1")
+        assert error.value.status_code == 503 and error.value.body["code"] == "no_sure_answer"
+        teacher.answer = lambda text: {"reasoning": "Hm.", "content": "I cannot say."}
+        with pytest.raises(openai.InternalServerError, match="the teacher's: no_answer"):
+            served.ask("hard 2")
+        assert len(teacher.bodies["hard 2"]) == 2
+        assert answer_of(served.ask("easy")) == "en"
+
+
+def test_where_the_student_dies_the_teacher_answers_within_the_budget(flags, tmp_path, student):
+    with cascade(tmp_path / "log", *flags, "--max_handed_over", 0.003) as served:
+        assert answer_of(served.ask("easy")) == "en"
+        student.faults["easy 1"] = ["slow"]
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(served.ask, "easy 1")
+            while "easy 1" not in student.bodies:
+                time.sleep(0.01)
+            student.kill()
+            reply = waiting.result()
+        assert answer_of(reply) == "fr" and "x-confidence" not in reply.headers
+        assert reply.parse().cascade["why"] == "student_failed"
+        assert answer_of(served.ask("easy 2")) == "fr"
+        student.start()
+        assert answer_of(served.ask("hard 3")) == "fr"
+        # three of a thousand requests are handed over
+        reply = served.ask("hard 4")
+        assert answer_of(reply) == "en" and reply.headers["x-unsure"] == "true"
+        assert reply.headers["x-handed-over"] == "false"
+        assert reply.parse().cascade["teacher_problem"] == "budget"
+        student.stop()
+        student.kill()
+        with pytest.raises(openai.InternalServerError, match="the teacher's: budget"):
+            served.ask("easy 5")
+
+
+def test_what_a_client_does_not_wait_for_is_cancelled(flags, tmp_path, teacher):
+    teacher.faults["hard"] = ["slow"]
+    with cascade(tmp_path / "log", *flags) as served:
+        with pytest.raises(openai.APITimeoutError):
+            served.ask("hard", timeout=0.5)
+        assert len(teacher.bodies["hard"]) == 1
+        end = time.monotonic() + 10
+        while b"cascade_gone_total 1.0" not in request(served.url, "GET", "/metrics")[1]:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        figures = request(served.url, "GET", "/metrics")[1]
+        assert b"cascade_running 0.0" in figures
+        # and one that leaves in the middle of its request
+        parts = urlsplit(served.url)
+        with socket.create_connection((parts.hostname, parts.port)) as connection:
+            head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+            head += "Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+            connection.sendall(head.encode())
+        while b"cascade_gone_total 2.0" not in request(served.url, "GET", "/metrics")[1]:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert "Traceback" not in served.said()
+        # the stand-in's reply came to nobody, and it was not asked again
+        time.sleep(0.2)
+        assert len(teacher.bodies["hard"]) == 1
+
+
+def test_who_may_ask(flags, tmp_path, monkeypatch, teacher):
+    monkeypatch.setenv("KEY_OF_CLIENTS", CLIENTS_KEY)
+    monkeypatch.setenv("KEY_OF_TEACHER", KEY)
+    keys = ["--api_key_env", "KEY_OF_CLIENTS", "--teacher_key_env", "KEY_OF_TEACHER"]
+    teacher.faults["hard"] = ["key"]  # a reply that repeats the key
+    small = ["--max_body_bytes", 1000, "--max_messages", 2]
+    with cascade(tmp_path / "log", *flags, *keys, *small, key=CLIENTS_KEY) as served:
+        assert answer_of(served.ask("easy")) == "en"
+        assert answer_of(served.ask("hard")) == "en"
+        assert "the teacher's server fails" in served.said()
+        for wrong in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": CLIENTS_KEY}):
+            status, body, _ = request(served.url, body=chat(), **wrong)
+            assert status == 401 and json.loads(body)["error"]["code"] == "invalid_api_key"
+        assert request(served.url, "GET", "/metrics")[0] == 401
+        assert request(served.url, "GET", "/health")[0] == 200
+        allowed = {"Authorization": f"Bearer {CLIENTS_KEY}"}
+        for host in ("evil.example", "127.0.0.1.evil.example:80", ""):
+            assert request(served.url, body=chat(), Host=host, **allowed)[0] == 421
+        assert request(served.url, body=chat(), Host="localhost:1", **allowed)[0] == 200
+        form = {"Content_Type": "text/plain", **allowed}
+        assert request(served.url, body=chat(), **form)[0] == 415
+        status, _, headers = request(served.url, "OPTIONS", Origin="http://evil.example", **allowed)
+        assert status == 405 and "Access-Control-Allow-Origin" not in headers
+        status, body, _ = request(served.url, body=chat("x" * 2000), **allowed)
+        assert status == 413 and json.loads(body)["error"]["code"] == "request_too_large"
+        assert request(served.url, body=b"{", **allowed)[0] == 400
+        assert request(served.url, "GET", "/v1/nowhere", **allowed)[0] == 404
+        three = {**chat(), "messages": chat()["messages"] * 3}
+        assert request(served.url, body=three, **allowed)[0] == 400
+        with pytest.raises(openai.BadRequestError) as error:
+            served.ask("easy", tools=[{"type": "function", "function": {"name": "f"}}])
+        assert error.value.param == "tools" and error.value.code == "unsupported_parameter"
+        assert CLIENTS_KEY not in served.said() and KEY not in served.said()
+        assert "Traceback" not in served.said()
+
+
+def test_what_was_handed_over_is_the_next_training_file(flags, tmp_path):
+    path = tmp_path / "new" / "handed.jsonl"
+    with cascade(tmp_path / "log", *flags, "--handed_over_file", path) as served:
+        for text in ("hard 1", "easy", "hard 2", "hard 1"):
+            served.ask(text)
+        refused = fails("serve.py", *flags, "--handed_over_file", path)
+        assert "another run is writing it" in refused
+        served.process.kill()
+        served.process.wait()
+    inputs = [row["messages"][0]["content"] for row in read_jsonl(path)]
+    assert inputs == ["hard 1", "hard 2"]
+    assert read_jsonl(path)[0]["messages"][1] == {"role": "assistant", "content": "fr"}
+    journal = path.with_name("handed.jsonl.trace.jsonl")
+    for each in (path, journal):
+        assert stat.S_IMODE(each.stat().st_mode) == 0o600
+        with open(each, "a") as file:
+            file.write('{"messages": [{"role": "us')  # as a kill may leave it
+    with cascade(tmp_path / "log", *flags, "--handed_over_file", path) as served:
+        for text in ("hard 2", "hard 3"):
+            served.ask(text)
+    finished = read_finished(path)
+    assert list(finished.answers.values()) == ["fr", "fr", "fr"]
+    assert [len(attempts) for attempts in finished.attempts.values()] == [1, 1, 1]
+    assert read_jsonl(journal)[1]["why"] == "unsure"
+
+
+def test_a_student_without_log_probabilities_is_refused(flags, student, teacher):
+    student.answer = lambda text: {"content": "en"}
+    assert "gives no log-probabilities" in fails("serve.py", *flags)
+    student.answer = lambda text: {"content": "en", "logprobs": [-0.1]}
+    student.usage = False
+    assert "does not count the tokens" in fails("serve.py", *flags)
+    student.kill()
+    refused = fails("serve.py", *flags)
+    assert f"{student.url}: cannot be reached" in refused and "mend --student_url" in refused
+
+
+def test_what_is_wrong_with_the_flags_is_one_line(flags, tmp_path):
+    without = flags[:-4]
+    refused = fails("serve.py", *without, "--adapter", tmp_path)
+    assert "has no calibration.json" in refused and "--threshold" in refused
+    refused = fails("serve.py", *flags, "--host", "0.0.0.0")
+    assert "--allowed_hosts" in refused
+    assert "--student_key_env" in fails("serve.py", *flags, "--student_key_env", "NOT_THERE")
+    assert "--threshold 1.5" in fails("serve.py", *flags, "--threshold", "1.5")
+
+
+def test_a_port_that_is_taken_is_said(flags, student):
+    refused = fails("serve.py", *flags, "--port", student.port)
+    assert f"--port {student.port}: " in refused and "choose another" in refused
+
+
+def test_servers_that_come_later_are_waited_for(flags, tmp_path, student):
+    student.kill()
+    later = threading.Timer(1.0, student.start)
+    later.start()
+    with cascade(tmp_path / "log", *flags, "--wait_for_servers", HANGS) as served:
+        assert answer_of(served.ask("easy")) == "en"

@@ -1,0 +1,77 @@
+"""serve.sh: what it refuses before a model is loaded, what it shows of a server that fails, and
+that nothing is left of it. vLLM's part is played by a Python that is given in PYTHON.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from helpers import ENDS, ROOT, assert_gone, run
+from vllm_server import free_port
+
+# `-m vllm...` fails or sleeps, as the test says; anything else is Python
+STAND_IN = """#!/usr/bin/env bash
+if [ "$1" = -m ]; then
+  echo "$CUDA_VISIBLE_DEVICES $*"
+  if [[ "$*" == *"$FAILS"* ]]; then echo "no such model" && exit 3; fi
+  sleep 100 & wait
+fi
+exec {python} "$@"
+"""
+
+
+@pytest.fixture
+def env(tmp_path):
+    python = tmp_path / "python"
+    python.write_text(STAND_IN.replace("{python}", sys.executable))
+    python.chmod(0o755)
+    further = {
+        "PYTHON": str(python),
+        "LOG_DIR": str(tmp_path),
+        "STUDENT": "models/a",
+        "TEACHER": "models/b",
+        "STUDENT_GPUS": "0",
+        "TEACHER_GPUS": "1,2",
+        "STUDENT_PORT": str(free_port()),
+        "TEACHER_PORT": str(free_port()),
+        "FAILS": "models/none",
+    }
+    return {**os.environ, **further}
+
+
+def test_wrong_flags_end_all_before_a_model_is_loaded(env):
+    result = run("bash", ROOT / "serve.sh", "--threshold", 7, env=env, code=2, timeout=ENDS)
+    assert "serve.py: --threshold 7.0: must be between 0 and 1" in result.stderr
+
+
+def test_the_log_of_a_server_that_fails_is_shown(env, tmp_path):
+    env["FAILS"] = "models/b"
+    flags = ["--temperature", 1, "--threshold", 0.5]
+    result = run("bash", ROOT / "serve.sh", *flags, env=env, code=1, timeout=ENDS)
+    assert "no such model" in result.stderr
+    assert f"the teacher's server has ended; its log is {tmp_path}/teacher.log" in result.stderr
+    started = (tmp_path / "teacher.log").read_text()
+    assert started.startswith("1,2 -m vllm.entrypoints.openai.api_server --model models/b ")
+    assert "--reasoning-parser qwen3" in started
+    assert (tmp_path / "student.log").read_text().startswith("0 -m vllm")
+
+
+def test_ctrl_c_ends_all(env, tmp_path):
+    command = ["bash", str(ROOT / "serve.sh"), "--temperature", "1", "--threshold", "0.5"]
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+    end = time.monotonic() + ENDS
+    started = [tmp_path / "student.log", tmp_path / "teacher.log"]
+    while not all(log.exists() and "-m vllm" in log.read_text() for log in started):
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.1)
+    processes = psutil.Process(process.pid).children(recursive=True)
+    assert len(processes) >= 3
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=ENDS)
+    assert process.returncode == 130
+    assert_gone(processes, 30)
