@@ -12,6 +12,7 @@ import json
 import threading
 import time
 from collections import Counter, defaultdict
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler
 
 from loopback import Loopback
@@ -25,9 +26,10 @@ REFUSALS = {
         {"Retry-After": "0.05"},
         {"error": {"message": "slow down", "code": "rate_limit"}},
     ),
+    "429 ms": (429, {"retry-after-ms": "50"}, {"error": {"message": "slow down"}}),
     "429 bare": (429, {}, {"error": {"message": "slow down"}}),
     "500": (500, {}, {"error": {"message": "it broke"}}),
-    "503": (503, {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, "<html>busy</html>"),
+    "503": (503, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, "<html>busy</html>"),
     "tomorrow": (429, {"Retry-After": "86400"}, {"error": {"message": "come back tomorrow"}}),
     "quota 400": (400, {}, {"error": {"message": "no money", "type": "insufficient_quota"}}),
     "schema": (400, {}, {"error": {"message": "not supported", "param": "response_format"}}),
@@ -158,6 +160,9 @@ class Handler(BaseHTTPRequestHandler):
         if fault in REFUSALS:
             status, headers, content = REFUSALS[fault]
             self.reply(status, content, headers)
+        elif fault == "429 date":  # the next second but one, which is the least that can be said
+            again = formatdate(time.time() + 2, usegmt=True)
+            self.reply(429, {"error": {"message": "slow down"}}, {"Retry-After": again})
         elif fault == "half":  # the connection is closed in the middle of a reply
             content = json.dumps(self.completion(text)).encode()
             self.send_response(200)

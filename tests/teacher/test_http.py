@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import pytest
 
@@ -16,7 +17,18 @@ from loopback_teacher import KEY, MODEL, LoopbackTeacher
 
 TEXTS = [f"input {number}" for number in range(20)]
 # each is asked again, as if nothing had been sent
-PASSING = ["429", "429 bare", "500", "503", "half", "closed", "no JSON", "HTML", "no choices"]
+PASSING = [
+    "429",
+    "429 ms",
+    "429 bare",
+    "500",
+    "503",
+    "half",
+    "closed",
+    "no JSON",
+    "HTML",
+    "no choices",
+]
 
 
 def thought_of(text):
@@ -202,6 +214,15 @@ def test_a_server_that_wants_to_be_left_alone_for_long_ends_the_run(task, key):
     server = LoopbackTeacher(thought_of, {"input 9": ["tomorrow"]})
     with server, pytest.raises(ServerEnded, match="wants to be left alone for 86400 s"):
         label(server, task, concurrency=1)
+
+
+def test_a_date_at_which_it_may_be_asked_again_is_kept_to(task, key):
+    with LoopbackTeacher(thought_of, {"input 1": ["429 date"]}) as server:
+        start = time.monotonic()
+        records = label(server, task, texts=TEXTS[:2], concurrency=1)
+        seconds = time.monotonic() - start
+    assert [record["answer"] for record in records.values()] == ["en", "en"]
+    assert seconds > 1.0  # without the date it is half a second
 
 
 def test_without_any_success_the_run_gives_up(task, key):
