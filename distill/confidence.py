@@ -18,20 +18,35 @@ def log_confidence(completion: Completion) -> float | None:
     """The natural logarithm of a whole answer's probability, 0 or below.
 
     None for an answer that was cut or ended for a loop: without its end of turn it is a part of
-    many answers, and its probability would be theirs together. Raises ValueError where the teacher
-    has not reported each token, which it does where Sampling.logprobs asks for it.
+    many answers, and its probability would be theirs together. None too where a server does not
+    report each token. An engine of ours does where Sampling.logprobs asks for it: ValueError is
+    raised where it has not.
     """
     if completion.finish_reason != "stop":
         return None
+    if not completion.from_server:
+        chosen = of_chosen_tokens(completion)
+    elif completion.chosen_logprobs is not None:
+        chosen = completion.chosen_logprobs
+    else:
+        return None
+    return min(sum(chosen, start=0.0), 0.0)  # rounding may leave a trace above it
+
+
+def of_chosen_tokens(completion: Completion) -> list[float]:
+    """The log-probability of each token that was written, as an engine reports them.
+
+    Raises ValueError where one is not there.
+    """
     places = completion.logprobs
     if places is None or len(places) != len(completion.token_ids):
         raise ValueError("the log-probabilities of an answer's tokens are not all there")
-    total = 0.0
+    chosen = []
     for token, place in zip(completion.token_ids, places, strict=True):
         if token not in place:
             raise ValueError(f"the log-probability of the chosen token {token} is not there")
-        total += place[token]
-    return min(total, 0.0)  # rounding may leave a trace above it
+        chosen.append(place[token])
+    return chosen
 
 
 def confidence(log_probability: float | None) -> float | None:

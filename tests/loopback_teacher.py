@@ -55,11 +55,24 @@ REFUSALS = {
 }
 
 
+# what a server has beside an answer, as (token, log-probability); ANSWER stands for all of its text
+ANSWER = "ANSWER"
+LOGPROBS = {
+    "whole": [(ANSWER, -0.25), ("<|im_end|>", -0.05)],
+    "without the end": [(ANSWER, -0.25)],
+    "not known": [(ANSWER, -9999.0), ("<|im_end|>", -0.05)],
+}
+
+
 class LoopbackTeacher(Loopback):
     """The server; `stop` makes it unreachable and `start` brings it back at the same address."""
 
-    def __init__(self, answer, faults=None, models=(MODEL,), usage=True, served_by=MODEL):
+    def __init__(
+        self, answer, faults=None, models=(MODEL,), usage=True, served_by=MODEL, logprobs=None
+    ):
         self.answer = answer
+        # of an answer's tokens: a name of LOGPROBS, "refused", or None for a server without them
+        self.logprobs = logprobs
         self.faults = {text: list(each) for text, each in (faults or {}).items()}
         self.models = models  # None: it has no list of models
         self.usage = usage
@@ -133,9 +146,25 @@ class Handler(BaseHTTPRequestHandler):
             message = "Unsupported parameter: use 'max_completion_tokens' instead."
             self.reply(400, {"error": {"message": message, "param": "max_tokens"}})
             return
+        with_logprobs = body.get("logprobs") and self.owner.logprobs
+        if with_logprobs == "refused":
+            message = "You are not allowed to request logprobs from this model"
+            self.reply(403, {"error": {"message": message}})
+            return
         with self.owner.lock:
             self.owner.answered[text] += 1
-        self.reply(200, {**self.completion(text), **changes})
+        found = self.completion(text)
+        if with_logprobs:
+            [choice] = found["choices"]
+            choice["logprobs"] = self.logprobs_of(choice["message"]["content"])
+        self.reply(200, {**found, **changes})
+
+    def logprobs_of(self, content):
+        places = []
+        for token, value in LOGPROBS[self.owner.logprobs]:
+            token = content if token == ANSWER else token
+            places.append({"token": token, "logprob": value, "bytes": list(token.encode())})
+        return {"content": places}
 
     def completion(self, text):
         message = self.owner.answer(text)

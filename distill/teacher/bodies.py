@@ -26,3 +26,11 @@ def schema_format(schema: str) -> dict:
     """A JSON Schema, given as JSON text, as the protocol wants it."""
     named = {"name": "answer", "schema": json.loads(schema)}
     return {"type": "json_schema", "json_schema": named}
+
+
+def chat_log_probabilities(likeliest: int) -> dict:
+    """What asks a chat's reply for log-probabilities: of the chosen tokens, and so many others."""
+    found = {"logprobs": True}
+    if likeliest:
+        found["top_logprobs"] = likeliest
+    return found

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from distill.model_tokenizer import ids_or_reason
 from distill.teacher.base import Completion, Prompt, Request, Sampling, Teacher, TeacherEnded
-from distill.teacher.bodies import schema_format, vllm_body
+from distill.teacher.bodies import chat_log_probabilities, schema_format, vllm_body
 from distill.teacher.pace import Pace
 from distill.teacher.purse import Purse
 from distill.teacher.refusals import (
@@ -21,6 +21,7 @@ from distill.teacher.refusals import (
     is_too_long,
     message_of,
     parameter_of,
+    refuses_logprobs,
     seconds_asked_for,
 )
 from distill.teacher.reply import read_chat, read_text
@@ -94,6 +95,7 @@ class HTTPTeacher(Teacher):
         self.waiting: list[Request] = []
         self.length_name = "max_tokens"  # until the server wants another one
         self.takes_top_p = True  # until it says otherwise
+        self.takes_logprobs = True
         self.answered = 0  # requests
         self.refused = 0  # in a row, since the last answer
         self.sleeping = 0  # requests that wait after a failure which is not a matter of pace
@@ -218,7 +220,7 @@ class HTTPTeacher(Teacher):
         while True:
             await asyncio.sleep(max(0.0, self.not_before - time.monotonic()))
             started = time.monotonic()
-            sent_as = self.length_name
+            sent_as = (self.length_name, self.takes_top_p, self.takes_logprobs)
             is_there = True
             asked_for = None
             try:
@@ -227,7 +229,7 @@ class HTTPTeacher(Teacher):
                 self._went_well(found)
                 return found
             except openai.APIStatusError as error:
-                if self._learned_from(error, sent_as):
+                if self._learned_from(error, *sent_as):
                     continue
                 problem = self._final(error)
                 if problem:
@@ -272,13 +274,20 @@ class HTTPTeacher(Teacher):
         settings = {"model": self.server.model, "temperature": sampling.temperature}
         if sampling.top_p is not None and self.takes_top_p:
             settings["top_p"] = sampling.top_p
+        with_logprobs = sampling.logprobs is not None and self.takes_logprobs
         if self.by_ids:
             settings["max_tokens"] = sampling.max_tokens
             further["return_token_ids"] = True
+            if with_logprobs:
+                settings["logprobs"] = sampling.logprobs
             create = self.client.completions.with_raw_response.create
             reply = await create(prompt=request.prompt.content, extra_body=further, **settings)
             return reply.http_response.json()
         settings[self.length_name] = sampling.max_tokens
+        if with_logprobs:
+            settings.update(chat_log_probabilities(sampling.logprobs))
+            if self.about.kind == VLLM:  # they tell whether the end of turn is among them
+                further["return_token_ids"] = True
         if sampling.json_schema is not None and self.about.kind != VLLM:
             settings["response_format"] = schema_format(sampling.json_schema)
         create = self.client.chat.completions.with_raw_response.create
@@ -304,7 +313,7 @@ class HTTPTeacher(Teacher):
         if found.served_by not in (None, self.served_by):
             raise ServerEnded(
                 f"{self.server.url}: answers as {found.served_by} now, and the answers so far are "
-                f"those of {self.served_by}; labels of two teachers do not go into one output"
+                f"those of {self.served_by}; answers of two models do not go into one output"
             )
 
     def _went_wrong(self, reason: str, asked_for: float | None) -> None:
@@ -329,22 +338,28 @@ class HTTPTeacher(Teacher):
             )
         if now - self.said_at > SAY_EVERY:
             self.said_at = now
-            log.warning("create_data.py: the server fails (%s); what failed is asked again", said)
+            script = self.server.flags.script
+            log.warning("%s: the server fails (%s); what failed is asked again", script, said)
 
-    def _learned_from(self, error, sent_as: str) -> bool:
+    def _learned_from(self, error, length_name: str, with_top_p: bool, with_logprobs: bool) -> bool:
         """Whether a refusal says what the server wants otherwise, so that it is asked so.
 
-        `sent_as` is the name under which this request had its limit of tokens.
+        The others say how this request was sent; what was sent with it may have taught the same.
         """
+        if with_logprobs and refuses_logprobs(error):
+            self.takes_logprobs = False
+            return True
         if error.status_code != 400 or self.by_ids:
             return False
         wanted = "max_completion_tokens"
-        if wanted in error.message and sent_as != wanted:
+        if wanted in error.message and length_name != wanted:
             self.length_name = wanted
             return True
-        if parameter_of(error) == "top_p" and self.takes_top_p:
+        if parameter_of(error) == "top_p" and with_top_p:
+            if self.takes_top_p:
+                script = self.server.flags.script
+                log.warning("%s: the server takes no top_p; retries are sent without it", script)
             self.takes_top_p = False
-            log.warning("create_data.py: the server takes no top_p; retries are sent without it")
             return True
         return False
 

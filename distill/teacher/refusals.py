@@ -33,6 +33,13 @@ def parameter_of(error) -> str | None:
     return found if isinstance(found, str) else None
 
 
+def refuses_logprobs(error) -> bool:
+    """Whether a server gives no log-probabilities, as of models that keep them secret."""
+    if error.status_code not in (400, 403, 422):
+        return False
+    return "logprobs" in (parameter_of(error) or message_of(error))
+
+
 def is_too_long(error) -> bool:
     """Whether a row is longer than the context.
 
