@@ -78,7 +78,9 @@ class LoopbackTeacher(Loopback):
         self.usage = usage
         self.served_by = served_by
         self.wants_other_name = False  # for the limit of tokens
+        self.takes_top_p = True
         self.bodies = defaultdict(list)  # what was asked, by input
+        self.keys = set()  # that came with requests
         self.answered = Counter()  # good replies, by input
         self.at_once = 0
         self.most_at_once = 0
@@ -126,6 +128,7 @@ class Handler(BaseHTTPRequestHandler):
         text = body["messages"][-1]["content"]
         with self.owner.lock:
             self.owner.bodies[text].append(body)
+            self.owner.keys.add(self.headers["Authorization"])
             self.owner.at_once += 1
             self.owner.most_at_once = max(self.owner.most_at_once, self.owner.at_once)
             waiting = self.owner.faults.get(text)
@@ -145,6 +148,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.owner.wants_other_name and "max_tokens" in body:
             message = "Unsupported parameter: use 'max_completion_tokens' instead."
             self.reply(400, {"error": {"message": message, "param": "max_tokens"}})
+            return
+        if not self.owner.takes_top_p and "top_p" in body:
+            time.sleep(0.2)  # meanwhile others go out that are sent with it too
+            self.reply(400, {"error": {"message": "not supported", "param": "top_p"}})
             return
         with_logprobs = body.get("logprobs") and self.owner.logprobs
         if with_logprobs == "refused":

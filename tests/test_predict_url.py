@@ -5,9 +5,16 @@ import json
 import math
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from helpers import STUDENT, fails, last_json, python, trace, write_task
+from distill.tokens import encode
+from helpers import ROOT, STUDENT, fails, last_json, python, read_jsonl, trace, write_task
 from loopback_teacher import KEY, LoopbackTeacher
+from vllm_server import free_port, server
+
+HELDOUT = ROOT / "example-data" / "heldout.jsonl"
+TASK = ROOT / "example-data" / "language_classification.yaml"
 
 TEXTS = [f"input {number}" for number in range(12)]
 NAME = "student"
@@ -160,3 +167,86 @@ def test_a_wrong_key_is_one_line_before_anything_is_written(flags, tmp_path, mon
         said = fails("predict.py", *flags, "--student_url", student.url)
     assert "refuses the key (401)" in said and "KEY_OF_THE_TEST holds another one" in said
     assert not list(tmp_path.glob("out.csv*"))
+
+
+# On vLLM's own server, with the tiny student merged
+
+
+SPELLED = "ends <|im_end|> here"
+TOO_LONG = "hola " * 20000
+ROWS = 420  # of the report
+
+
+@pytest.fixture(scope="module")
+def vllm_student(distilled, tmp_path_factory):
+    """The merged student on vLLM's server, under the name student: (its URL, the model)."""
+    folder = tmp_path_factory.mktemp("served")
+    merged = folder / "merged"
+    python("merge_adapter.py", "--adapter", distilled[0], "--output_dir", merged)
+    port = free_port()
+    with server(folder / "log", merged, "--served-model-name", NAME, port=port):
+        yield f"http://127.0.0.1:{port}/v1", merged
+
+
+@pytest.fixture(scope="module")
+def measured(evaluated):
+    """What step 3 has found of the student on an engine of ours, by rows."""
+    return read_jsonl(evaluated[0] / "predictions.jsonl")[:ROWS]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["chat", "token ids"])
+def test_vllms_server_answers_as_step_3_has_measured(by, vllm_student, measured, tmp_path):
+    """And as sure as transformers finds the merged model."""
+    url, merged = vllm_student
+    texts = [row["messages"][0]["content"] for row in measured]
+    lines = [json.dumps({"text": text}) for text in [*texts, SPELLED, TOO_LONG]]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    flags = ["--input_file", tmp_path / "in.jsonl", "--text_column", "text", "--task", TASK]
+    flags += ["--output_file", tmp_path / "out.csv", "--student_url", url]
+    flags += ["--student_tokenizer", merged] if by == "token ids" else []
+    process = python("predict.py", *flags)
+    assert "no row has a confidence" not in process.stderr
+    rows = read_csv(tmp_path / "out.csv")
+    answers = [row["student"]["answer"] or "" for row in measured]
+    equal = sum(row["answer"] == answer for row, answer in zip(rows, answers, strict=False))
+    assert equal >= 0.99 * ROWS  # in bfloat16 a batch may add up a tie differently
+    *_, spelled, too_long = rows
+    assert too_long["reason"] == "input_too_long"
+    assert (spelled["reason"] == "special_token") == (by == "chat")
+    assert bool(spelled["confidence"]) == (by == "token ids")
+    assert_confidences(rows[:ROWS:60], merged)
+
+
+def assert_confidences(rows, merged):
+    """Each is the product over the answer's tokens and the end of turn, in transformers."""
+    model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(merged)
+    for row in rows:
+        answer = row["answer"] or row["response"]
+        chat = [{"role": "user", "content": row["text"]}, {"role": "assistant", "content": answer}]
+        encoded = encode(tokenizer, chat)
+        with torch.inference_mode():
+            logits = model(torch.tensor([encoded["input_ids"]])).logits
+        logprobs = logits.float().log_softmax(-1)[0]
+        total = 0.0
+        for place, token in enumerate(encoded["labels"]):
+            if token != -100:
+                total += float(logprobs[place - 1, token])
+        assert float(row["confidence"]) == pytest.approx(math.exp(total), abs=0.02)
+
+
+@pytest.mark.slow
+def test_step_3_scores_the_server_as_an_engine_of_ours(vllm_student, measured, tmp_path):
+    url, merged = vllm_student
+    flags = ["--systems", "student", "--student_url", url, "--student_tokenizer", merged]
+    flags += ["--report_dir", tmp_path / "report", "--latency_rows", 5, "--adapter", "/nowhere"]
+    process = python("evaluate.py", *flags, "--test_file", HELDOUT)
+    rows = read_jsonl(tmp_path / "report" / "predictions.jsonl")
+    equal = sum(
+        row["student"]["answer"] == other["student"]["answer"]
+        for row, other in zip(rows, measured, strict=True)
+    )
+    assert equal >= 0.99 * ROWS
+    summary = last_json(process)
+    assert summary["student_accuracy"] > 0.8 and summary["student_tokens"] > 20
