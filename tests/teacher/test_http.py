@@ -283,6 +283,19 @@ def test_the_other_name_of_the_limit_is_learned(concurrency, task, key):
     assert all("max_completion_tokens" in server.bodies[text][-1] for text in TEXTS)
 
 
+def test_retries_without_top_p_where_it_is_refused_those_on_their_way_too(task, key, caplog):
+    """Each row is asked again without it, and none is taken for a row that is refused."""
+
+    def better_later(text):
+        return thought_of(text) if len(server.bodies[text]) > 1 else {"content": "?"}
+
+    with LoopbackTeacher(better_later) as server:
+        server.takes_top_p = False
+        records = label(server, task)
+    assert [record["answer"] for record in records.values()] == ["en"] * 20
+    assert caplog.text.count("takes no top_p") == 1
+
+
 def test_a_server_that_counts_nothing_is_no_problem(task, key):
     with LoopbackTeacher(thought_of, usage=False) as server:
         records = label(server, task)
