@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from distill.tokens import encode
 from helpers import ROOT, STUDENT, fails, last_json, python, read_jsonl, trace, write_task
 from loopback_teacher import KEY, LoopbackTeacher
-from vllm_server import free_port, server
 
 HELDOUT = ROOT / "example-data" / "heldout.jsonl"
 TASK = ROOT / "example-data" / "language_classification.yaml"
@@ -178,17 +177,6 @@ ROWS = 420  # of the report
 
 
 @pytest.fixture(scope="module")
-def vllm_student(distilled, tmp_path_factory):
-    """The merged student on vLLM's server, under the name student: (its URL, the model)."""
-    folder = tmp_path_factory.mktemp("served")
-    merged = folder / "merged"
-    python("merge_adapter.py", "--adapter", distilled[0], "--output_dir", merged)
-    port = free_port()
-    with server(folder / "log", merged, "--served-model-name", NAME, port=port):
-        yield f"http://127.0.0.1:{port}/v1", merged
-
-
-@pytest.fixture(scope="module")
 def measured(evaluated):
     """What step 3 has found of the student on an engine of ours, by rows."""
     return read_jsonl(evaluated[0] / "predictions.jsonl")[:ROWS]
@@ -196,9 +184,10 @@ def measured(evaluated):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["chat", "token ids"])
-def test_vllms_server_answers_as_step_3_has_measured(by, vllm_student, measured, tmp_path):
+def test_vllms_server_answers_as_step_3_has_measured(by, student_server, measured, tmp_path):
     """And as sure as transformers finds the merged model."""
-    url, merged = vllm_student
+    client, merged = student_server
+    url = str(client.base_url)
     texts = [row["messages"][0]["content"] for row in measured]
     lines = [json.dumps({"text": text}) for text in [*texts, SPELLED, TOO_LONG]]
     (tmp_path / "in.jsonl").write_text("\n".join(lines))
@@ -210,18 +199,20 @@ def test_vllms_server_answers_as_step_3_has_measured(by, vllm_student, measured,
     rows = read_csv(tmp_path / "out.csv")
     answers = [row["student"]["answer"] or "" for row in measured]
     equal = sum(row["answer"] == answer for row, answer in zip(rows, answers, strict=False))
-    assert equal >= 0.99 * ROWS  # in bfloat16 a batch may add up a tie differently
+    assert equal >= 0.99 * ROWS  # all, where step 3 has asked in fp32 too
     *_, spelled, too_long = rows
     assert too_long["reason"] == "input_too_long"
     assert (spelled["reason"] == "special_token") == (by == "chat")
     assert bool(spelled["confidence"]) == (by == "token ids")
-    assert_confidences(rows[:ROWS:60], merged)
+    gaps = sorted(confidence_gaps(rows[:ROWS:7], merged))
+    assert len(gaps) == 60 and gaps[-1] < 1e-3
 
 
-def assert_confidences(rows, merged):
-    """Each is the product over the answer's tokens and the end of turn, in transformers."""
+def confidence_gaps(rows, merged):
+    """How far each is from the product over the answer's tokens and its end in transformers."""
     model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(merged)
+    gaps = []
     for row in rows:
         answer = row["answer"] or row["response"]
         chat = [{"role": "user", "content": row["text"]}, {"role": "assistant", "content": answer}]
@@ -233,12 +224,14 @@ def assert_confidences(rows, merged):
         for place, token in enumerate(encoded["labels"]):
             if token != -100:
                 total += float(logprobs[place - 1, token])
-        assert float(row["confidence"]) == pytest.approx(math.exp(total), abs=0.02)
+        gaps.append(abs(float(row["confidence"]) - math.exp(total)))
+    return gaps
 
 
 @pytest.mark.slow
-def test_step_3_scores_the_server_as_an_engine_of_ours(vllm_student, measured, tmp_path):
-    url, merged = vllm_student
+def test_step_3_scores_the_server_as_an_engine_of_ours(student_server, measured, tmp_path):
+    client, merged = student_server
+    url = str(client.base_url)
     flags = ["--systems", "student", "--student_url", url, "--student_tokenizer", merged]
     flags += ["--report_dir", tmp_path / "report", "--latency_rows", 5, "--adapter", "/nowhere"]
     process = python("evaluate.py", *flags, "--test_file", HELDOUT)
