@@ -32,7 +32,6 @@ from distill.stopping import UnwindAtSignals
 from distill.streams import lasting_streams
 from distill.teacher.base import TeacherEnded
 from distill.teacher.child import begin_child
-from distill.teacher.engine import stop_engine
 from distill.teacher.engine_flags import (
     ENGINE,
     ENGINE_FLAGS,
@@ -40,10 +39,23 @@ from distill.teacher.engine_flags import (
     further_gpus,
     print_engine_flags,
 )
+from distill.teacher.server import add_pace_flags
+from distill.teacher.student_server import add_student_flags, student_server_of
 
 log = logging.getLogger("predict")
 KEPT = "what is finished is kept, the same command continues"
 WAYS = ["auto", "lora", "merged"]
+# flags of a student on this machine, and what they are where they are not given
+OF_AN_ENGINE = {
+    "adapter": ADAPTER,
+    "model_name": "",
+    "revision": None,
+    "serve_adapter": "auto",
+    "tensor_parallel_size": 1,
+    "num_replicas": 0,
+    "cpus_per_replica": 0,
+    "gpu_price_per_hour": 0.0,
+}
 
 
 def parse_args(argv: list[str] | None = None) -> Choices:
@@ -64,6 +76,9 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.add("tensor_parallel_size", 1, "GPUs the student is split over", at_least=1)
     parser.add("num_replicas", 0, "engines on a Ray cluster (0: one engine, here)", at_least=0)
     parser.add("cpus_per_replica", 0, "cores for each replica instead of GPUs", at_least=0)
+    parser.group("or a server that has the student")
+    add_student_flags(parser)
+    add_pace_flags(parser)
     add_price_flags(parser)
     parser.group("the run")
     parser.add(
@@ -80,6 +95,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
         columns = from_flags(Columns, args, label_column="")
         gpus = args.tensor_parallel_size * further_gpus(engine_flags) * max(1, args.num_replicas)
         prices = prices_of(args, gpus)
+        server = student_server_of(args, "predict.py", OF_AN_ENGINE, engine_flags)
     except ValueError as error:
         parser.error(str(error))
     return from_flags(
@@ -87,6 +103,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
         args,
         task_file=args.task,
         columns=columns,
+        server=server,
         engine_flags=engine_flags,
         cluster=from_flags(Cluster, args),
         prices=prices,
@@ -115,6 +132,9 @@ def main() -> int:
         except (ValueError, OSError) as error:
             print(f"predict.py: {one_line(error)}", file=sys.stderr)
             return 2
+        except TeacherEnded as error:  # a server, at its first request
+            print(f"predict.py: {one_line(error)}", file=sys.stderr)
+            return error.exit_code
 
         begun = time.perf_counter()
         commit = None
@@ -131,7 +151,7 @@ def main() -> int:
                 return error.exit_code
             finally:
                 if started:
-                    stop_engine(started.engine)
+                    started.close()
         return write_results(run, commit, served_as, seconds=time.perf_counter() - begun)
 
 

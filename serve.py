@@ -115,7 +115,13 @@ def add_upstream(parser: Parser, who: str) -> None:
 
 def server_named(args: Namespace, who: str, timeout: float) -> Server:
     """One of the two servers. Raises ValueError."""
-    flags = FlagNames(url=f"--{who}_url", model=f"--{who}_name", api_key_env=f"--{who}_key_env")
+    flags = FlagNames(
+        url=f"--{who}_url",
+        model=f"--{who}_name",
+        api_key_env=f"--{who}_key_env",
+        tokenizer=f"--{who}_tokenizer",
+        script="serve.py",
+    )
     url = getattr(args, f"{who}_url")
     key = getattr(args, f"{who}_key_env")
     check_url(url, flags)

@@ -19,16 +19,18 @@ def log_confidence(completion: Completion) -> float | None:
     """The natural logarithm of a whole answer's probability, 0 or below.
 
     None for an answer that was cut or ended for a loop: without its end of turn it is a part of
-    many answers, and its probability would be theirs together. Raises ValueError where the teacher
-    has not reported each token, which it does where Sampling.logprobs asks for it.
+    many answers, and its probability would be theirs together. None too where a server does not
+    report each token. An engine of ours does where Sampling.logprobs asks for it: ValueError is
+    raised where it has not.
     """
     if completion.finish_reason != "stop":
         return None
-    chosen = completion.chosen_logprobs  # a server's
-    if chosen is None:
+    if not completion.from_server:
         chosen = of_chosen_tokens(completion)
-    if len(chosen) != completion.output_tokens:
-        raise ValueError(NOT_ALL)
+    elif completion.chosen_logprobs is not None:
+        chosen = completion.chosen_logprobs
+    else:
+        return None
     return min(sum(chosen, start=0.0), 0.0)  # rounding may leave a trace above it
 
 

@@ -16,6 +16,7 @@ from distill.cli import (
 )
 from distill.outputs import beside
 from distill.task import load_task
+from distill.teacher.server import Server
 
 # What step 3 asks the teacher with, if it is told nothing else.
 SAMPLING = {
@@ -83,10 +84,27 @@ def evaluation_command(adapter: str, student: str, train_file: str) -> str:
 def student_evaluation_command(adapter: str, student: str, task_file: str, max_tokens: int) -> str:
     """How step 3 is started for the student alone, on gold that only the user has."""
     words = ["--systems", "student", "--adapter", adapter, "--student_model", student]
-    words += ["--task", task_file, "--test_file", GOLD]
+    words += student_words(task_file, max_tokens)
+    return command("python", "evaluate.py", *words)
+
+
+def served_evaluation_command(server: Server, task_file: str, max_tokens: int) -> str:
+    """The same for a student that a server has."""
+    words = ["--systems", "student", "--student_url", server.url, "--student_name", server.model]
+    if server.api_key_env:
+        words += ["--student_api_key_env", server.api_key_env]
+    if server.tokenizer:
+        words += ["--student_tokenizer", server.tokenizer]
+    words += student_words(task_file, max_tokens)
+    return command("python", "evaluate.py", *words)
+
+
+def student_words(task_file: str, max_tokens: int) -> list:
+    """How a student alone is asked on gold that only the user has."""
+    words = ["--task", task_file, "--test_file", GOLD]
     if max_tokens != ANSWER_TOKENS:
         words += ["--student_max_tokens", max_tokens]
-    return command("python", "evaluate.py", *words)
+    return words
 
 
 def is_example(task: str | None) -> bool:

@@ -33,11 +33,15 @@ def add_price_flags(parser: Parser, systems: tuple[str, ...] = ()) -> None:
 
 
 def prices_of(
-    args: Namespace, gpus: int, systems: tuple[str, ...] = (), teacher_asked: bool = True
+    args: Namespace,
+    gpus: int,
+    systems: tuple[str, ...] = (),
+    teacher_asked: bool = True,
+    student_asked: bool = True,
 ) -> Prices:
     """What the flags say; raises ValueError where they contradict each other.
 
-    `gpus` are those on which a system's throughput is measured.
+    `gpus` are those on which a system's throughput is measured, if an engine of ours is asked.
     """
     default = token_prices_of(args)
     if args.gpu_price_per_hour and default != TokenPrices():
@@ -59,4 +63,5 @@ def prices_of(
         gpu_per_hour=args.gpu_price_per_hour,
         gpus=gpus,
         teacher_asked=teacher_asked,
+        student_asked=student_asked,
     )

@@ -50,6 +50,7 @@ class Prices(TokenPrices):
     gpus: int = 1  # on which the throughput of a system was measured
     # else its throughput is that of step 1, on nobody knows how many GPUs
     teacher_asked: bool = True
+    student_asked: bool = True  # by an engine of ours; else on nobody knows how many GPUs either
 
     def by_tokens(self, system: str) -> TokenPrices | None:
         """The prices of a system's tokens; None where it is paid by the hour."""
@@ -66,7 +67,8 @@ class Prices(TokenPrices):
         if prices is not None:
             return prices.of_million(measured)
         rows_per_second = measured["rows_per_second"]
-        if not rows_per_second or (system == "teacher" and not self.teacher_asked):
+        asked_here = {"teacher": self.teacher_asked, "student": self.student_asked}
+        if not rows_per_second or not asked_here.get(system, True):
             return None
         hours = MILLION / rows_per_second / SECONDS_PER_HOUR
         return hours * self.gpu_per_hour * self.gpus

@@ -24,6 +24,7 @@ from helpers import (
 )
 from loopback_hub import LoopbackHub
 from nodes import NODES
+from vllm_server import server
 
 
 def pytest_addoption(parser):
@@ -155,6 +156,17 @@ def evaluated(distilled, tmp_path_factory, said):
     process = python("evaluate.py", *flags, *prices, env={**os.environ, **AS_A_USER})
     said["step 3"] = process.stderr
     return distilled[0] / "report", process
+
+
+@pytest.fixture(scope="session")
+def student_server(distilled, tmp_path_factory):
+    """vLLM's server of the merged student, under the name student: (client, directory of it)."""
+    folder = tmp_path_factory.mktemp("served")
+    merged = folder / "merged"
+    python("merge_adapter.py", "--adapter", distilled[0], "--output_dir", merged)
+    flags = ["--served-model-name", "student", "--dtype", "float32"]  # as step 3 without AVX-512
+    with server(folder / "log", merged, *flags) as client:
+        yield client, merged
 
 
 # Training on the tiny student, 40 steps of 16 rows in fp32

@@ -12,6 +12,7 @@ import json
 import threading
 import time
 from collections import Counter, defaultdict
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler
 
 from loopback import Loopback
@@ -25,9 +26,10 @@ REFUSALS = {
         {"Retry-After": "0.05"},
         {"error": {"message": "slow down", "code": "rate_limit"}},
     ),
+    "429 ms": (429, {"retry-after-ms": "50"}, {"error": {"message": "slow down"}}),
     "429 bare": (429, {}, {"error": {"message": "slow down"}}),
     "500": (500, {}, {"error": {"message": "it broke"}}),
-    "503": (503, {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, "<html>busy</html>"),
+    "503": (503, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, "<html>busy</html>"),
     "tomorrow": (429, {"Retry-After": "86400"}, {"error": {"message": "come back tomorrow"}}),
     "quota 400": (400, {}, {"error": {"message": "no money", "type": "insufficient_quota"}}),
     "schema": (400, {}, {"error": {"message": "not supported", "param": "response_format"}}),
@@ -53,17 +55,32 @@ REFUSALS = {
 }
 
 
+# what a server has beside an answer, as (token, log-probability); ANSWER stands for all of its text
+ANSWER = "ANSWER"
+LOGPROBS = {
+    "whole": [(ANSWER, -0.25), ("<|im_end|>", -0.05)],
+    "without the end": [(ANSWER, -0.25)],
+    "not known": [(ANSWER, -9999.0), ("<|im_end|>", -0.05)],
+}
+
+
 class LoopbackTeacher(Loopback):
     """The server; `stop` makes it unreachable and `start` brings it back at the same address."""
 
-    def __init__(self, answer, faults=None, models=(MODEL,), usage=True, served_by=MODEL):
+    def __init__(
+        self, answer, faults=None, models=(MODEL,), usage=True, served_by=MODEL, logprobs=None
+    ):
         self.answer = answer
+        # of an answer's tokens: a name of LOGPROBS, "refused", or None for a server without them
+        self.logprobs = logprobs
         self.faults = {text: list(each) for text, each in (faults or {}).items()}
         self.models = models  # None: it has no list of models
         self.usage = usage
         self.served_by = served_by
         self.wants_other_name = False  # for the limit of tokens
+        self.takes_top_p = True
         self.bodies = defaultdict(list)  # what was asked, by input
+        self.keys = set()  # that came with requests
         self.answered = Counter()  # good replies, by input
         self.at_once = 0
         self.most_at_once = 0
@@ -111,6 +128,7 @@ class Handler(BaseHTTPRequestHandler):
         text = body["messages"][-1]["content"]
         with self.owner.lock:
             self.owner.bodies[text].append(body)
+            self.owner.keys.add(self.headers["Authorization"])
             self.owner.at_once += 1
             self.owner.most_at_once = max(self.owner.most_at_once, self.owner.at_once)
             waiting = self.owner.faults.get(text)
@@ -131,9 +149,29 @@ class Handler(BaseHTTPRequestHandler):
             message = "Unsupported parameter: use 'max_completion_tokens' instead."
             self.reply(400, {"error": {"message": message, "param": "max_tokens"}})
             return
+        if not self.owner.takes_top_p and "top_p" in body:
+            time.sleep(0.2)  # meanwhile others go out that are sent with it too
+            self.reply(400, {"error": {"message": "not supported", "param": "top_p"}})
+            return
+        with_logprobs = body.get("logprobs") and self.owner.logprobs
+        if with_logprobs == "refused":
+            message = "You are not allowed to request logprobs from this model"
+            self.reply(403, {"error": {"message": message}})
+            return
         with self.owner.lock:
             self.owner.answered[text] += 1
-        self.reply(200, {**self.completion(text), **changes})
+        found = self.completion(text)
+        if with_logprobs:
+            [choice] = found["choices"]
+            choice["logprobs"] = self.logprobs_of(choice["message"]["content"])
+        self.reply(200, {**found, **changes})
+
+    def logprobs_of(self, content):
+        places = []
+        for token, value in LOGPROBS[self.owner.logprobs]:
+            token = content if token == ANSWER else token
+            places.append({"token": token, "logprob": value, "bytes": list(token.encode())})
+        return {"content": places}
 
     def completion(self, text):
         message = self.owner.answer(text)
@@ -162,6 +200,9 @@ class Handler(BaseHTTPRequestHandler):
         if fault in REFUSALS:
             status, headers, content = REFUSALS[fault]
             self.reply(status, content, headers)
+        elif fault == "429 date":  # the next second but one, which is the least that can be said
+            again = formatdate(time.time() + 2, usegmt=True)
+            self.reply(429, {"error": {"message": "slow down"}}, {"Retry-After": again})
         elif fault == "half":  # the connection is closed in the middle of a reply
             content = json.dumps(self.completion(text)).encode()
             self.send_response(200)

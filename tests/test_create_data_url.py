@@ -228,7 +228,7 @@ def test_a_server_of_vllm_that_is_killed_gives_the_labels_of_the_engine(pair, tm
     What was in flight is asked again, nothing else, and each row has one attempt.
     """
     asked = ["--input_file", SENTENCES, "--model_name", TEACHER, "--max_tokens", 128]
-    asked += ["--temperature", 0, "--max_retries", 0, "--limit", 300]
+    asked += ["--temperature", 0, "--max_retries", 0, "--limit", 600]
     local = tmp_path / "local.jsonl"
     python("create_data.py", *asked, "--output_file", local, "--dtype", "float32")
     output = tmp_path / "url.jsonl"
@@ -246,13 +246,13 @@ def test_a_server_of_vllm_that_is_killed_gives_the_labels_of_the_engine(pair, tm
             assert time.monotonic() < end
             time.sleep(0.1)
     before = len(trace(output))
-    assert 60 <= before < 300 and process.poll() is None
+    assert 60 <= before < 600 and process.poll() is None
     with server(tmp_path / "second.log", TEACHER, *serving, port=port):
         out, _ = process.communicate(timeout=HANGS)
     assert process.returncode == 0
-    assert json.loads(out.splitlines()[-1])["rows"] == 300
+    assert json.loads(out.splitlines()[-1])["rows"] == 600
     assert read_jsonl(output) == read_jsonl(local)
-    assert sorted(record["index"] for record in trace(output)) == list(range(300))
+    assert sorted(record["index"] for record in trace(output)) == list(range(600))
     for mine, other in zip(
         sorted(trace(output), key=lambda record: record["index"]),
         sorted(trace(local), key=lambda record: record["index"]),

@@ -22,6 +22,7 @@ from helpers import (
     last_json,
     python,
     read_jsonl,
+    trace,
 )
 from small_models import small_model
 from vllm_server import server
@@ -268,6 +269,15 @@ def test_a_server_answers_as_the_dense_student_was_evaluated(dense, dense_evalua
     with server(tmp_path / "log", base, *lora, "--generation-config", "vllm") as client:
         assert ask(client, "student", rows, temperature=0) == expected
         assert ask(client, str(base), rows, temperature=0) != expected
+        # and predict.py asks the adapter there, by its name
+        texts = [json.dumps({"text": row["messages"][0]["content"]}) for row in rows]
+        (tmp_path / "in.jsonl").write_text("\n".join(texts))
+        flags = ["--input_file", tmp_path / "in.jsonl", "--text_column", "text"]
+        flags += ["--task", ROOT / "example-data" / "language_classification.yaml"]
+        flags += ["--output_file", tmp_path / "out.jsonl", "--student_url", client.base_url]
+        python("predict.py", *flags, "--min_success_rate", 0)
+    records = sorted(trace(tmp_path / "out.jsonl"), key=lambda record: record["index"])
+    assert [record["attempts"][0]["response"] for record in records] == expected
 
 
 @pytest.mark.slow

@@ -1,15 +1,18 @@
 """vLLM's own server of the OpenAI protocol, on loopback."""
 
 import contextlib
+import multiprocessing
 import os
+import runpy
 import socket
-import subprocess
 import sys
 import time
 
 import openai
 
-from helpers import ENDS, HANGS, assert_gone, descendants
+from helpers import ENDS, HANGS, LIBRARIES, assert_gone, descendants
+
+MODULE = "vllm.entrypoints.openai.api_server"
 
 
 def free_port() -> int:
@@ -18,34 +21,38 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def serve(flags, environment, log):
+    """What `python -m MODULE flags` does, with its output in a file."""
+    os.environ.clear()
+    os.environ.update(environment)
+    for number in (1, 2):
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    sys.argv = [MODULE, *flags]
+    runpy.run_module(MODULE, run_name="__main__")
+
+
 @contextlib.contextmanager
 def server(log, model, *flags, port=None, killed=False):
     """vLLM's OpenAI server for a model; gives the client.
 
-    No process is left when it has been stopped: by SIGTERM, at which it answers what it has begun,
-    or `killed` with all its processes.
+    It is a fork of a process that has the libraries, as the scripts are. No process is left when it
+    has been stopped: by SIGTERM, at which it answers what it has begun, or `killed` with all its
+    processes.
     """
     port = port or free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "vllm.entrypoints.openai.api_server",
-        "--model",
-        model,
-        "--port",
-        port,
-        *flags,
-    ]
+    given = ["--model", model, "--port", port, *flags, "--enforce-eager"]
     env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"}
-    with open(log, "w") as file:
-        process = subprocess.Popen(
-            [str(c) for c in [*command, "--enforce-eager"]], stdout=file, stderr=file, env=env
-        )
+    env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # one process less, which would import all again
+    log.touch()
+    warm = multiprocessing.get_context("forkserver")
+    warm.set_forkserver_preload(LIBRARIES)
+    process = warm.Process(target=serve, args=([str(flag) for flag in given], env, str(log)))
+    process.start()
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
     try:
         end = time.monotonic() + HANGS
         while True:
-            assert process.poll() is None and time.monotonic() < end, log.read_text()[-3000:]
+            assert process.is_alive() and time.monotonic() < end, log.read_text()[-3000:]
             with contextlib.suppress(openai.OpenAIError):
                 client.models.list()
                 break
@@ -57,5 +64,5 @@ def server(log, model, *flags, port=None, killed=False):
             for each in [process, *processes]:
                 each.kill()
         process.terminate()
-        process.wait(ENDS)
+        process.join(ENDS)
         assert_gone(processes, 30)

@@ -94,7 +94,7 @@ def exchange_of(server: Server, thinks: bool, task: Task | None, until: float) -
         tokenizer = load_tokenizer(server.tokenizer)
         if task:
             check_prompt(server.tokenizer, tokenizer, task)
-    return Exchange(server, about, thinks, tokenizer, script="serve.py")
+    return Exchange(server, about, thinks, tokenizer)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass, replace
 
 from distill.cascade.upstream import TIMEOUT, UNREADABLE, UpstreamFailed, ask_upstream
-from distill.confidence import CHOSEN_TOKEN, log_confidence
+from distill.confidence import CHOSEN_TOKEN, NOT_ALL, log_confidence
 from distill.model_tokenizer import PROBE
 from distill.task import NoAnswer, Task
 from distill.teacher.base import Completion, Prompt, Sampling
@@ -47,6 +47,8 @@ class Student:
             sure = log_confidence(completion)
         except ValueError as error:
             raise UpstreamFailed(UNREADABLE, str(error)) from None
+        if sure is None and completion.finish_reason == "stop":
+            raise UpstreamFailed(UNREADABLE, NOT_ALL)
         problem = None
         try:
             self.reader.read_answer(completion.text, completion.finish_reason, thinks=False)
@@ -92,7 +94,7 @@ class Student:
 def problem_with(completion: Completion) -> str:
     """What a server's reply lacks for a confidence; empty if it is all there."""
     if completion.chosen_logprobs is None:
-        return "gives no log-probabilities"
+        return "does not give log-probabilities of all tokens of an answer and its end of turn"
     if completion.counted_tokens is None:
         return "does not count the tokens of its answers"
     given = len(completion.chosen_logprobs)

@@ -18,6 +18,7 @@ from multiprocessing import forkserver, resource_tracker
 from distill.cli import ROOT, one_line
 from distill.quiet import is_cpu_build, leave_out_noise
 from distill.teacher.engine import EngineFailed
+from distill.teacher.http import ServerEnded
 
 log = logging.getLogger("evaluate")
 ENDS = 10  # seconds in which a killed process is gone
@@ -120,10 +121,35 @@ class Apart:
         self.pool = None
 
 
+class Here:
+    """The same in this process, where no engine is started and so nothing large is loaded.
+
+    A process of its own would first import the libraries of the engines, which takes longest.
+    """
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def call(self, function, *arguments):
+        """Call a function; raises what it raises."""
+        return function(*arguments)
+
+    def run(self, function, *arguments):
+        """The same for what may raise anything; RuntimeError if it fails."""
+        return in_child(function, *arguments)
+
+    def end(self):
+        """There is nothing to be ended."""
+
+
 def apart(function, *arguments):
     """Run one function in a process of its own, so that it gives all its memory back.
 
-    Raises EngineFailed if an engine in it cannot start, and RuntimeError if it fails otherwise.
+    Raises EngineFailed if an engine in it cannot start, ServerEnded if a server in it does not go
+    on, and RuntimeError if it fails otherwise.
     """
     with Apart() as process:
         return process.run(function, *arguments)
@@ -132,7 +158,7 @@ def apart(function, *arguments):
 def in_child(function, *arguments):
     try:
         return function(*arguments)
-    except EngineFailed:
+    except (EngineFailed, ServerEnded):
         raise
     except Exception as error:  # some of vLLM's cannot be sent to the parent
         traceback.print_exc()

@@ -7,7 +7,7 @@ all of them in a batch.
 import logging
 import time
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,9 +24,9 @@ from distill.confidence import log_confidence
 from distill.evaluation.apart import Apart
 from distill.evaluation.further import Further, answer_of, ask_further, prompts_of, request_of
 from distill.evaluation.scored import Scored
+from distill.evaluation.served import BehindURL, measured_at
 from distill.evaluation.systems import BASE_SYSTEMS, System, title_of
 from distill.evaluation.ties import ROUNDINGS, find_ties
-from distill.model_tokenizer import load_tokenizer
 from distill.outputs import TOKEN_COUNTS
 from distill.progress import bar
 from distill.revisions import resolve
@@ -36,21 +36,12 @@ from distill.system import commit, cpu_name
 from distill.task import Task
 from distill.teacher.base import Completion, Request, Teacher, TeacherEnded
 from distill.teacher.engine import EngineFailed, stop_engine
-from distill.teacher.http import HTTPTeacher, ServerEnded
-from distill.teacher.server import About, Server
+from distill.teacher.http import ServerEnded
 from distill.teacher.vllm_engine import LOGPROBS, VLLMTeacher
 
 log = logging.getLogger("evaluate")
 # requests before the clock starts; the first ones pay for the prefix cache and lazy set-up
 WARM_UP = 3
-
-
-@dataclass(frozen=True)
-class BehindURL:
-    """The teacher behind a URL, and what its server has said of itself."""
-
-    server: Server
-    about: About
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ class Asking:
     adapter: str
     merged: str  # where a merged copy goes
     scored: Scored | None  # where results are kept
-    behind_url: BehindURL | None = None  # the teacher, where it is a URL
+    behind_url: dict[str, BehindURL] = field(default_factory=dict)  # systems that a server has
     further: Further = Further()  # what is asked for the calibration
 
 
@@ -96,6 +87,8 @@ def run_apart(process: Apart, who: str, function, *arguments):
         raise SystemFailed(who, "was killed, most likely for memory; see --max_model_len") from None
     except EngineFailed as error:
         raise SystemFailed(who, f"failed: {error}", exit_code=2) from None
+    except ServerEnded as error:
+        raise SystemFailed(who, f"failed: {error}", exit_code=error.exit_code) from None
     except RuntimeError as error:
         raise SystemFailed(who, f"failed with {error}") from None
     finally:
@@ -115,9 +108,14 @@ def score_systems(
     """
     results = dict(taken_over)
     check = None
-    for group in (["teacher"], BASE_SYSTEMS):  # systems on one model share an engine
+    student = systems[-1] if systems else None
+    if student and (student.name != "student" or student.server):  # it is always the last one
+        student = None  # none that is served here
+    for group in (["teacher"], BASE_SYSTEMS, ["student"]):  # systems on one model share an engine
         missing = [
-            system for system in systems if system.name in group and system.name not in results
+            system
+            for system in systems
+            if system.name in group and system.name not in results and system != student
         ]
         if missing:
             announce(missing)
@@ -127,8 +125,7 @@ def score_systems(
             else:
                 run = (run_model, missing, None, asking)
             results.update(run_apart(process, ", ".join(names), *run))
-    student = systems[-1] if systems else None
-    if student and student.name == "student":  # it is always the last one
+    if student:
         known = taken_over.get("student")
         if known is None:
             announce([student])
@@ -265,26 +262,15 @@ def run_model(systems: list[System], serving: Serving | None, asking: Asking) ->
 
 
 def run_server(system: System, asking: Asking) -> dict[str, dict]:
-    """Ask the teacher behind a URL; its result by its name, as of run_model()."""
-    server = asking.behind_url.server
-    tokenizer = load_tokenizer(server.tokenizer) if server.tokenizer else None
-    teacher = HTTPTeacher(server, asking.behind_url.about, system.thinks, tokenizer)
+    """Ask a system behind a URL; its result by its name, as of run_model()."""
+    behind_url = asking.behind_url[system.name]
+    teacher = behind_url.open(system)
     try:
         found = ask_system(system, teacher, asking.task, asking.chats, dtype="")
         found.update(ask_further(system, teacher, asking.task, asking.further))
-    except ServerEnded as error:
-        if error.exit_code == 2:
-            raise EngineFailed(str(error)) from None
-        raise RuntimeError(str(error)) from None
     finally:
         teacher.close()
-    measured = {
-        "machine": f"the server at {server.host}",
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit(),
-        "served_by": teacher.served_by,
-    }
-    result = {**found, **measured}
+    result = {**found, **measured_at(behind_url.server, teacher.served_by)}
     if asking.scored:
         asking.scored.write(system.name, result)
     return {system.name: result}

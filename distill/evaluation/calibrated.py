@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from distill.adapter_files import adapter_identity
 from distill.calibration import CALIBRATION, Calibration, write_calibration
@@ -84,6 +85,9 @@ def calibrate(
         answer == right for answer, right in zip(answers, in_one_form(rows.answers), strict=True)
     ]
     judged = Judged(sure_of(found), agrees)
+    if not judged.answered().agrees:
+        log.warning("evaluate.py: nothing says how sure the student is, so it is not calibrated")
+        return None
     temperature = fit_temperature(judged)
     try:
         if handing_over.target_agreement is None:
@@ -132,7 +136,10 @@ def self_agreement(pairs: list[list[str | None]] | None) -> dict | None:
 
 
 def save(adapter: str, calibrated: Calibrated) -> None:
-    """Write calibration.json beside the adapter; that it cannot be written is a warning."""
+    """Write calibration.json beside the adapter; that it cannot be written is a warning.
+
+    There may be no adapter where a server has the student.
+    """
     chosen = calibrated.calibration
     log.info(
         "calibration: temperature %.3f, threshold %.4f; %d of its %d rows go to the teacher",
@@ -142,6 +149,7 @@ def save(adapter: str, calibrated: Calibrated) -> None:
         chosen.rows,
     )
     try:
+        check_adapter(adapter)
         figures = calibrated.figures()
         for name in asdict(chosen):
             del figures[name]
@@ -153,6 +161,12 @@ def save(adapter: str, calibrated: Calibrated) -> None:
             CALIBRATION,
             on_one_line(error),
         )
+
+
+def check_adapter(adapter: str) -> None:
+    """Raise FileNotFoundError if there is no adapter that could be calibrated."""
+    if not (Path(adapter) / "adapter_config.json").is_file():
+        raise FileNotFoundError("there is no adapter")
 
 
 def add_confidence(student: dict, calibrated: Calibrated | None) -> None:

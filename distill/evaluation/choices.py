@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill.columns import Columns
+from distill.evaluation.systems import BASE_SYSTEMS
 from distill.prices import Prices
 from distill.teacher.server import Server
 
@@ -33,6 +34,7 @@ class Choices:
     teacher_revision: str | None
     teacher_answers: str  # a file with them; empty: the teacher is asked
     server: Server | None  # where the teacher is a URL; None: an engine of ours
+    student_server: Server | None  # where the student is served elsewhere
     reasoning_parser: str  # none: the teacher does not think
     student_model: str
     student_revision: str | None
@@ -44,7 +46,7 @@ class Choices:
     max_tokens: int  # under the prompt
     student_max_tokens: int  # without it
     latency_rows: int  # asked one at a time
-    check_rows: int  # compared with PEFT
+    check_rows: int  # compared with PEFT, of a student that is served here
     tensor_parallel_size: int  # GPUs of a model
     engine_flags: list[str]  # further ones, vLLM's own
 
@@ -61,14 +63,29 @@ class Choices:
         return "teacher" in self.systems and not self.teacher_answers and not self.server
 
     @property
-    def asks_server(self) -> bool:
-        """Whether the teacher is asked behind a URL."""
-        return "teacher" in self.systems and not self.teacher_answers and bool(self.server)
+    def servers(self) -> dict[str, Server]:
+        """The systems that are asked behind a URL, and where."""
+        found = {}
+        if "teacher" in self.systems and not self.teacher_answers and self.server:
+            found["teacher"] = self.server
+        if "student" in self.systems and self.student_server:
+            found["student"] = self.student_server
+        return found
+
+    @property
+    def serves_student(self) -> bool:
+        """Whether the student's base with the adapter is served by an engine of ours."""
+        return "student" in self.systems and not self.student_server
 
     @property
     def asks_student(self) -> bool:
         """Whether the student's base is needed, with its adapter or without."""
-        return self.systems != ["teacher"]
+        return self.serves_student or any(name in self.systems for name in BASE_SYSTEMS)
+
+    @property
+    def starts_engine(self) -> bool:
+        """Whether an engine of ours is started."""
+        return self.asks_teacher or self.asks_student
 
 
 def systems_of(text: str, titles: dict[str, str]) -> list[str]:

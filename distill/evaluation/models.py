@@ -41,7 +41,7 @@ def check_models(choices: Choices, process: Apart) -> Models:
         check_model(choices.teacher_model)
     if choices.asks_student:
         check_model(choices.student_model)
-    if "student" in choices.systems:
+    if choices.serves_student:
         check_adapter(choices.adapter, choices.student_model)
     check_writable(choices.report_dir / "report.md")
     revisions = revisions_of(choices)
@@ -58,7 +58,7 @@ def check_models(choices: Choices, process: Apart) -> Models:
     student_commit = None
     if choices.asks_student:
         student_commit = resolve(choices.student_model, revisions.student, "--student_revision")
-    if "student" in choices.systems:
+    if choices.serves_student:
         warn_of_another_commit(choices.adapter, choices.student_model, student_commit)
     return Models(revisions, teacher_commit, student_commit)
 
@@ -78,7 +78,7 @@ def check_adapter(adapter: str, student_model: str) -> None:
 def revisions_of(choices: Choices) -> Revisions:
     """The revisions of models on the hub: --revision is both's, and an adapter knows its base's."""
     recorded = None
-    if "student" in choices.systems:
+    if choices.serves_student:
         recorded = recorded_base(choices.adapter).revision
     teacher = choices.teacher_revision
     if not Path(choices.teacher_model).expanduser().is_dir():

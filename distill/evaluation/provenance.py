@@ -18,6 +18,8 @@ def origin(choices: Choices, revisions: Revisions, task: Task, results: dict[str
     """Where and with what the figures were measured."""
     machines = [result["machine"] for result in results.values() if "machine" in result]
     teacher = results.get("teacher", {})  # answers from a file know whose they are
+    servers = choices.servers
+    served = "student" in servers
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
@@ -28,12 +30,14 @@ def origin(choices: Choices, revisions: Revisions, task: Task, results: dict[str
         "task_file": str(Path(choices.task_file).absolute()),
         "teacher_model": teacher.get("model", choices.teacher_model),
         "teacher_revision": teacher.get("revision", revisions.teacher),
-        "teacher_server": choices.server.host if choices.asks_server else None,
+        "teacher_server": servers["teacher"].host if "teacher" in servers else None,
         "teacher_answers": choices.teacher_answers or None,
         "labels_from_elsewhere": teacher.get("from_elsewhere", False),
-        "student_model": choices.student_model,
+        "student_model": None if served and not choices.asks_student else choices.student_model,
         "student_revision": revisions.student,
-        "adapter": choices.adapter,
+        "student_server": servers["student"].host if served else None,
+        "student_name": servers["student"].model if served else None,
+        "adapter": None if served else choices.adapter,  # nobody knows which one a server has
         "test_file": choices.test_file,
         "temperature": choices.temperature,
         "max_tokens": choices.max_tokens,

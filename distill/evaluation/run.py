@@ -8,8 +8,8 @@ from pathlib import Path
 
 from distill.adapter import LORA, Serving, check_plan, plan_serving
 from distill.confidence import CHOSEN_TOKEN
-from distill.evaluation.apart import Apart
-from distill.evaluation.ask import Asking, BehindURL, SystemFailed, score_systems
+from distill.evaluation.apart import Apart, Here
+from distill.evaluation.ask import Asking, SystemFailed, score_systems
 from distill.evaluation.calibrated import add_confidence, calibrate, save
 from distill.evaluation.calibration_rows import NONE, CalibrationRows, read_calibration_rows
 from distill.evaluation.card import add_to_card
@@ -23,6 +23,7 @@ from distill.evaluation.report import write_report
 from distill.evaluation.rows import Rows, read_rows, read_teacher
 from distill.evaluation.scored import Scored, Unfinished, common_key, key_of
 from distill.evaluation.scores import chrf_metric, measure
+from distill.evaluation.served import BehindURL, find_server, identity_of
 from distill.evaluation.systems import (
     BASE_LATENCY_ROWS,
     BASE_SYSTEMS,
@@ -37,7 +38,6 @@ from distill.model_tokenizer import check_student_tokens
 from distill.system import cpu_name
 from distill.task import Task, guard_problem
 from distill.teacher.check import check_teacher_model
-from distill.teacher.server import ask_about
 from distill.unfit_rows import roles_of
 
 log = logging.getLogger("evaluate")
@@ -52,12 +52,12 @@ class Plan:
     rows: Rows
     calibration: CalibrationRows
     models: Models
-    process: Apart  # in which the first system runs, too
+    process: Apart | Here  # in which the first system runs, too
     unfinished: Unfinished
     given: dict[str, dict]  # results that a file holds, by system
     systems: list[System]  # to be asked
     ways: list[Serving]  # to serve the adapter
-    behind_url: BehindURL | None  # the teacher, where it is a URL
+    behind_url: dict[str, BehindURL]  # systems that a server has
     left_out: dict[str, str]  # systems that cannot be asked, and why
     dated: list[str]  # models whose chat templates write the date
 
@@ -89,18 +89,26 @@ def describe(name: str, choices: Choices, models: Models, rows: int) -> System:
     latency_rows = choices.latency_rows
     if name in BASE_SYSTEMS:
         latency_rows = min(latency_rows, BASE_LATENCY_ROWS)
+    model = choices.teacher_model if is_teacher else choices.student_model
+    revision = models.teacher_commit if is_teacher else models.student_commit
+    check_rows = min(choices.check_rows, rows) if name == "student" else 0
+    server = choices.servers.get(name)
+    if server:
+        model = server.model
+        revision = None
+        check_rows = 0  # PEFT has not the adapter that it serves
     return System(
         name=name,
-        model=choices.teacher_model if is_teacher else choices.student_model,
-        revision=models.teacher_commit if is_teacher else models.student_commit,
+        model=model,
+        revision=revision,
         prompted=prompted,
         thinks=is_teacher and choices.reasoning_parser != "none",
         temperature=choices.temperature if is_teacher else 0.0,
         # who may think aloud gets room for it
         max_tokens=choices.max_tokens if prompted else choices.student_max_tokens,
         latency_rows=latency_rows,
-        check_rows=min(choices.check_rows, rows) if name == "student" else 0,
-        server=choices.server.host if is_teacher and choices.server else None,
+        check_rows=check_rows,
+        server=server.host if server else None,
         logprobs=CHOSEN_TOKEN if name == "student" else None,
     )
 
@@ -114,7 +122,9 @@ def prepare(choices: Choices, task: Task, at_end: contextlib.ExitStack) -> Plan:
     files = (choices.test_file, choices.inputs_without_gold)
     rows = read_rows(*files, choices.limit, task, choices.columns)
     calibration = NONE
-    if "student" in choices.systems:
+    # --adapter may be another student's where a server has the student
+    is_known = choices.handing_over.file or not choices.student_server
+    if "student" in choices.systems and is_known:
         calibration = read_calibration_rows(
             choices.handing_over.file, choices.adapter, rows.chats[: len(rows.gold)], task
         )
@@ -124,17 +134,17 @@ def prepare(choices: Choices, task: Task, at_end: contextlib.ExitStack) -> Plan:
     given = {}
     if choices.teacher_answers:
         given["teacher"] = read_teacher(Path(choices.teacher_answers), rows.chats, task)
-    process = at_end.enter_context(Apart(quickly=True))
+    process = at_end.enter_context(Apart(quickly=True) if choices.starts_engine else Here())
     models = check_models(choices, process)
     unfinished = at_end.enter_context(Unfinished(choices.report_dir))
     if choices.asks_teacher:
         teacher = (choices.teacher_model, models.teacher_commit, choices.reasoning_parser)
         process.call(check_teacher_model, *teacher, choices.engine_flags)
-    behind_url = None
-    if choices.asks_server:
-        behind_url = BehindURL(choices.server, process.call(ask_about, choices.server))
+    behind_url = {}
+    for name, server in choices.servers.items():
+        behind_url[name] = process.call(find_server, server)
     ways = []
-    if "student" in choices.systems:
+    if choices.serves_student:
         ways = plan_student(choices, models, process, unfinished)
     systems = []
     for name in choices.systems:
@@ -145,9 +155,10 @@ def prepare(choices: Choices, task: Task, at_end: contextlib.ExitStack) -> Plan:
     if systems:
         roles = Counter(map(roles_of, rows.chats))
         here = [system for system in systems if not system.server]
-        left_out, dated = process.call(
-            try_templates, here, task, roles, choices.adapter, choices.engine_flags
-        )
+        if here:
+            left_out, dated = process.call(
+                try_templates, here, task, roles, choices.adapter, choices.engine_flags
+            )
     for name, reason in left_out.items():
         log.warning("%s is left out: %s", TITLES[name], reason)
     systems = [system for system in systems if system.name not in left_out]
@@ -245,7 +256,8 @@ def score(plan: Plan) -> dict:
         log.warning("evaluate.py: %s", not_thinking(metrics))
     lines = predictions(plan.rows.chats, plan.rows.gold, results, plan.rows.ids)
     write_report(choices.report_dir, metrics, lines)
-    if not choices.limit:  # a trial on a few rows says too little for the card
+    # a trial on a few rows says too little for the card, and a server may have another adapter
+    if not choices.limit and not choices.student_server:
         add_to_card(choices.adapter, metrics)
     plan.unfinished.remove_scored()
     return metrics
@@ -260,8 +272,7 @@ def scored_before(plan: Plan) -> Scored:
     for system in plan.systems:
         keys[system.name] = key_of(system, common, choices.adapter, choices.serve_adapter)
         if system.server:
-            server = choices.server
-            keys[system.name]["server"] = [server.url, server.tokenizer, server.special_tokens]
+            keys[system.name]["server"] = identity_of(choices.servers[system.name])
         if system.name == "student" and plan.calibration.path:
             keys["student"]["calibration"] = plan.calibration.key()
         if system.name == "teacher" and plan.asked_again():

@@ -149,7 +149,7 @@ def key_of(system, common: dict, adapter: str, serve_adapter: str) -> dict:
     if not system.server:
         weights = model_identity(system.model, system.revision)
     key = {**common, **asdict(system), "weights": weights}
-    if system.name == "student":
+    if system.name == "student" and not system.server:
         key["adapter"] = adapter_identity(adapter)
         key["serve_adapter"] = serve_adapter
         key["peft"] = version("peft")

@@ -32,6 +32,13 @@ def sentences(metrics: dict) -> list[str]:
             f"The teacher was asked at {metrics['teacher_server']}: its seconds are those of that "
             "server and of the network, and its tokens as the server counts them."
         )
+    if metrics.get("student_server"):
+        found.append(
+            f"The distilled student was asked at {metrics['student_server']} as "
+            f"{metrics['student_name']}, greedily, without prompt and thinking: its seconds are "
+            "those of that server and of the network, and its tokens as the server counts them. "
+            "They were not compared with PEFT's, and no ties were looked for."
+        )
     if metrics.get("served_as"):
         found.append(
             f"The adapter was served as {metrics['served_as']} "

@@ -68,24 +68,30 @@ class Predicting:
     def _record(self, row: Row, completion: Completion) -> dict:
         """What the journal keeps of an answered row."""
         answer = None
-        reason = None
-        try:
-            answer = self.reader.read_answer(
-                completion.text, completion.finish_reason, thinks=False
-            )
-        except NoAnswer as error:
-            reason = error.reason
-        if completion.finish_reason != "stop":
-            reason = CUT
+        reason = completion.problem  # a server may refuse a row
+        if not completion.problem:
+            try:
+                answer = self.reader.read_answer(
+                    completion.text, completion.finish_reason, thinks=False
+                )
+            except NoAnswer as error:
+                reason = error.reason
+            if completion.finish_reason != "stop":
+                reason = CUT
+        prompt_tokens = completion.prompt_tokens
+        if prompt_tokens is None:
+            prompt_tokens = row.prompt.tokens
         attempt = {
             "response": completion.text,
             "finish_reason": completion.finish_reason,
             "answer": answer,
             "reason": reason,
-            "prompt_tokens": row.prompt.tokens,
+            "prompt_tokens": prompt_tokens,
             "cached_tokens": completion.cached_tokens,
-            "output_tokens": len(completion.token_ids),
+            "output_tokens": completion.output_tokens,
         }
+        if completion.served_by is not None:
+            attempt["served_by"] = completion.served_by
         return {
             "answer": answer,
             "reason": reason,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from distill.columns import Columns
 from distill.labels.choices import Cluster
 from distill.prices import Prices
+from distill.teacher.server import Server
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Choices:
     revision: str | None  # of that model on the hub; None: as recorded, or main
     task_file: str  # empty: as step 2 or step 3 has recorded it
     serve_adapter: str  # auto, lora or merged
+    server: Server | None  # where the student is served elsewhere; None: an engine of ours
     max_tokens: int  # of an answer
     engine_flags: list[str]  # vLLM's own
     cluster: Cluster

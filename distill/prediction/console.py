@@ -3,7 +3,11 @@
 import logging
 
 from distill.input_tables import columns_without_text
-from distill.next_step import serving_command, student_evaluation_command
+from distill.next_step import (
+    served_evaluation_command,
+    serving_command,
+    student_evaluation_command,
+)
 from distill.prediction.choices import Choices
 from distill.prediction.student import Student
 from distill.system import nvidia_driver
@@ -48,7 +52,10 @@ def warn_of_lost_columns(input_file: str) -> None:
 
 def say_next(choices: Choices, student: Student) -> None:
     """Say in one line how the answers are compared with gold, or how a merged model is served."""
-    if student.adapter:
+    if student.server:
+        line = served_evaluation_command(student.server, student.task_file, choices.max_tokens)
+        log.info("next, with the right answers to some of such rows, how good they are: %s", line)
+    elif student.adapter:
         line = student_evaluation_command(
             student.adapter, student.model, student.task_file, choices.max_tokens
         )

@@ -19,7 +19,7 @@ from distill.revisions import resolve
 from distill.serving import start_student
 from distill.task import Task
 from distill.teacher.check import tokenizer_of_engine
-from distill.teacher.engine import EngineFailed, parse_engine_flags
+from distill.teacher.engine import EngineFailed, parse_engine_flags, stop_engine
 from distill.teacher.engine_flags import given
 from distill.teacher.vllm_engine import LOGPROBS, VLLMTeacher
 from distill.templates import TemplateProblem
@@ -104,6 +104,10 @@ class Started:
     engine: object  # vLLM's
     lora_request: object | None
     served_as: str
+
+    def close(self) -> None:
+        """End the engine."""
+        stop_engine(self.engine)
 
 
 @dataclass(frozen=True)

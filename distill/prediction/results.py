@@ -123,7 +123,7 @@ def manifest_for(run: Run, totals: Totals, commit: str | None, served_as: str | 
     rejected = sum(totals.reasons.values())
     found = {
         **journal.run,
-        "adapter": choices.adapter or None,
+        "adapter": run.student.adapter or None,
         "served_as": served_as,
         "task": run.student.task.hash,
         "task_file": run.student.task_file,
@@ -162,9 +162,12 @@ def manifest_for(run: Run, totals: Totals, commit: str | None, served_as: str | 
 
 
 def costs_of(run: Run, totals: Totals) -> dict:
-    """What the requests have cost and what a million of them would; nothing without prices."""
+    """What the requests have cost and what a million of them would.
+
+    Nothing without prices, and of a server that does not count its tokens.
+    """
     prices = run.choices.prices
-    if not totals.requests:
+    if not totals.requests or not totals.tokens["prompt_tokens"]:
         return {}
     measured = {key: totals.tokens[key] / totals.requests for key in TOKEN_COUNTS}
     measured["rows_per_second"] = None

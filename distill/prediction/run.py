@@ -20,6 +20,7 @@ from distill.prediction.choices import Choices
 from distill.prediction.console import say_start, warn_of_lost_columns
 from distill.prediction.engine import FLAG, Plan, Started, StudentWork, plan_student
 from distill.prediction.rows import columns_of
+from distill.prediction.served import Served, ServedWork, open_student
 from distill.prediction.student import Student, find_student
 from distill.prediction.table_files import check_ending
 from distill.staging import Staging
@@ -38,6 +39,7 @@ DIFFERENCES = {
     "revision": "another revision of the model",
     "student": "another student: it was trained again, or its files have changed",
     "base": "other weights of the base model: its files have changed",
+    "server": "a student at another host, or on this machine",
     "labels": "a task with other labels",
     "schema": "a task with another schema",
     "max_tokens": "another --max_tokens",
@@ -80,7 +82,14 @@ class Run:
     def details(self, commit: str | None) -> dict:
         """What journal and manifest say of this call without deciding whether it continues."""
         engine_flags = self.choices.engine_flags
-        return {"versions": versions(), "engine_flags": engine_flags, "commit": commit}
+        found = {"versions": versions(), "engine_flags": engine_flags, "commit": commit}
+        server = self.choices.server
+        if server:
+            found["student_url"] = server.url  # which holds no key, see server.check_url()
+            found["student_api_key_env"] = server.api_key_env
+            found["student_tokenizer"] = server.tokenizer
+            found["served_by"] = self.journal.served_by
+        return found
 
 
 def header_of(choices: Choices, student: Student, inputs: Inputs) -> dict:
@@ -90,6 +99,8 @@ def header_of(choices: Choices, student: Student, inputs: Inputs) -> dict:
         "revision": student.revision,
         "student": student.identity(),
         "base": student.base_identity(),
+        # None, as in an older journal: an engine of ours
+        "server": student.server.host if student.server else None,
         # of the task, nothing else decides how a student's answer is read
         "labels": list(student.task.labels),
         "schema": student.task.schema,
@@ -130,15 +141,20 @@ def begin(choices: Choices, at_end: contextlib.ExitStack) -> Run:
 
 def plan_run(run: Run) -> Plan:
     """Check the student as far as that needs no engine. Raises ValueError or OSError."""
+    if run.choices.server:  # it is checked when it is asked
+        return Plan(commit=None, ways=[])
     return plan_student(run.choices, run.student, run.inputs.roles, run.journal.commit)
 
 
 def start(run: Run, plan: Plan, stop: UnwindAtSignals):
-    """Start the student's engine, unless replicas on a cluster start theirs.
+    """Start the student's engine, unless replicas on a cluster start theirs or a server has it.
 
-    Returns the StudentWork, and what it has Started or None. Raises ValueError or OSError.
+    Returns the StudentWork, and what it has Started or None; or ServedWork and Served. Raises
+    ValueError or OSError, or ServerEnded.
     """
     choices = run.choices
+    if choices.server:
+        return start_served(run, plan)
     replicas = choices.cluster.num_replicas
     work = StudentWork(
         model=run.student.model,
@@ -164,7 +180,17 @@ def start(run: Run, plan: Plan, stop: UnwindAtSignals):
         return work, work.start(staging.merged)
 
 
-def predict(run: Run, work: StudentWork, started: Started | None) -> None:
+def start_served(run: Run, plan: Plan) -> tuple[ServedWork, Served]:
+    """Find the student behind its URL, and try it. Raises ValueError or ServerEnded."""
+    choices = run.choices
+    student = open_student(
+        choices.server, run.inputs.roles, choices.max_tokens, run.journal.served_by
+    )
+    say_start(choices, run.student, len(run.inputs), run.asked, plan.served_as)
+    return ServedWork(plan, run.student.task, choices.max_tokens), Served(student)
+
+
+def predict(run: Run, work: StudentWork | ServedWork, started: Started | Served | None) -> None:
     """Ask for what is missing, and journal it. Raises TeacherEnded or ReplicasFailed.
 
     `started` is None where replicas answer.

@@ -12,6 +12,7 @@ from distill.adapter_files import adapter_identity, model_identity, recorded_bas
 from distill.cli import check_model
 from distill.prediction.choices import Choices
 from distill.task import Task, load_task
+from distill.teacher.server import Server
 
 log = logging.getLogger("predict")
 # Where an adapter's directory says for which task it was made, and by which key.
@@ -23,14 +24,22 @@ METRICS = "report/metrics.json"  # of step 3
 class Student:
     """The model that answers, and the task by which its answers are read."""
 
-    model: str  # the adapter's base, or a merged model: a directory, or a name on the hub
+    # the adapter's base, or a merged model: a directory, or a name on the hub; or what a server
+    # calls the student
+    model: str
     revision: str | None  # of that on the hub: a branch, tag or commit; None: main
     adapter: str  # empty: the model is asked as it is
     task_file: str
     task: Task
+    server: Server | None = None  # that has it; None: an engine of ours
 
     def identity(self) -> str:
-        """What tells this student from one that was trained again in the same place."""
+        """What tells this student from one that was trained again in the same place.
+
+        Of one behind a URL nobody sees that, so it is its name.
+        """
+        if self.server:
+            return self.model
         if self.adapter:
             return adapter_identity(self.adapter)
         return model_identity(self.model, self.revision)
@@ -47,11 +56,15 @@ class Student:
 
     def shown(self) -> str:
         """How messages name it."""
+        if self.server:
+            return f"{self.model} at {self.server.url}"
         return f"{self.adapter} on {self.model}" if self.adapter else self.model
 
 
 def find_student(choices: Choices) -> Student:
     """The student that the flags name; raises ValueError that names the flag or the file."""
+    if choices.server:
+        return served_student(choices.server, choices.task_file)
     model = choices.model_name
     revision = choices.revision
     if choices.adapter:
@@ -74,6 +87,13 @@ def find_student(choices: Choices) -> Student:
         raise ValueError(f"{error}; --model_name says where the adapter's base is") from None
     task_file = choices.task_file or recorded_task(choices.adapter)
     return Student(model, revision, choices.adapter, task_file, load_task(task_file))
+
+
+def served_student(server: Server, task_file: str) -> Student:
+    """The student behind a URL. Raises ValueError."""
+    if not task_file:
+        raise ValueError("which task? A server does not say it; name its file with --task")
+    return Student(server.model, None, "", task_file, load_task(task_file), server)
 
 
 def recorded_task(adapter: str) -> str:

@@ -96,7 +96,9 @@ class Completion:
     charged: float | None = None  # what it has cost, where its tokens do not say it
     # why this row cannot be answered by whatever attempt, as its reason in the journal
     problem: str | None = None
-    # of each token that was written, in order, as a server gives them; None: it was not asked
+    from_server: bool = False  # which may not give its tokens' log-probabilities
+    # of each token that was written, in order, as a server gives them; None: it was not asked, or
+    # does not give all of them, the end of turn included
     chosen_logprobs: list[float] | None = None
 
     @property

@@ -6,11 +6,12 @@ text; others are given the chat. When to ask, and what to do about failures, is 
 
 import json
 import logging
+from dataclasses import dataclass
 
 from distill.model_tokenizer import ids_or_reason
 from distill.teacher.base import Completion, Prompt, Sampling
 from distill.teacher.bodies import chat_log_probabilities, schema_format, vllm_body
-from distill.teacher.refusals import parameter_of
+from distill.teacher.refusals import parameter_of, refuses_logprobs
 from distill.teacher.reply import read_chat, read_text
 from distill.teacher.server import ASK, NO_KEY, VLLM, About, Server
 from distill.teacher.spelled import spells_special
@@ -21,11 +22,20 @@ log = logging.getLogger("create_data")
 SPECIAL_TOKEN = "special_token"  # a reason in the journal
 
 
+@dataclass(frozen=True)
+class Learned:
+    """What of a request servers want differently."""
+
+    length_name: str  # of its limit of tokens
+    with_top_p: bool
+    with_logprobs: bool
+
+
 class Exchange:
     """How one server is spoken to; it learns what the server wants otherwise.
 
     `about` is what the server has said of itself. `thinks`: its answers follow a thought.
-    `tokenizer` is its model's own, None where it is not named. `script` is named in warnings.
+    `tokenizer` is its model's own, None where it is not named.
     """
 
     def __init__(
@@ -34,7 +44,6 @@ class Exchange:
         about: About,
         thinks: bool,
         tokenizer=None,
-        script: str = "create_data.py",
     ):
         import openai
 
@@ -42,11 +51,11 @@ class Exchange:
         self.about = about
         self.thinks = thinks
         self.tokenizer = tokenizer
-        self.script = script
         self.by_ids = tokenizer is not None and about.kind == VLLM
         self.think_end = think_end_id(tokenizer) if self.by_ids and thinks else None
         self.length_name = "max_tokens"  # until the server wants another one
         self.takes_top_p = True  # until it says otherwise
+        self.takes_logprobs = True
         # its own retries are off: whoever asks counts every request that was answered
         self.client = openai.AsyncOpenAI(
             base_url=server.url,
@@ -84,20 +93,29 @@ class Exchange:
         """One completion, asked for once. Raises openai's errors, and ValueError (BadReply)."""
         return self._read(await self._send(prompt, sampling))
 
-    def learned_from(self, error, sent_as: str) -> bool:
+    def settings_sent(self) -> Learned:
+        """How a request is sent now, for learned_from(): others may teach meanwhile."""
+        return Learned(self.length_name, self.takes_top_p, self.takes_logprobs)
+
+    def learned_from(self, error, sent_as: Learned) -> bool:
         """Whether a refusal says what the server wants otherwise, so that it is asked so.
 
-        `sent_as` is the name under which this request had its limit of tokens.
+        `sent_as` says how this request was sent; what was sent with it may have taught the same.
         """
+        if sent_as.with_logprobs and refuses_logprobs(error):
+            self.takes_logprobs = False
+            return True
         if error.status_code != 400 or self.by_ids:
             return False
         wanted = "max_completion_tokens"
-        if wanted in error.message and sent_as != wanted:
+        if wanted in error.message and sent_as.length_name != wanted:
             self.length_name = wanted
             return True
-        if parameter_of(error) == "top_p" and self.takes_top_p:
+        if parameter_of(error) == "top_p" and sent_as.with_top_p:
+            if self.takes_top_p:
+                script = self.server.flags.script
+                log.warning("%s: the server takes no top_p; retries are sent without it", script)
             self.takes_top_p = False
-            log.warning("%s: the server takes no top_p; retries are sent without it", self.script)
             return True
         return False
 
@@ -123,16 +141,19 @@ class Exchange:
             body.update(vllm_body(sampling))
         if sampling.top_p is not None and self.takes_top_p:
             body["top_p"] = sampling.top_p
+        with_logprobs = sampling.logprobs is not None and self.takes_logprobs
         if self.by_ids:
             body["prompt"] = prompt.content
             body["max_tokens"] = sampling.max_tokens
             body["return_token_ids"] = True
-            if sampling.logprobs is not None:
+            if with_logprobs:
                 body["logprobs"] = sampling.logprobs
             return body
         body["messages"] = prompt.content
         body[self.length_name] = sampling.max_tokens
-        if sampling.logprobs is not None:
+        if with_logprobs:
+            if self.about.kind == VLLM:  # they tell whether the end of turn is among them
+                body["return_token_ids"] = True
             body.update(chat_log_probabilities(sampling.logprobs))
         if sampling.json_schema is not None and self.about.kind != VLLM:
             body["response_format"] = schema_format(sampling.json_schema)

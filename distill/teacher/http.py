@@ -177,7 +177,7 @@ class HTTPTeacher(Teacher):
         while True:
             await asyncio.sleep(max(0.0, self.not_before - time.monotonic()))
             started = time.monotonic()
-            sent_as = self.exchange.length_name
+            sent_as = self.exchange.settings_sent()
             is_there = True
             asked_for = None
             try:
@@ -234,7 +234,7 @@ class HTTPTeacher(Teacher):
         if found.served_by not in (None, self.served_by):
             raise ServerEnded(
                 f"{self.server.url}: answers as {found.served_by} now, and the answers so far are "
-                f"those of {self.served_by}; labels of two teachers do not go into one output"
+                f"those of {self.served_by}; answers of two models do not go into one output"
             )
 
     def _went_wrong(self, reason: str, asked_for: float | None) -> None:
@@ -259,7 +259,8 @@ class HTTPTeacher(Teacher):
             )
         if now - self.said_at > SAY_EVERY:
             self.said_at = now
-            log.warning("create_data.py: the server fails (%s); what failed is asked again", said)
+            script = self.server.flags.script
+            log.warning("%s: the server fails (%s); what failed is asked again", script, said)
 
     def _final(self, error) -> str | None:
         """Why a row is refused for good; None where the same request may go well later.

@@ -1,6 +1,9 @@
 """What a server means by refusing a request, read from openai's APIStatusError."""
 
+import math
 import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 # parameters that every request has, or every retry
 SENT = ("model", "temperature", "max_tokens", "max_completion_tokens", "response_format")
@@ -30,6 +33,13 @@ def parameter_of(error) -> str | None:
     return found if isinstance(found, str) else None
 
 
+def refuses_logprobs(error) -> bool:
+    """Whether a server gives no log-probabilities, as of models that keep them secret."""
+    if error.status_code not in (400, 403, 422):
+        return False
+    return "logprobs" in (parameter_of(error) or message_of(error))
+
+
 def is_too_long(error) -> bool:
     """Whether a row is longer than the context.
 
@@ -44,8 +54,39 @@ def is_too_long(error) -> bool:
 
 
 def seconds_asked_for(headers) -> float | None:
-    """How long a server wants to be left alone; None where it does not say, or gives a date."""
+    """How long a server wants to be left alone; None where it does not say.
+
+    It says it in seconds, or as the time at which it may be asked again; some vendors have a header
+    of their own, in milliseconds, which is finer.
+    """
+    milliseconds = number_of(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return max(0.0, milliseconds / 1000)
+    said = headers.get("retry-after")
+    seconds = number_of(said)
+    if seconds is None:
+        again = date_of(said)
+        if again is None:
+            return None
+        # by the server's clock, which may differ from ours
+        now = date_of(headers.get("date")) or datetime.now(UTC)
+        seconds = (again - now).total_seconds()
+    return max(0.0, seconds)
+
+
+def number_of(text: str | None) -> float | None:
+    """A header's number; None for what is none."""
     try:
-        return max(0.0, float(headers.get("retry-after", "")))
+        found = float(text or "")
     except ValueError:
         return None
+    return found if math.isfinite(found) else None
+
+
+def date_of(text: str | None) -> datetime | None:
+    """A header's date; None for what is none. HTTP has no other time zone than UTC."""
+    try:
+        found = parsedate_to_datetime(text or "")
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

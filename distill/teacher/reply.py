@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 
 from distill.teacher.base import Completion
+from distill.teacher.server_logprobs import of_chat, of_text
 from distill.tokens import THINK_END
 
 # What servers call an end that came too early, and what it is to us. What else they may say, such
@@ -49,7 +50,8 @@ def read_chat(body: object, thinks: bool) -> Completion:
         text = THINK_END + content
     found = completion(choice, text, usage, body)
     found.thinking_tokens = hidden if thinks else None
-    found.chosen_logprobs = chat_logprobs(choice)
+    logprobs = dict_at(choice, "logprobs")
+    found.chosen_logprobs = of_chat(logprobs, choice.get("token_ids"), content)
     return found
 
 
@@ -65,7 +67,7 @@ def read_text(body: object, spell: Callable[[list[int], str], str]) -> Completio
     text = spell(token_ids, finish_reason_of(choice))
     found = completion(choice, text, dict_at(body, "usage"), body)
     found.token_ids = token_ids
-    found.chosen_logprobs = numbers_of(dict_at(choice, "logprobs").get("token_logprobs"))
+    found.chosen_logprobs = of_text(dict_at(choice, "logprobs"), token_ids)
     return found
 
 
@@ -101,6 +103,7 @@ def completion(choice: dict, text: str, usage: dict, body: dict) -> Completion:
         counted_tokens=number_at(usage, "completion_tokens"),
         served_by=served_by if isinstance(served_by, str) else None,
         problem=problem,
+        from_server=True,
     )
 
 

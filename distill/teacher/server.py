@@ -29,11 +29,13 @@ NO_KEY = "none"  # for servers that want none; the client wants some text
 
 @dataclass(frozen=True)
 class FlagNames:
-    """Which flags name a server, for messages."""
+    """Which flags name a server, and which script asks it, for messages."""
 
     url: str = "--teacher_url"
     model: str = "--model_name"
     api_key_env: str = "--api_key_env"
+    tokenizer: str = "--teacher_tokenizer"
+    script: str = "create_data.py"
 
 
 OF_STEPS = FlagNames()  # 1 and 3
@@ -41,13 +43,13 @@ OF_STEPS = FlagNames()  # 1 and 3
 
 @dataclass(frozen=True)
 class Server:
-    """Whom the flags name as the teacher, and how it is asked."""
+    """Whom the flags name as the teacher, or as the student, and how it is asked."""
 
     url: str  # up to /v1
     model: str  # as the server calls it
     api_key_env: str  # the environment variable that holds the key; empty: it wants none
     kind: str  # one of KINDS
-    tokenizer: str | None  # the teacher's, a directory or a name on the hub
+    tokenizer: str | None  # the model's own, a directory or a name on the hub
     special_tokens: str  # REJECT or ASK
     concurrency: int  # requests that run at once, at most
     request_timeout: float  # seconds
@@ -83,10 +85,20 @@ class Unreachable(ServerRefused):
 def add_server_flags(parser) -> None:
     """The flags of a teacher that is a URL."""
     parser.group("or a server as the teacher")
+    add_teacher_flags(parser)
+    add_pace_flags(parser)
+
+
+def add_teacher_flags(parser) -> None:
+    """Which server has the teacher."""
     parser.add("teacher_url", "", "of an OpenAI-compatible server, such as https://host/v1")
     parser.add("api_key_env", "", "the environment variable that holds its key; empty: no key")
-    parser.add("server", "auto", "what it is; auto asks it", choices=KINDS, rare=True)
     parser.add("teacher_tokenizer", None, "keeps special tokens in inputs text (vLLM's server)")
+
+
+def add_pace_flags(parser) -> None:
+    """How any server is asked."""
+    parser.add("server", "auto", "what it is; auto asks it", choices=KINDS, rare=True)
     otherwise = "inputs that spell one, otherwise"
     parser.add("special_tokens", REJECT, otherwise, choices=SPECIAL_TOKENS, rare=True)
     parser.add("concurrency", 64, "requests at once, fewer while it is busy", at_least=1)
@@ -94,36 +106,67 @@ def add_server_flags(parser) -> None:
 
 
 def server_of(
-    args: Namespace, model: str, not_together: dict | None = None, engine_flags: list[str] = ()
+    args: Namespace,
+    model: str,
+    not_together: dict | None = None,
+    engine_flags: list[str] = (),
+    flags: FlagNames = OF_STEPS,
 ) -> Server | None:
-    """The server that the flags name; None: the teacher runs here.
+    """The server that has the teacher; None: the teacher runs here.
 
     `not_together` are flags of a teacher that runs here with their defaults, and `engine_flags`
-    vLLM's, where nobody else needs them. Raises ValueError for a URL that cannot be one, and for
-    flags of the other kind of teacher.
+    vLLM's, where nobody else needs them. Messages name what is in `flags`. Raises ValueError for a
+    URL that cannot be one, and for flags of the other kind of teacher.
     """
-    if not args.teacher_url:
-        if args.teacher_tokenizer:
-            raise ValueError("--teacher_tokenizer is for --teacher_url; drop it")
+    tokenizer = args.teacher_tokenizer
+    server = named_server(args, args.teacher_url, model, args.api_key_env, tokenizer, flags)
+    if server:
+        refuse_engine_flags(engine_flags, flags)
+        refuse_together(args, not_together or {}, flags)
+    return server
+
+
+def named_server(
+    args: Namespace, url: str, model: str, key: str, tokenizer: str | None, flags: FlagNames
+) -> Server | None:
+    """The server at a URL, asked as the flags say that all servers share; None without a URL.
+
+    Raises ValueError for a URL or a `key`, a variable's name, that cannot be one.
+    """
+    if not url:
+        if tokenizer:
+            raise ValueError(f"{flags.tokenizer} is for {flags.url}; drop it")
         return None
-    check_url(args.teacher_url)
-    check_key(args.api_key_env)
-    if engine_flags:  # a server's key among them would land in the manifest
-        name = engine_flags[0].partition("=")[0]
-        raise ValueError(f"{name} does not go with --teacher_url: the server has its own; drop it")
-    for flag, left_out in (not_together or {}).items():
-        if getattr(args, flag) != left_out:
-            raise ValueError(f"--{flag} does not go with --teacher_url; drop it")
+    check_url(url, flags)
+    check_key(key, flags.api_key_env)
     return Server(
-        url=args.teacher_url,
+        url=url,
         model=model,
-        api_key_env=args.api_key_env,
+        api_key_env=key,
         kind=args.server,
-        tokenizer=args.teacher_tokenizer,
+        tokenizer=tokenizer,
         special_tokens=args.special_tokens,
         concurrency=args.concurrency,
         request_timeout=args.request_timeout,
+        flags=flags,
     )
+
+
+def refuse_engine_flags(engine_flags: list[str], flags: FlagNames) -> None:
+    """Raise ValueError for flags of vLLM's engine where no engine of ours is started.
+
+    A server's key among them would land in what a run writes of itself.
+    """
+    if engine_flags:
+        name = engine_flags[0].partition("=")[0]
+        raise ValueError(f"{name} does not go with {flags.url}: the server has its own; drop it")
+
+
+def refuse_together(args: Namespace, not_together: dict, flags: FlagNames) -> None:
+    """Raise ValueError for a flag that is not at its default, of a model that runs here."""
+    for flag, left_out in not_together.items():
+        if getattr(args, flag) != left_out:
+            raise ValueError(f"--{flag} does not go with {flags.url}; drop it")
 
 
 def check_key(variable: str, flag: str = OF_STEPS.api_key_env) -> None:

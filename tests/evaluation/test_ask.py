@@ -12,7 +12,9 @@ from distill.evaluation.ask import (
     SystemFailed,
     ask_system,
     run_model,
+    run_server,
     score_student,
+    score_systems,
 )
 from distill.evaluation.scored import Scored
 from distill.evaluation.sentences import sentences
@@ -137,6 +139,36 @@ def test_a_comparison_that_fails_does_not_lose_the_student(student):
     with pytest.raises(SystemFailed, match="the comparison with PEFT failed with OutOfMemoryError"):
         student("OutOfMemoryError: no memory", known={**RESULT, "served_as": LORA})
     assert student.kept()
+
+
+class Recorder:
+    """Stands for evaluate.py's process, and keeps what is run there: (function, systems)."""
+
+    def __init__(self):
+        self.ran = []
+
+    def run(self, function, systems, *_):
+        systems = systems if isinstance(systems, list) else [systems]
+        names = [system.name for system in systems]
+        self.ran.append((function, names))
+        return dict.fromkeys(names, RESULT)
+
+    def end(self):
+        pass
+
+
+def test_a_student_that_a_server_has_is_asked_there_and_not_compared_with_peft():
+    """The base student is asked here as before, whose answers a server would not give."""
+    base = replace(STUDENT, name="base", check_rows=0)
+    served = replace(STUDENT, model="student", server="host", check_rows=0)
+    asking = Asking(None, [], [], 1, "/nowhere", "", None)
+    process = Recorder()
+    results, check = score_systems(process, [base, served], [], asking, {})
+    assert process.ran == [(run_model, ["base"]), (run_server, ["student"])]
+    assert list(results) == ["base", "student"] and check is None
+    process = Recorder()
+    assert score_systems(process, [served], [], asking, {"student": RESULT})[1] is None
+    assert process.ran == []  # it is known
 
 
 def test_report_says_how_figures_were_measured():

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import pytest
 
@@ -16,7 +17,18 @@ from loopback_teacher import KEY, MODEL, LoopbackTeacher
 
 TEXTS = [f"input {number}" for number in range(20)]
 # each is asked again, as if nothing had been sent
-PASSING = ["429", "429 bare", "500", "503", "half", "closed", "no JSON", "HTML", "no choices"]
+PASSING = [
+    "429",
+    "429 ms",
+    "429 bare",
+    "500",
+    "503",
+    "half",
+    "closed",
+    "no JSON",
+    "HTML",
+    "no choices",
+]
 
 
 def thought_of(text):
@@ -204,6 +216,15 @@ def test_a_server_that_wants_to_be_left_alone_for_long_ends_the_run(task, key):
         label(server, task, concurrency=1)
 
 
+def test_a_date_at_which_it_may_be_asked_again_is_kept_to(task, key):
+    with LoopbackTeacher(thought_of, {"input 1": ["429 date"]}) as server:
+        start = time.monotonic()
+        records = label(server, task, texts=TEXTS[:2], concurrency=1)
+        seconds = time.monotonic() - start
+    assert [record["answer"] for record in records.values()] == ["en", "en"]
+    assert seconds > 1.0  # without the date it is half a second
+
+
 def test_without_any_success_the_run_gives_up(task, key):
     server = LoopbackTeacher(thought_of, {text: ["500"] * 99 for text in TEXTS})
     with server, pytest.raises(ServerEnded) as ended:
@@ -260,6 +281,19 @@ def test_the_other_name_of_the_limit_is_learned(concurrency, task, key):
     asked_twice = sum(len(server.bodies[text]) == 2 for text in TEXTS)
     assert 1 <= asked_twice <= concurrency
     assert all("max_completion_tokens" in server.bodies[text][-1] for text in TEXTS)
+
+
+def test_retries_without_top_p_where_it_is_refused_those_on_their_way_too(task, key, caplog):
+    """Each row is asked again without it, and none is taken for a row that is refused."""
+
+    def better_later(text):
+        return thought_of(text) if len(server.bodies[text]) > 1 else {"content": "?"}
+
+    with LoopbackTeacher(better_later) as server:
+        server.takes_top_p = False
+        records = label(server, task)
+    assert [record["answer"] for record in records.values()] == ["en"] * 20
+    assert caplog.text.count("takes no top_p") == 1
 
 
 def test_a_server_that_counts_nothing_is_no_problem(task, key):
