@@ -10,7 +10,8 @@ import time
 
 import openai
 
-from helpers import ENDS, HANGS, LIBRARIES, assert_gone, descendants
+from forks import LIBRARIES, begin_as_process
+from helpers import ENDS, HANGS, assert_gone, descendants
 
 MODULE = "vllm.entrypoints.openai.api_server"
 
@@ -23,8 +24,7 @@ def free_port() -> int:
 
 def serve(flags, environment, log):
     """What `python -m MODULE flags` does, with its output in a file."""
-    os.environ.clear()
-    os.environ.update(environment)
+    begin_as_process(environment)
     for number in (1, 2):
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     sys.argv = [MODULE, *flags]
