@@ -38,7 +38,7 @@ from helpers import (
 from hub_cache import commit_of, make_hub_cache
 from nodes import NODES, kill_node, on_node
 
-ROWS = 250
+ROWS = 400
 # few rows at once, so that what is killed is at work
 ON_CPU = ["--num_replicas", 2, "--cpus_per_replica", 1, "--max_num_seqs", 16]
 
@@ -144,7 +144,7 @@ def test_replicas_that_cannot_start(pair, tmp_path):
     flags = label_flags(tmp_path / "out.jsonl", *ON_CPU, "--max_model_len", 999999)
     flags += ["--num_replicas", 1]
     said = python("create_data.py", *flags, code=2, env=os.environ).stderr
-    assert "no replica could decide any of 250 inputs" in said and "max_model_len (999999)" in said
+    assert "no replica could decide any of 400 inputs" in said and "max_model_len (999999)" in said
     assert "the engine cannot start: User-specified" in said
 
 
@@ -186,7 +186,7 @@ def test_replicas_whose_node_has_another_revision_are_refused(pair, other_node, 
     assert (
         f"team/teacher: --revision {commit_of('v2')} is neither on the hub nor in its cache" in line
     )
-    assert "no replica could decide any of 250 inputs" in line and not trace(tmp_path / "out.jsonl")
+    assert "no replica could decide any of 400 inputs" in line and not trace(tmp_path / "out.jsonl")
 
 
 @pytest.mark.slow
