@@ -29,6 +29,7 @@ student=(models/tiny-instruct "$scratch/adapter" example-data/multilingual_gold.
   show python benchmarks/training.py --num_train_epochs 1 --repeats "${REPEATS:-3}"
   show python benchmarks/published.py --rows 400 --num_train_epochs 0.5 --generated_rows 50 --repeats "${REPEATS:-3}"
   show python benchmarks/growth.py --rows "${growth[@]}"
+  show python benchmarks/cascade.py --repeats "${REPEATS:-3}"
   bash train_trl.sh "${student[@]}" --config configs/tiny.yaml --num_train_epochs 1 >&2
   show python evaluate.py --teacher_model models/tiny-thinking --student_model models/tiny-instruct \
     --adapter "$scratch/adapter" --max_tokens 256 --systems teacher,student

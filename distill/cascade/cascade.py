@@ -85,7 +85,7 @@ class Cascade:
 
     async def answer(self, asked: Asked) -> Outcome:
         """The answer to one request. Raises Refused."""
-        prompt = self._prompt_of(asked.messages)
+        prompt = self.prompt_of(asked.messages)
         limit = self.student.limit(asked.max_tokens)
         answered = None
         try:
@@ -94,7 +94,7 @@ class Cascade:
             if error.reason == TOO_LONG:
                 raise too_long() from None
             self._say(STUDENT, f"fails ({error.reason}: {error}); the teacher is asked")
-        why = self._why_the_teacher(answered)
+        why = self.why_the_teacher(answered)
         # a client that wants no more than that would not want the teacher's longer answer
         as_wanted = why == CUT and limit < self.student.max_tokens
         if why is None or as_wanted:
@@ -108,7 +108,7 @@ class Cascade:
             return self._without_teacher(answered, prompt, why, found)
         return self._of_teacher(answered, prompt, why, found, asked.max_tokens)
 
-    def _prompt_of(self, messages: list[dict]) -> Prompt:
+    def prompt_of(self, messages: list[dict]) -> Prompt:
         """The chat as the student's server takes it. Raises Refused."""
         prompt = self.student.exchange.prompt_of(messages)
         if prompt.problem == TOO_LONG:
@@ -120,7 +120,7 @@ class Cascade:
             raise Refused(400, said, "messages", prompt.problem)
         return prompt
 
-    def _why_the_teacher(self, answered: StudentAnswer | None) -> str | None:
+    def why_the_teacher(self, answered: StudentAnswer | None) -> str | None:
         """Why a request is for the teacher; None where the student's answer is good enough."""
         if answered is None:
             return STUDENT_FAILED

@@ -11,7 +11,7 @@ from distill.cascade.refused import Refused
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ANY_HOST = "*"
-OPEN = ("/health",)  # paths that ask for no key
+OPEN = ("/health", "/")  # paths that ask for no key; the page asks for it
 
 
 class Gate:

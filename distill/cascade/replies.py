@@ -124,7 +124,7 @@ def counts_of(prompt: int, completion: int) -> dict[str, int]:
     }
 
 
-def models_of(served_name: str) -> dict:
-    """The list of models: one, behind which both are."""
+def models_of(served_name: str, threshold: float) -> dict:
+    """The list of models: one, behind which both are, with the confidence that it wants."""
     model = {"id": served_name, "object": "model", "created": 0, "owned_by": "prompt-distillation"}
-    return {"object": "list", "data": [model]}
+    return {"object": "list", "data": [{**model, "threshold": threshold}]}
