@@ -186,7 +186,11 @@ class Handler(BaseHTTPRequestHandler):
             ],
         }
         if chosen is not None:
-            places = [{"token": "?", "logprob": value} for value in chosen]
+            # the answer is the first token, and the last one its end
+            spelled = [message["content"], *[""] * (len(chosen) - 2), "<|im_end|>"]
+            places = []
+            for token, value in zip(spelled, chosen, strict=False):
+                places.append({"token": token, "logprob": value})
             found["choices"][0]["logprobs"] = {"content": places}
         if self.owner.usage:
             found["usage"] = {

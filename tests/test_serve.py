@@ -301,7 +301,9 @@ def test_what_was_handed_over_is_the_next_training_file(flags, tmp_path):
 def test_a_student_without_log_probabilities_is_refused(flags, student, teacher):
     student.answer = lambda text: {"content": "en"}
     assert "does not give log-probabilities of all tokens" in fails("serve.py", *flags)
-    student.answer = lambda text: {"content": "en", "logprobs": [-0.1]}
+    student.answer = lambda text: {"content": "en", "logprobs": [-0.1]}  # not that of its end
+    assert "does not give log-probabilities of all tokens" in fails("serve.py", *flags)
+    student.answer = lambda text: {"content": "en", "logprobs": [-0.1, -0.1]}
     student.usage = False
     assert "does not count the tokens" in fails("serve.py", *flags)
     student.kill()

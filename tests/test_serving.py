@@ -156,16 +156,6 @@ def test_vllms_loader_reads_the_expert_adapter_exactly(distilled):
             torch.testing.assert_close(weights.lora_b @ weights.lora_a, theirs, rtol=0, atol=1e-6)
 
 
-@pytest.fixture(scope="module")
-def student_server(distilled, tmp_path_factory):
-    """A server of the merged student: (client, directory of the model)."""
-    folder = tmp_path_factory.mktemp("served")
-    merged = folder / "merged"
-    python("merge_adapter.py", "--adapter", distilled[0], "--output_dir", merged)
-    with server(folder / "log", merged, "--served-model-name", "student") as client:
-        yield client, merged
-
-
 @pytest.mark.slow
 def test_server_with_the_merged_student_answers_as_evaluated(evaluated, student_server):
     client, _ = student_server

@@ -71,7 +71,7 @@ def open_student(
             "of its end, so no row has a confidence",
             server.url,
         )
-        student.takes_logprobs = False
+        student.exchange.takes_logprobs = False
     return student
 
 
