@@ -91,7 +91,7 @@ def test_a_person_asks_the_student_and_then_the_teacher(page, served):
 
     page.get_by_label("Input").fill(MARKUP)
     page.get_by_role("button", name="Ask the student").click()
-    page.get_by_text("the student answers").wait_for()
+    page.locator("#verdict", has_text="the student answers").wait_for()
     assert page.locator("#answer").inner_text() == MARKUP
     assert page.title() == "Student and teacher"
     assert page.locator("#teacher").is_hidden()

@@ -38,7 +38,7 @@ async def ask_upstream(exchange: Exchange, prompt: Prompt, sampling: Sampling) -
 
     tried = False
     while True:
-        sent_as = exchange.length_name
+        sent_as = exchange.settings_sent()
         try:
             return await exchange.ask(prompt, sampling)
         except openai.APITimeoutError:

@@ -232,7 +232,10 @@ def test_rows_are_searched_filtered_and_sorted_by_keyboard(opened, large):
     assert shown_rows(page).count() == 420
 
     tab_to(page, "#wrong")
-    page.keyboard.press("End")  # the last choice, the distilled student
+    page.keyboard.press("End")  # the last choice is the cascade, before it the distilled student
+    cascade_wrong = [i for i, row in enumerate(rows, 1) if row["cascade"]["answer"] != row["gold"]]
+    assert sorted(numbers(page)) == cascade_wrong
+    page.keyboard.press("ArrowUp")
     student_wrong = [i for i, row in enumerate(rows, 1) if row["student"]["answer"] != row["gold"]]
     assert len(student_wrong) == 13 and sorted(numbers(page)) == student_wrong
     page.keyboard.press("Home")
@@ -273,7 +276,7 @@ def test_rows_on_a_phone_are_cards_that_can_be_sorted(opened, large):
     page = opened(large, 400)
     cells = page.locator("#rows tbody tr").first.locator("td").all()
     lefts = {round(cell.bounding_box()["x"]) for cell in cells}
-    assert len(cells) == 7 and len(lefts) == 1  # below each other
+    assert len(cells) == 8 and len(lefts) == 1  # below each other
     name = cells[3].evaluate("cell => getComputedStyle(cell, '::before').content")
     assert "teacher, prompt and thinking" in name
     page.locator("th:first-child button").click()
