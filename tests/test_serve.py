@@ -172,7 +172,7 @@ def test_a_teacher_that_is_too_slow_or_says_nothing_valid_is_not_waited_for(
 ):
     teacher.faults["hard 1"] = ["slow"]
     retries = ["--max_retries", 1, "--when_teacher_fails", "503"]
-    with cascade(tmp_path / "log", *flags, "--teacher_timeout", 1, *retries) as served:
+    with cascade(tmp_path / "log", *flags, "--teacher_timeout", 2, *retries) as served:
         with pytest.raises(openai.InternalServerError, match="the teacher's: timeout") as error:
             served.ask("hard 1")
         assert error.value.status_code == 503 and error.value.body["code"] == "no_sure_answer"
@@ -213,9 +213,9 @@ def test_what_a_client_does_not_wait_for_is_cancelled(flags, tmp_path, teacher):
     teacher.faults["hard"] = ["slow"]
     with cascade(tmp_path / "log", *flags) as served:
         with pytest.raises(openai.APITimeoutError):
-            served.ask("hard", timeout=0.5)
+            served.ask("hard", timeout=1.5)
         assert len(teacher.bodies["hard"]) == 1
-        end = time.monotonic() + 10
+        end = time.monotonic() + HANGS
         while b"cascade_gone_total 1.0" not in request(served.url, "GET", "/metrics")[1]:
             assert time.monotonic() < end
             time.sleep(0.05)
