@@ -13,6 +13,8 @@ class WorkerMethods:
         """Report tokens from now on as raw_logprobs or as raw_logits.
 
         vLLM has it as a setting of the engine alone, and to start one takes minutes where models
-        are large.
+        are large. Of a pipeline's processes only the last one has a sampler.
         """
-        self.model_runner.sampler.logprobs_mode = logprobs_mode
+        sampler = self.model_runner.sampler
+        if sampler is not None:
+            sampler.logprobs_mode = logprobs_mode
