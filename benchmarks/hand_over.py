@@ -1,11 +1,11 @@
 """What handing over buys, over several trainings of the tiny student: medians on the held-out rows.
 
-    python benchmarks/hand_over.py --seeds 5 --hand_over 0.05
+    python benchmarks/hand_over.py --seeds 5 --hand_over 0.05 0.08
 
 The tiny teacher labels sentences and held-out rows once. For each seed the student is trained with
 a share of the labels kept for calibration, calibrated on them and measured, each by the scripts
 themselves. The held-out rows choose nothing: threshold and temperature come from the calibration
-rows, and the share is the flag's.
+rows, and the shares are the flag's.
 """
 
 import json
@@ -15,9 +15,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from figures import ROOT, parser_of
+from figures import ROOT, finish, parser_of
 
-from distill.wording import markdown, percent
+from distill.wording import percent
 
 TEACHER = "models/tiny-thinking"
 STUDENT = "models/tiny-instruct"
@@ -37,11 +37,16 @@ def label(inputs: Path | None, output: Path) -> None:
     script(sys.executable, "create_data.py", *teacher, "--output_file", output, *further)
 
 
-def measure(folder: Path, seed: int, fraction: float, share: float) -> dict:
-    """Train, calibrate and measure one student; returns what metrics.json holds."""
+def train(folder: Path, seed: int, fraction: float) -> Path:
+    """Train one student; returns its adapter."""
     adapter = folder / f"seed-{seed}"
     trained = [STUDENT, adapter, folder / "labels.jsonl", "--config", "configs/tiny.yaml"]
     script("bash", "train_trl.sh", *trained, "--seed", seed, "--calibration_fraction", fraction)
+    return adapter
+
+
+def measure(folder: Path, adapter: Path, share: float) -> dict:
+    """Calibrate and measure one student; returns what metrics.json holds."""
     asked = ["--systems", "teacher,student", "--teacher_answers", folder / "heldout-labels.jsonl"]
     models = ["--student_model", STUDENT, "--adapter", adapter]
     flags = ["--hand_over", share, "--latency_rows", 1, "--check_rows", 0]
@@ -73,10 +78,10 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5, help="trainings, seeds 0, 1, ...")
     fraction = "share of the labels kept away from training"
     parser.add_argument("--calibration_fraction", type=float, default=0.1, help=fraction)
-    share = "share of the calibration rows for the teacher"
-    parser.add_argument("--hand_over", type=float, default=0.05, help=share)
+    shares = "shares of the calibration rows for the teacher"
+    parser.add_argument("--hand_over", type=float, nargs="+", default=[0.05, 0.08], help=shares)
     args = parser.parse_args()
-    found = []
+    found = {share: [] for share in args.hand_over}
     with tempfile.TemporaryDirectory(prefix="hand_over-") as name:
         folder = Path(name)
         label(None, folder / "labels.jsonl")
@@ -86,18 +91,23 @@ def main() -> int:
         inputs.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
         label(inputs, folder / "heldout-labels.jsonl")
         for seed in range(args.seeds):
-            metrics = measure(folder, seed, args.calibration_fraction, args.hand_over)
-            found.append(figures_of(metrics))
-    table = []
+            adapter = train(folder, seed, args.calibration_fraction)
+            for share in args.hand_over:
+                found[share].append(figures_of(measure(folder, adapter, share)))
+    header = ["figure", *(f"--hand_over {share:g}" for share in args.hand_over)]
+    rows = []
     medians = {}
-    for title in found[0]:
-        values = [figures[title] for figures in found]
-        medians[title] = statistics.median(values)
-        shown = [percent(value) for value in (medians[title], min(values), max(values))]
-        table.append([title, *shown])
-    print(markdown(["figure", "median", "least", "most"], table))
-    print(json.dumps({"seeds": args.seeds, **medians}))
-    return 0
+    for title in found[args.hand_over[0]][0]:
+        cells = []
+        for share in args.hand_over:
+            values = [figures[title] for figures in found[share]]
+            medians[f"{title}, {share:g}"] = statistics.median(values)
+            least = percent(min(values))
+            most = percent(max(values))
+            cells.append(f"{percent(statistics.median(values))} ({least} to {most})")
+        rows.append([title, *cells])
+    title = f"The student that hands over, {args.seeds} trainings"
+    return finish(title, header, rows, [], {"seeds": args.seeds, **medians})
 
 
 if __name__ == "__main__":
