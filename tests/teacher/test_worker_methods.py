@@ -15,4 +15,4 @@ def test_tokens_are_reported_otherwise_where_there_is_a_sampler():
 
 
 def test_vllm_finds_it_by_its_name():
-    assert WORKER_METHODS == f"{WorkerMethods.__module__}.{WorkerMethods.__qualname__}"
+    assert f"{WorkerMethods.__module__}.{WorkerMethods.__qualname__}" == WORKER_METHODS
