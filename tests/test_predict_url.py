@@ -3,13 +3,14 @@
 import csv
 import json
 import math
+import shutil
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from distill.tokens import encode
-from helpers import ROOT, STUDENT, fails, last_json, python, read_jsonl, trace, write_task
+from helpers import ROOT, fails, last_json, python, read_jsonl, trace, write_task
 from loopback_teacher import KEY, LoopbackTeacher
 
 HELDOUT = ROOT / "example-data" / "heldout.jsonl"
@@ -115,7 +116,9 @@ def test_a_run_that_ended_goes_on_and_no_other_student_continues_it(flags, tmp_p
         assert "is finished" in fails("predict.py", *flags, *at)
         again = python("predict.py", *flags, *at, "--skip_finished")
         assert last_json(again)["skipped"] is True
-    here = ["--adapter", "", "--model_name", STUDENT, "--skip_finished"]
+    model = tmp_path / "model"
+    shutil.copytree(ROOT / "tests" / "pair" / "tiny-instruct", model)
+    here = ["--adapter", "", "--model_name", model, "--skip_finished"]
     without_key = flags[:-2]
     assert "another base model" in fails("predict.py", *without_key, *here)
     assert all(student.answered[text] == 1 for text in TEXTS)
