@@ -22,11 +22,28 @@ EDGE = 1e-12
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """What was fitted and chosen, and the rows on which it rests."""
+class Threshold:
+    """When the student is sure enough."""
 
     temperature: float  # above 1: the student is surer than it is right
     threshold: float  # a calibrated confidence; a request below it is handed over
+
+    def confidence(self, log_probability: float | None) -> float | None:
+        """The calibrated confidence, 0 to 1, that belongs to log_confidence(); None stays None."""
+        if log_probability is None:
+            return None
+        return tempered(log_probability, self.temperature)
+
+    def hands_over(self, log_probability: float | None) -> bool:
+        """Whether the teacher is to answer: the student is not sure enough, or was cut."""
+        found = self.confidence(log_probability)
+        return found is None or found < self.threshold
+
+
+@dataclass(frozen=True)
+class Calibration(Threshold):
+    """What was fitted and chosen, and the rows on which it rests."""
+
     chosen_by: str  # "hand_over" or "target_agreement"
     wanted: float  # its value
     rows: int  # calibration rows
@@ -41,17 +58,6 @@ class Calibration:
     def answered(self) -> int:
         """How many of the calibration rows the student answers."""
         return self.rows - self.handed_over
-
-    def confidence(self, log_probability: float | None) -> float | None:
-        """The calibrated confidence, 0 to 1, that belongs to log_confidence(); None stays None."""
-        if log_probability is None:
-            return None
-        return tempered(log_probability, self.temperature)
-
-    def hands_over(self, log_probability: float | None) -> bool:
-        """Whether the teacher is to answer: the student is not sure enough, or was cut."""
-        found = self.confidence(log_probability)
-        return found is None or found < self.threshold
 
 
 def tempered(log_probability: float, temperature: float) -> float:

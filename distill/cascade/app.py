@@ -89,18 +89,18 @@ def make_app(served: Served) -> FastAPI:
     async def page():
         return Response(PAGE.read_bytes(), headers=PAGE_HEADERS, media_type="text/html")
 
-    @app.post("/page/student")
-    async def ask_student(request: Request):
+    async def answer_page(request: Request, part: Callable) -> Response:
         with places.place():
             asked = await read_request(request, served.served_name, served.limits)
-            found = await unless_gone(request, students_part(served.cascade, asked))
+            found = await unless_gone(request, part(served.cascade, asked))
         return JSONResponse(found)
+
+    @app.post("/page/student")
+    async def ask_student(request: Request):
+        return await answer_page(request, students_part)
 
     @app.post("/page/teacher")
     async def ask_teacher(request: Request):
-        with places.place():
-            asked = await read_request(request, served.served_name, served.limits)
-            found = await unless_gone(request, teachers_part(served.cascade, asked))
-        return JSONResponse(found)
+        return await answer_page(request, teachers_part)
 
     return app

@@ -4,7 +4,7 @@ import logging
 import time
 from dataclasses import dataclass, field
 
-from distill.calibration import tempered
+from distill.calibration import Threshold
 from distill.cascade.asked import Asked
 from distill.cascade.budget import Budget
 from distill.cascade.refused import Refused
@@ -27,20 +27,6 @@ BUDGET = "budget"
 GIVE_STUDENTS = "student"
 REFUSE = "503"
 SAY_EVERY = 10.0  # seconds between two lines about a server that fails
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """When the student is sure enough, as calibration.json or the flags say."""
-
-    temperature: float
-    threshold: float  # of the calibrated confidence
-
-    def confidence(self, log_probability: float | None) -> float | None:
-        """The calibrated confidence, 0 to 1; None of an answer that was cut."""
-        if log_probability is None:
-            return None
-        return tempered(log_probability, self.temperature)
 
 
 @dataclass
@@ -128,7 +114,7 @@ class Cascade:
             return CUT
         if answered.problem:
             return answered.problem
-        if self.threshold.confidence(answered.log_confidence) < self.threshold.threshold:
+        if self.threshold.hands_over(answered.log_confidence):
             return UNSURE
         return None
 

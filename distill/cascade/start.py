@@ -11,10 +11,10 @@ from pathlib import Path
 
 import uvicorn
 
-from distill.calibration import CALIBRATION, read_calibration
+from distill.calibration import CALIBRATION, Threshold, read_calibration
 from distill.cascade.app import Served, make_app
 from distill.cascade.budget import Budget
-from distill.cascade.cascade import STUDENT, TEACHER, Cascade, Outcome, Threshold
+from distill.cascade.cascade import STUDENT, TEACHER, Cascade, Outcome
 from distill.cascade.choices import Choices
 from distill.cascade.gate import ANY_HOST, Gate, hosts_allowed
 from distill.cascade.handed_over import HandedOver

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 from distill.adapter_files import adapter_identity
@@ -34,6 +35,7 @@ class Calibrated:
     answers: list[str | None]  # the student's
     self_agreement: dict | None  # of the teacher; None: not measured
 
+    @cached_property
     def figures(self) -> dict:
         """What calibration.json and metrics.json hold of it."""
         answered = self.rows.answered()
@@ -150,10 +152,7 @@ def save(adapter: str, calibrated: Calibrated) -> None:
     )
     try:
         check_adapter(adapter)
-        figures = calibrated.figures()
-        for name in asdict(chosen):
-            del figures[name]
-        write_calibration(adapter, chosen, **figures)
+        write_calibration(adapter, chosen, **calibrated.figures)
     except OSError as error:
         log.warning(
             "evaluate.py: %s/%s: not written, the report has its figures: %s",

@@ -80,7 +80,7 @@ def add_cascade(
     all_handed = instead(answers["student"], answers["teacher"])
     right = sum(answer == label for answer, label in zip(all_handed, gold, strict=True))
     metrics["cascade"] = {
-        **found.figures(),
+        **found.figures,
         "share": share,
         "rows_handed_over": sum(handed),
         "rows_answered": rows - sum(handed),
