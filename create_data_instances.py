@@ -18,29 +18,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from distill.cli import HELP_ALL
-from distill.stopping import exit_code
+from distill.labels.instances import VISIBLE, start_all, stop, wait_for
 
 PYTHON = os.environ.get("PYTHON") or sys.executable
 STEP_1 = [PYTHON, str(Path(__file__).resolve().parent / "create_data.py")]
-VISIBLE = "CUDA_VISIBLE_DEVICES"
-END_WITHIN = 15.0  # seconds; an engine has 10 for its own end
-LOOK_EVERY = 0.1  # seconds
-SHOWN_LINES = 5  # of the log of an instance that failed
-
-
-@dataclass(frozen=True)
-class Instance:
-    """One create_data.py that labels a part of the inputs."""
-
-    number: int
-    process: subprocess.Popen
-    log: Path
 
 
 def refuse(problem: str) -> None:
@@ -97,49 +81,16 @@ def choose_devices(listed: list[str], instances: int, gpus: int) -> list[str]:
     return devices
 
 
-def start(number: int, mine: str, command: list[str], log_dir: Path) -> Instance:
-    """Start one instance on the GPUs `mine`, such as 0,1,2,3."""
-    log = log_dir / f"instance-{number}.log"
-    with open(log, "wb") as file:
-        environment = {**os.environ, VISIBLE: mine}
-        process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
-    print(f"instance {number}, {VISIBLE}={mine}, log {log}", file=sys.stderr)
-    return Instance(number, process, log)
-
-
-def running(instances: list[Instance]) -> list[Instance]:
-    return [instance for instance in instances if instance.process.poll() is None]
-
-
-def stop(instances: list[Instance]) -> None:
-    """End the instances, and with them the engines that they started."""
-    for instance in instances:
-        instance.process.terminate()
-    end = time.monotonic() + END_WITHIN
-    while running(instances) and time.monotonic() < end:
-        time.sleep(LOOK_EVERY)
-    for instance in running(instances):
-        instance.process.kill()
-
-
-def say_failed(instance: Instance) -> int:
-    """Say that an instance failed, if it did; its exit code as a shell has it."""
-    code = exit_code(instance.process.returncode)
-    if code:
-        print(
-            f"instance {instance.number} failed with exit code {code}; the end of its log:",
-            file=sys.stderr,
-        )
-        lines = instance.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        print("\n".join(lines[-SHOWN_LINES:]), file=sys.stderr)
-    return code
+def answer_help(flags: list[str]) -> None:
+    """Let step 1 answer a call for help, which needs no GPU, and end with it."""
+    for flag in flags:
+        if flag in ("-h", "--help", *HELP_ALL):
+            os.execvp(STEP_1[0], [*STEP_1, flag])
 
 
 def main() -> None:
     flags = sys.argv[1:]
-    for flag in flags:  # help needs no GPU
-        if flag in ("-h", "--help", *HELP_ALL):
-            os.execvp(STEP_1[0], [*STEP_1, flag])
+    answer_help(flags)
     count = count_in("INSTANCES", 2)
     gpus = count_in("GPUS_PER_INSTANCE", 4)
     label = list(STEP_1)
@@ -148,31 +99,18 @@ def main() -> None:
         label += ["--tensor_parallel_size", str(gpus)]
         listed = listed_gpus()
     devices = choose_devices(listed, count, gpus)
+    of_each = []
+    for number in range(count):
+        of_each.append(",".join(devices[number * gpus : (number + 1) * gpus]))
     if count == 1:  # the only one writes the output itself
-        os.environ[VISIBLE] = ",".join(devices[:gpus])
+        os.environ[VISIBLE] = of_each[0]
         os.execvp(label[0], [*label, *flags])
 
     signals = []  # that have come
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: signals.append(number))
-    log_dir = Path(os.environ.get("LOG_DIR") or tempfile.mkdtemp())
-    log_dir.mkdir(parents=True, exist_ok=True)
-    instances = []
-    for number in range(count):
-        mine = ",".join(devices[number * gpus : (number + 1) * gpus])
-        command = [*label, "--shard", f"{number}/{count}", *flags]
-        instances.append(start(number, mine, command, log_dir))
-    failed = 0
-    waiting = instances
-    while waiting and not signals:
-        time.sleep(LOOK_EVERY)
-        if signals:  # which ends the instances too, and is no failure of theirs
-            break
-        still_running = running(waiting)
-        for instance in waiting:
-            if instance not in still_running:
-                failed = say_failed(instance) or failed
-        waiting = still_running
+    instances = start_all(label, flags, of_each)
+    failed = wait_for(instances, signals)
     if signals:
         stop(instances)
         print("stopped; what is finished is kept, the same command continues", file=sys.stderr)

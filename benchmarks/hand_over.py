@@ -21,7 +21,7 @@ from distill.wording import percent
 
 TEACHER = "models/tiny-thinking"
 STUDENT = "models/tiny-instruct"
-HELDOUT = "example-data/heldout.jsonl"
+HELDOUT = ROOT / "example-data" / "heldout.jsonl"
 
 
 def script(*command) -> None:
@@ -37,18 +37,16 @@ def label(inputs: Path | None, output: Path) -> None:
     script(sys.executable, "create_data.py", *teacher, "--output_file", output, *further)
 
 
-def train(folder: Path, seed: int, fraction: float) -> Path:
-    """Train one student; returns its adapter."""
-    adapter = folder / f"seed-{seed}"
-    trained = [STUDENT, adapter, folder / "labels.jsonl", "--config", "configs/tiny.yaml"]
+def train(adapter: Path, labels: Path, seed: int, fraction: float) -> None:
+    """Train one student."""
+    trained = [STUDENT, adapter, labels, "--config", "configs/tiny.yaml"]
     script("bash", "train_trl.sh", *trained, "--seed", seed, "--calibration_fraction", fraction)
-    return adapter
 
 
-def measure(folder: Path, adapter: Path, share: float) -> dict:
+def measure(adapter: Path, share: float, test_file: Path, teacher_answers: Path) -> dict:
     """Calibrate and measure one student; returns what metrics.json holds."""
-    asked = ["--systems", "teacher,student", "--teacher_answers", folder / "heldout-labels.jsonl"]
-    models = ["--student_model", STUDENT, "--adapter", adapter]
+    asked = ["--systems", "teacher,student", "--teacher_answers", teacher_answers]
+    models = ["--student_model", STUDENT, "--adapter", adapter, "--test_file", test_file]
     flags = ["--hand_over", share, "--latency_rows", 1, "--check_rows", 0]
     script(sys.executable, "evaluate.py", *asked, *models, *flags)
     return json.loads((adapter / "report" / "metrics.json").read_text("utf-8"))
@@ -84,16 +82,20 @@ def main() -> int:
     found = {share: [] for share in args.hand_over}
     with tempfile.TemporaryDirectory(prefix="hand_over-") as name:
         folder = Path(name)
-        label(None, folder / "labels.jsonl")
+        labels = folder / "labels.jsonl"
+        label(None, labels)
         inputs = folder / "heldout.txt"
-        with open(ROOT / HELDOUT, encoding="utf-8") as file:
+        with open(HELDOUT, encoding="utf-8") as file:
             rows = [json.loads(line)["messages"][0]["content"] for line in file]
         inputs.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
-        label(inputs, folder / "heldout-labels.jsonl")
+        teacher_answers = folder / "heldout-labels.jsonl"
+        label(inputs, teacher_answers)
         for seed in range(args.seeds):
-            adapter = train(folder, seed, args.calibration_fraction)
+            adapter = folder / f"seed-{seed}"
+            train(adapter, labels, seed, args.calibration_fraction)
             for share in args.hand_over:
-                found[share].append(figures_of(measure(folder, adapter, share)))
+                metrics = measure(adapter, share, HELDOUT, teacher_answers)
+                found[share].append(figures_of(metrics))
     header = ["figure", *(f"--hand_over {share:g}" for share in args.hand_over)]
     rows = []
     medians = {}

@@ -121,19 +121,11 @@ def prepare(choices: Choices, task: Task, at_end: contextlib.ExitStack) -> Plan:
     """
     files = (choices.test_file, choices.inputs_without_gold)
     rows = read_rows(*files, choices.limit, task, choices.columns)
-    calibration = NONE
-    # --adapter may be another student's where a server has the student
-    is_known = choices.handing_over.file or not choices.student_server
-    if "student" in choices.systems and is_known:
-        calibration = read_calibration_rows(
-            choices.handing_over.file, choices.adapter, rows.chats[: len(rows.gold)], task
-        )
+    calibration = rows_for_calibration(choices, rows, task)
     warn_of_guard(choices, task)
     if not task.labels and not task.schema:
         chrf_metric()  # before hours of asking, not behind them
-    given = {}
-    if choices.teacher_answers:
-        given["teacher"] = read_teacher(Path(choices.teacher_answers), rows.chats, task)
+    given = given_answers(choices, rows, task)
     process = at_end.enter_context(Apart(quickly=True) if choices.starts_engine else Here())
     models = check_models(choices, process)
     unfinished = at_end.enter_context(Unfinished(choices.report_dir))
@@ -146,23 +138,12 @@ def prepare(choices: Choices, task: Task, at_end: contextlib.ExitStack) -> Plan:
     ways = []
     if choices.serves_student:
         ways = plan_student(choices, models, process, unfinished)
-    systems = []
+    asked = []
     for name in choices.systems:
         if name not in given:
-            systems.append(describe(name, choices, models, len(rows.chats)))
-    left_out = {}
-    dated = []
-    if systems:
-        roles = Counter(map(roles_of, rows.chats))
-        here = [system for system in systems if not system.server]
-        if here:
-            left_out, dated = process.call(
-                try_templates, here, task, roles, choices.adapter, choices.engine_flags
-            )
-    for name, reason in left_out.items():
-        log.warning("%s is left out: %s", TITLES[name], reason)
-    systems = [system for system in systems if system.name not in left_out]
-    if not systems and not given:
+            asked.append(describe(name, choices, models, len(rows.chats)))
+    fitting = fitting_systems(choices, asked, rows, task, process)
+    if not fitting.systems and not given:
         raise ValueError("no system is left to be asked")
     return Plan(
         choices=choices,
@@ -173,12 +154,61 @@ def prepare(choices: Choices, task: Task, at_end: contextlib.ExitStack) -> Plan:
         process=process,
         unfinished=unfinished,
         given=given,
-        systems=systems,
+        systems=fitting.systems,
         ways=ways,
         behind_url=behind_url,
-        left_out=left_out,
-        dated=dated,
+        left_out=fitting.left_out,
+        dated=fitting.dated,
     )
+
+
+def rows_for_calibration(choices: Choices, rows: Rows, task: Task) -> CalibrationRows:
+    """The rows on which the student is calibrated; NONE where it is not. Raises ValueError."""
+    # --adapter may be another student's where a server has the student
+    is_known = choices.handing_over.file or not choices.student_server
+    if "student" not in choices.systems or not is_known:
+        return NONE
+    held_out = rows.chats[: len(rows.gold)]
+    return read_calibration_rows(choices.handing_over.file, choices.adapter, held_out, task)
+
+
+def given_answers(choices: Choices, rows: Rows, task: Task) -> dict[str, dict]:
+    """The results of systems that are not asked, since their answers are there. Raises ValueError.
+
+    At most the teacher is one.
+    """
+    if not choices.teacher_answers:
+        return {}
+    return {"teacher": read_teacher(Path(choices.teacher_answers), rows.chats, task)}
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """The systems whose chat templates can show the rows."""
+
+    systems: list[System]
+    left_out: dict[str, str]  # the others' names, and why
+    dated: list[str]  # models whose chat templates write the date
+
+
+def fitting_systems(
+    choices: Choices, asked: list[System], rows: Rows, task: Task, process: Apart | Here
+) -> Fitting:
+    """Try the chat templates of the systems that an engine here will load, and say what cannot be.
+
+    A server shows its own.
+    """
+    here = [system for system in asked if not system.server]
+    if not here:
+        return Fitting(asked, {}, [])
+    roles = Counter(map(roles_of, rows.chats))
+    left_out, dated = process.call(
+        try_templates, here, task, roles, choices.adapter, choices.engine_flags
+    )
+    for name, reason in left_out.items():
+        log.warning("%s is left out: %s", TITLES[name], reason)
+    systems = [system for system in asked if system.name not in left_out]
+    return Fitting(systems, left_out, dated)
 
 
 def warn_of_guard(choices: Choices, task: Task) -> None:

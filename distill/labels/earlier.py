@@ -86,30 +86,47 @@ def stays_finished(earlier: Earlier, reuse: str, skip_finished: bool) -> bool:
     Raises ValueError, in one line that names the flag which would help, if without one (`reuse` is
     empty) the run may not go on with what is there, or if `reuse` is not enough.
     """
-    output = earlier.output
     if earlier.is_ours and earlier.begun and (reuse or skip_finished):
         return True  # its journal is that of a run with other flags, which may go on
     if reuse:
         if earlier.is_ours and earlier.same_ids and skip_finished:
             return True
-        if earlier.exists and not earlier.has_journal:
-            raise ValueError(f"{output}: there is no journal beside it to reuse; {AFRESH}")
-        if has(earlier.begun, ASKING) and reuse != CHANGED:
-            raise ValueError(
-                f"{output}: {in_words(earlier.begun)}, so answers may change; {remedy(earlier)}"
-            )
+        check_reuse(earlier, reuse)
         return False
     if earlier.exists and not earlier.has_manifest and earlier.has_journal and not earlier.begun:
         return False  # a run that was killed before its manifest was there writes all of it again
     if earlier.exists and not earlier.made and (earlier.has_manifest or not earlier.begun):
         if skip_finished:
             return True
-        if earlier.has_manifest and not earlier.same_ids:
-            raise ValueError(
-                f"{output}: exists and is finished, with other ids than those of the inputs; "
-                f"--reuse same writes it anew from its journal, {AFRESH}"
-            )
-        raise ValueError(f"{output}: exists and is finished; --overwrite replaces it")
+        refuse_finished(earlier)
+    refuse_another_run(earlier)
+    return False  # what --reuse has begun goes on
+
+
+def check_reuse(earlier: Earlier, reuse: str) -> None:
+    """Raise ValueError if there is nothing to reuse, or more than `reuse` says has changed."""
+    output = earlier.output
+    if earlier.exists and not earlier.has_journal:
+        raise ValueError(f"{output}: there is no journal beside it to reuse; {AFRESH}")
+    if has(earlier.begun, ASKING) and reuse != CHANGED:
+        raise ValueError(
+            f"{output}: {in_words(earlier.begun)}, so answers may change; {remedy(earlier)}"
+        )
+
+
+def refuse_finished(earlier: Earlier) -> None:
+    """Raise ValueError for an output that is finished, and was made as the flags say."""
+    if earlier.has_manifest and not earlier.same_ids:
+        raise ValueError(
+            f"{earlier.output}: exists and is finished, with other ids than those of the inputs; "
+            f"--reuse same writes it anew from its journal, {AFRESH}"
+        )
+    raise ValueError(f"{earlier.output}: exists and is finished; --overwrite replaces it")
+
+
+def refuse_another_run(earlier: Earlier) -> None:
+    """Raise ValueError if the output or its journal is of a run with other flags or inputs."""
+    output = earlier.output
     if earlier.exists and (earlier.begun or not earlier.has_journal):
         changes = earlier.begun or earlier.made
         raise ValueError(
@@ -120,7 +137,6 @@ def stays_finished(earlier: Earlier, reuse: str, skip_finished: bool) -> bool:
             f"{own_journal(output)}: is of another run, {in_words(earlier.begun)}; "
             f"{remedy(earlier)}"
         )
-    return False  # what --reuse has begun goes on
 
 
 def remedy(earlier: Earlier) -> str:
