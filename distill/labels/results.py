@@ -28,10 +28,10 @@ def write_results(run: Run, commit: str | None, seconds: float) -> int:
     choices = run.choices
     journal = run.journal
     mode = choices.settings.structured_outputs
-    summary = {"asked": run.asked, "seconds": round(seconds, 1)}
     if choices.shard.count > 1:
         journal.forced.warn(mode)
-        print(json.dumps({"shard": choices.shard.text, **summary, **journal.forced.counts()}))
+        counts = {**asked_in(run, seconds), **journal.forced.counts()}
+        print(json.dumps({"shard": choices.shard.text, **counts}))
         return 0
     if not run.asked:
         run.beginning.take_over()
@@ -41,39 +41,58 @@ def write_results(run: Run, commit: str | None, seconds: float) -> int:
     if left:
         log.error("create_data.py: %d inputs are not decided; the same command asks them", left)
         return 1
-    files = {"task_file": choices.task_file, "input_file": choices.input_file}
-    if choices.columns.given():
-        files["input_columns"] = choices.columns.given()
-    if run.inputs.ids is not None:
-        files["ids"] = run.inputs.ids_sha256()
     flips = compare_with_earlier(run)  # first: with its manifest an output is finished
-    if flips:
-        files["compared_with"] = journal.compared_with
-        files.update(flips.counts())
-    if choices.prices != TokenPrices():
-        files["prices"] = asdict(choices.prices)
-        files["cost"] = round(journal.spent(choices.prices), 6)
-    manifest = journal.write_outputs(bool(run.task.labels), **files, **run.details(commit))
+    details = {**origin_of(run, flips), **run.details(commit)}
+    manifest = journal.write_outputs(bool(run.task.labels), **details)
     Forced(
         answers=manifest["answers"],
         guarded=manifest["guarded_answers"],
         cut=manifest["cut_thoughts"],
     ).warn(mode)
-    for key in SHOWN:
-        summary[key] = manifest[key]
-    if "cost" in manifest:
-        summary["cost"] = manifest["cost"]
-    if choices.reuse:
-        summary["reused"] = run.reused
     if choices.show:
         show_rows(run)
     if flips:
-        summary.update(flips.counts())
         say_flips(flips)
     if manifest["success_rate"] >= choices.min_success_rate:
         say_next(choices.output_file, choices.teacher.model_name)
-    print(json.dumps({"output_file": choices.output_file, **summary}))
+    print(json.dumps(last_line(run, manifest, flips, seconds)))
     return code_of(manifest["success_rate"], choices)
+
+
+def asked_in(run: Run, seconds: float) -> dict:
+    """How many inputs were asked, and in which time."""
+    return {"asked": run.asked, "seconds": round(seconds, 1)}
+
+
+def origin_of(run: Run, flips: Flips | None) -> dict:
+    """What the manifest has of the files that were read, the earlier run and the prices."""
+    choices = run.choices
+    found = {"task_file": choices.task_file, "input_file": choices.input_file}
+    if choices.columns.given():
+        found["input_columns"] = choices.columns.given()
+    if run.inputs.ids is not None:
+        found["ids"] = run.inputs.ids_sha256()
+    if flips:
+        found["compared_with"] = run.journal.compared_with
+        found.update(flips.counts())
+    if choices.prices != TokenPrices():
+        found["prices"] = asdict(choices.prices)
+        found["cost"] = round(run.journal.spent(choices.prices), 6)
+    return found
+
+
+def last_line(run: Run, manifest: dict, flips: Flips | None, seconds: float) -> dict:
+    """The result that is printed on stdout."""
+    found = {"output_file": run.choices.output_file, **asked_in(run, seconds)}
+    for key in SHOWN:
+        found[key] = manifest[key]
+    if "cost" in manifest:
+        found["cost"] = manifest["cost"]
+    if run.choices.reuse:
+        found["reused"] = run.reused
+    if flips:
+        found.update(flips.counts())
+    return found
 
 
 def compare_with_earlier(run: Run) -> Flips | None:
