@@ -29,8 +29,8 @@ python tests/tiny_pair.py
 stage "step 1" "the teacher's engine starts, then it labels 2,101 sentences"
 python create_data.py --model_name models/tiny-thinking --output_file "$data" --max_tokens 128 --overwrite
 
-stage "step 2" "the libraries are loaded, then the student learns the labels, but for a tenth kept for calibration"
-bash train_trl.sh models/tiny-instruct "$adapter" "$data" --config configs/tiny.yaml --calibration_fraction 0.1 --overwrite true
+stage "step 2" "the libraries are loaded, then the student learns the labels, but for a fifth kept for calibration"
+bash train_trl.sh models/tiny-instruct "$adapter" "$data" --config configs/tiny.yaml --calibration_fraction 0.2 --overwrite true
 
 stage "step 3" "an engine for each of teacher, base student and distilled student, with 420 held-out rows each"
 result=$(python evaluate.py --teacher_model models/tiny-thinking --student_model models/tiny-instruct --adapter "$adapter" --max_tokens 128)

@@ -75,7 +75,7 @@ def main() -> int:
     parser = parser_of(__doc__)
     parser.add_argument("--seeds", type=int, default=5, help="trainings, seeds 0, 1, ...")
     fraction = "share of the labels kept away from training"
-    parser.add_argument("--calibration_fraction", type=float, default=0.1, help=fraction)
+    parser.add_argument("--calibration_fraction", type=float, default=0.2, help=fraction)
     shares = "shares of the calibration rows for the teacher"
     parser.add_argument("--hand_over", type=float, nargs="+", default=[0.05, 0.08], help=shares)
     args = parser.parse_args()

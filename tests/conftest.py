@@ -119,7 +119,7 @@ def labelled(pair, tmp_path_factory, said):
 def distilled(labelled, tmp_path_factory, said):
     """Step 2 on what step 1 wrote: (adapter directory, JSON line)."""
     adapter = tmp_path_factory.mktemp("adapter") / "out"
-    flags = ["--config", ROOT / "configs" / "tiny.yaml", "--calibration_fraction", 0.1]
+    flags = ["--config", ROOT / "configs" / "tiny.yaml", "--calibration_fraction", 0.2]
     process = run("bash", ROOT / "train_trl.sh", STUDENT, adapter, labelled[0], *flags)
     said["step 2"] = process.stderr
     return adapter, last_json(process)
