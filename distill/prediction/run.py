@@ -16,6 +16,12 @@ from distill.locks import OutputLock
 from distill.old_values import first_difference
 from distill.outputs import beside, check_apart
 from distill.prediction.asking import record_predictions
+from distill.prediction.calibrated import (
+    Used,
+    find_calibration,
+    same_calibration,
+    say_calibration,
+)
 from distill.prediction.choices import Choices
 from distill.prediction.console import say_start, warn_of_lost_columns
 from distill.prediction.engine import FLAG, Plan, Started, StudentWork, plan_student
@@ -33,6 +39,10 @@ MARK_TEXT = (
 )
 # of an output that no run is known to have finished
 UNKNOWN = "no manifest says how it was made; --overwrite replaces it"
+OTHERWISE_CALIBRATED = (
+    "written with another calibration, or without one; remove it, and the same command writes it "
+    "anew from its journal"
+)
 # what differs between a journal and the run that would continue it, in words, by the header's key
 DIFFERENCES = {
     "model": "another base model",
@@ -71,6 +81,7 @@ class Run:
     inputs: Inputs
     columns: list[str]  # of the input file
     journal: PredictionJournal
+    calibration: Used | None  # of the confidence
     missing: np.ndarray  # which inputs are to be asked
     finished: bool  # the output is there and stays, so that nothing is to be done
 
@@ -118,12 +129,17 @@ def begin(choices: Choices, at_end: contextlib.ExitStack) -> Run:
     output = Path(choices.output_file)
     check_ending(output)
     student = find_student(choices)
+    calibration = find_calibration(choices, student)
     check_writable(output)
     check_apart(output, choices.input_file, student.task_file)
+    if calibration:
+        check_apart(output, calibration.file)
     at_end.enter_context(OutputLock(output))
     stays = output.exists() and not choices.overwrite
     finished = stays and beside(output, "manifest.json").exists()
     if finished and not choices.skip_finished:
+        if not same_calibration(choices.output_file, calibration):
+            raise ValueError(f"{output}: is finished and was {OTHERWISE_CALIBRATED}")
         raise ValueError(f"{output}: exists and is finished; --overwrite replaces it")
     inputs = scan_inputs(choices.input_file, choices.limit, choices.columns)
     journal = PredictionJournal(output, header_of(choices, student, inputs), inputs)
@@ -136,7 +152,8 @@ def begin(choices: Choices, at_end: contextlib.ExitStack) -> Run:
     columns = columns_of(inputs)
     if not finished:
         warn_of_lost_columns(choices.input_file)
-    return Run(choices, student, inputs, columns, journal, missing, finished)
+        say_calibration(calibration)
+    return Run(choices, student, inputs, columns, journal, calibration, missing, finished)
 
 
 def plan_run(run: Run) -> Plan:

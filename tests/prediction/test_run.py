@@ -2,72 +2,21 @@
 model.
 """
 
-import contextlib
-import csv
 import json
 from collections import Counter
 
 import pytest
 
-import predict
-from distill.prediction.asking import Predicting, record_predictions
-from distill.prediction.results import leave_finished, write_results
-from distill.prediction.run import begin
 from distill.teacher.base import TeacherEnded
 from list_student import ListStudent
+from predictions import ANSWERS, TASK, choices, last_line, make_folder, rows, run_once
 from table_files import as_parquet
-
-TASK = '{"prompt": "?", "labels": ["a", "b"]}'
-INPUTS = (
-    "nr,text,n\n007,one,NA\n008,two,1\n009,one,\n010,three,\n011," + "x" * 60 + ",\n012,four,\n"
-)
-ANSWERS = {
-    "one": ("a", "stop", 0.9),
-    "two": ("B", "stop", 0.5),
-    "three": ("c", "stop", 0.25),
-    "four": ("a a a", "length", 0.1),
-}
 
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "merged").mkdir()
-    (tmp_path / "merged" / "config.json").write_text("{}")
-    (tmp_path / "task.yaml").write_text(TASK)
-    (tmp_path / "in.csv").write_text(INPUTS)
+    make_folder(tmp_path)
     return tmp_path
-
-
-def choices(folder, *flags, output="out.csv"):
-    common = ["--adapter", "", "--model_name", folder / "merged", "--task", folder / "task.yaml"]
-    common += ["--input_file", folder / "in.csv", "--output_file", folder / output]
-    common += ["--text_column", "text", "--id_column", "nr", "--min_success_rate", 0.4]
-    return predict.parse_args([str(word) for word in [*common, *flags]])
-
-
-def run_once(chosen, student):
-    """What predict.py does around its engine; returns the exit code."""
-    with contextlib.ExitStack() as at_end:
-        run = begin(chosen, at_end)
-        if run.finished:
-            return leave_finished(run)
-        if chosen.overwrite:
-            run.journal.clear()
-        if run.asked:
-            run.journal.start()
-            decided = Predicting(student, run.student.task, chosen.max_tokens)
-            rows = decided.label(run.inputs.read(run.missing))
-            record_predictions(rows, run.journal, run.asked, 0)
-        return write_results(run, None, "a merged copy", 1.0)
-
-
-def rows(path):
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def last_line(capsys):
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
 def test_every_row_is_in_the_output_and_equal_ones_are_asked_once(folder, capsys):
