@@ -7,7 +7,13 @@ from collections import Counter
 
 import pytest
 
+import predict
+from distill.labels.inputs import scan_inputs
+from distill.prediction.run import header_of
+from distill.prediction.student import find_student
 from distill.teacher.base import TeacherEnded
+from helpers import fails, last_json, python
+from hub_cache import commit_of, make_hub_cache
 from list_student import ListStudent
 from predictions import ANSWERS, TASK, choices, last_line, make_folder, rows, run_once
 from table_files import as_parquet
@@ -219,3 +225,35 @@ def test_a_schemas_answers_are_json(folder):
 def test_prices_of_replicas_are_those_of_all_their_gpus(folder):
     prices = choices(folder, "--gpu_price_per_hour", 3.6, "--num_replicas", 4).prices
     assert prices.of_system("student", {"rows_per_second": 1000}) == pytest.approx(4.0)
+
+
+def test_a_student_on_the_hub_goes_on_with_its_commit(folder):
+    """Whose branch has moved meanwhile."""
+    (folder / "in.csv").write_text("nr,text\n1,one\n")
+    flags = ["--adapter", "", "--model_name", "team/student", "--task", folder / "task.yaml"]
+    flags += ["--input_file", folder / "in.csv", "--output_file", folder / "out.csv"]
+    flags += ["--text_column", "text"]
+    chosen = predict.parse_args([str(word) for word in flags])
+    inputs = scan_inputs(chosen.input_file, 0, chosen.columns)
+    begun = commit_of("v1")
+    header = {"run": header_of(chosen, find_student(chosen), inputs, begun), "commit": begun}
+    attempt = {"response": "a", "prompt_tokens": 3, "cached_tokens": 0, "output_tokens": 2}
+    record = {"index": 0, "hash": inputs.hash(0), "answer": "a", "reason": None}
+    record.update(log_confidence=-0.1, seconds=1.0, attempts=[attempt])
+    journal = folder / "out.csv.trace.jsonl"
+    journal.write_text(f"{json.dumps(header)}\n{json.dumps(record)}\n")
+    merged = folder / "merged"
+    cache = make_hub_cache(folder / "hub", "team/student", {"v1": merged, "main": merged})
+    assert last_json(python("predict.py", *flags, env=cache))["asked"] == 0
+    manifest = json.loads((folder / "out.csv.manifest.json").read_text())
+    assert (manifest["student"], manifest["commit"]) == (begun, begun)
+    skipped = python("predict.py", *flags, "--skip_finished", env=cache)
+    assert last_json(skipped)["skipped"] is True
+    (folder / "out.csv").unlink()
+    said = fails("predict.py", *flags, "--revision", "v1", env=cache)
+    assert "made with another revision of the model; --overwrite" in said
+    # an adapter on the same base is another student, whatever its commit is
+    header["run"]["student"] = "f" * 64
+    journal.write_text(f"{json.dumps(header)}\n{json.dumps(record)}\n")
+    (folder / "out.csv.manifest.json").unlink()
+    assert "another student" in fails("predict.py", *flags, env=cache)
