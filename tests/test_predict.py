@@ -135,7 +135,8 @@ def test_confidence_is_the_probability_that_transformers_gives(distilled, predic
     rows = [row for row in read_csv(predicted[0]) if row["valid"] == "true"]
     # as the journal has it, which knows nothing of a calibration
     sure = {record["index"]: record["log_confidence"] for record in trace(predicted[0])}
-    for row in sorted(rows[:420], key=lambda row: float(row["confidence"]))[::60]:
+    sure[420] = sure[0]  # whose text it has
+    for row in sorted(rows, key=lambda row: float(row["confidence"]))[::60]:
         chat = [
             {"role": "user", "content": row["text"]},
             {"role": "assistant", "content": row["answer"]},
