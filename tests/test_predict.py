@@ -173,10 +173,11 @@ def test_killed_and_resumed(distilled, predicted, backlog, tmp_path):
     assert_gone(children)
     kept = trace(output)
     assert 30 <= len(kept) < 421 and not output.exists()
-    replica = ["--num_replicas", 1, "--cpus_per_replica", 1]  # another engine may go on
+    # other engines may go on
+    replicas = ["--num_replicas", 2, "--cpus_per_replica", 1]
     # on a cluster of its own, whatever else runs here
     environment = {**os.environ, "RAY_ADDRESS": "local"}
-    line = last_json(python("predict.py", *flags, *replica, env=environment))
+    line = last_json(python("predict.py", *flags, *replicas, env=environment))
     assert line["asked"] == 421 - len(kept)
     records = trace(output)
     assert records[: len(kept)] == kept and len(records) == 421
