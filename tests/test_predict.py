@@ -187,6 +187,7 @@ def test_killed_and_resumed(distilled, predicted, backlog, tmp_path):
         assert float(row.pop("confidence") or 0) == pytest.approx(
             float(other.pop("confidence") or 0), abs=1e-4
         )
+        del row["unsure"], other["unsure"]  # which may hang on that
         assert row == other
     assert "exists and is finished" in fails("predict.py", *flags)
     assert last_json(python("predict.py", *flags, "--skip_finished"))["skipped"] is True
