@@ -4,7 +4,7 @@ import json
 import shlex
 from pathlib import Path
 
-from distill.adapter_files import recorded_base
+from distill.adapter_files import Base, recorded_base
 from distill.cli import (
     ANSWER_TOKENS,
     HELDOUT,
@@ -139,11 +139,14 @@ def task_of_rows(train_file: str) -> dict[str, str]:
     return {"task_file": task_file, "task_hash": manifest["task"]}
 
 
-def prediction_command(adapter: str, base: str, task_file: str, max_tokens: int) -> str:
+def prediction_command(adapter: str, base: Base, task_file: str, max_tokens: int) -> str:
     """How the rows of a file get the student's answers; `base` is the model as step 3 had it."""
     words = ["--adapter", adapter, "--task", task_file]
-    if base != recorded_base(adapter).name:
-        words += ["--model_name", base]
+    recorded = recorded_base(adapter)
+    if base.name != recorded.name:
+        words += ["--model_name", base.name]
+    if base.revision and base.revision != recorded.revision:
+        words += ["--revision", base.revision]
     if max_tokens != ANSWER_TOKENS:
         words += ["--max_tokens", max_tokens]
     words += ["--input_file", BACKLOG, "--output_file", ANSWERS]

@@ -187,9 +187,10 @@ def test_step_3_names_the_backlog_and_with_a_calibration_the_cascade(adapter, ca
     # what differs from the defaults goes on
     flags = ["--task", "my task.yaml", "--student_max_tokens", 9, "--teacher_revision", "v2"]
     flags += ["--temperature", 0.5, "--max_tokens", 100, "--reasoning_parser", "none"]
-    asking, _, serving = said_after(adapter, caplog, *flags, "--student_model", "moved/student")
+    flags += ["--student_model", "moved/student", "--student_revision", "v3"]
+    asking, _, serving = said_after(adapter, caplog, *flags)
     found = predict.parse_args(asking[2:])
-    assert (found.model_name, found.max_tokens) == ("moved/student", 9)
+    assert (found.model_name, found.revision, found.max_tokens) == ("moved/student", "v3", 9)
     assert serving[2] == "TEACHER_FLAGS=--revision v2"
     urls = ["--student_url", "http://h/v1", "--teacher_url", "http://t/v1"]
     names = ["--student_name", "s", "--teacher_name", "t"]

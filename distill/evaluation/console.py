@@ -3,8 +3,10 @@
 import logging
 from pathlib import Path
 
+from distill.adapter_files import Base
 from distill.calibration import CALIBRATION
 from distill.evaluation.choices import Choices
+from distill.evaluation.models import revisions_of
 from distill.evaluation.systems import CASCADE
 from distill.next_step import SAMPLING, cascade_command, merging_command, prediction_command
 from distill.teacher.server import Server
@@ -38,13 +40,16 @@ def say_next(choices: Choices, systems: list[str]) -> None:
         return
     adapter = choices.adapter
     task_file = choices.task_file
-    line = prediction_command(adapter, choices.student_model, task_file, choices.student_max_tokens)
+    revisions = revisions_of(choices)
+    base = Base(choices.student_model, revisions.student)
+    line = prediction_command(adapter, base, task_file, choices.student_max_tokens)
     log.info("next, its answer for every row of a file: %s", line)
     log.info(
         "next, a model to serve (docs/serving.md has other ways): %s", merging_command(adapter)
     )
     if CASCADE in systems and choices.asks_teacher and (Path(adapter) / CALIBRATION).is_file():
         asked_with = {name: getattr(choices, name) for name in SAMPLING}
-        revision = choices.teacher_revision or choices.revision
-        line = cascade_command(adapter, task_file, choices.teacher_model, revision, asked_with)
+        line = cascade_command(
+            adapter, task_file, choices.teacher_model, revisions.teacher, asked_with
+        )
         log.info("next, that model with its teacher where it is unsure: %s", line)
