@@ -183,7 +183,7 @@ def main() -> int:
     print(on_terminal(metrics))
     print(f"Report: {choices.report_dir / 'report.html'}")
     if choices.serves_student:
-        say_next(plan.names(), choices.adapter)
+        say_next(choices, list(metrics["systems"]))
     print(json.dumps(shown_summary(metrics, time.perf_counter() - start)))
     return 0
 

@@ -5,7 +5,9 @@ r"""The student at work: an answer for every row of a backlog, and how sure the 
 Every flag of vLLM's engine is accepted too. OUTPUT is .csv, .tsv, .jsonl, .json or .parquet, also
 .gz, with a row for each input, in order: index, the input's own columns (or its text), and
     answer, valid       the answer; whether it is one, a label where the task has labels
-    confidence          the probability that the student gave to the whole answer
+    confidence          the probability that the student gave to the whole answer, calibrated
+                        where step 3 has written calibration.json beside the adapter
+    unsure              there alone: whether this row were better answered by the teacher
     reason, response    where there is no valid answer: why, and what the student wrote
 Beside it: OUTPUT.trace.jsonl, a line for each answered input as it finishes; OUTPUT.manifest.json.
 The same command again continues where it was stopped.
@@ -71,6 +73,8 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.add("model_name", "", "a merged model, or where the adapter's base is now")
     parser.add("revision", None, "of that model on the hub (default: as it was trained on)")
     parser.add("task", "", "labels or schema of the answers (default: the adapter's own task)")
+    meaning = "calibration.json of step 3 (default: the adapter's, if it has one); none: without"
+    parser.add("calibration", "", meaning)
     parser.add("serve_adapter", "auto", "by vLLM, or a merged copy; auto: what works", choices=WAYS)
     parser.add("max_tokens", ANSWER_TOKENS, "of an answer", at_least=1)
     parser.add("tensor_parallel_size", 1, "GPUs the student is split over", at_least=1)

@@ -91,14 +91,21 @@ def read_calibration(folder: str | Path, task: Task) -> Calibration:
     Raises FileNotFoundError if there is none, and ValueError, in one line, if it is not one or was
     made for another adapter or another task.
     """
-    path = Path(folder) / CALIBRATION
+    return read_calibration_file(Path(folder) / CALIBRATION, task, folder)
+
+
+def read_calibration_file(path: Path, task: Task, adapter: str | Path | None) -> Calibration:
+    """The calibration in a file, for a task and the adapter in a directory.
+
+    None as the `adapter`: whose it is cannot be checked. Raises as read_calibration() does.
+    """
     remedy = "evaluate.py makes it anew"
     try:
         held = json.loads(path.read_text("utf-8"))
         found = Calibration(**{field.name: held[field.name] for field in fields(Calibration)})
     except (ValueError, TypeError, KeyError):
         raise ValueError(f"{path}: is no calibration of this version; {remedy}") from None
-    if found.adapter != adapter_identity(str(folder)):
+    if adapter and found.adapter != adapter_identity(adapter):
         raise ValueError(f"{path}: was made for another adapter than is there now; {remedy}")
     if found.task_hash != task.hash:
         raise ValueError(

@@ -29,6 +29,7 @@ EXACT_MATCH = "exact match"
 TOKEN_F1 = "token-F1"
 CHRF = "chrF"
 FIELD_ACCURACY = "mean accuracy of fields"
+CASCADE_ACCURACY = "accuracy on gold, with the teacher where the student is unsure"
 NAMES = (
     ACCURACY,
     MACRO_F1,
@@ -39,6 +40,7 @@ NAMES = (
     AGREEMENT,
     TOKENS,
     SPEEDUP,
+    CASCADE_ACCURACY,
 )
 
 MARKS = ("<!-- evaluation -->", "<!-- end of evaluation -->")
@@ -161,9 +163,12 @@ def section_of(entries: Iterable[dict]) -> str:
     """The section between its marks: a line for each test file, and where it was measured."""
     lines = []
     measured = []
+    together = []
     for entry in entries:
         metrics = {metric["name"]: metric for metric in entry["metrics"]}
         lines.append(line_of(entry["dataset"]["name"], metrics))
+        if CASCADE_ACCURACY in metrics:
+            together.append(sentence_of(entry["dataset"]["name"], metrics[CASCADE_ACCURACY]))
         origin = metrics[ACCURACY].get("args", {}).get("measured")
         if origin and origin not in measured:
             measured.append(origin)
@@ -171,7 +176,19 @@ def section_of(entries: Iterable[dict]) -> str:
     sentence = "The student is given the input alone, the teacher its prompt too."
     if measured:
         sentence += f" Measured on {'; '.join(measured)}."
-    return f"{MARKS[0]}\n## Evaluation\n\n{table}\n\n{sentence}\n{MARKS[1]}"
+    text = "\n\n".join([table, sentence, *together])
+    return f"{MARKS[0]}\n## Evaluation\n\n{text}\n{MARKS[1]}"
+
+
+def sentence_of(rows: str, cascade: dict) -> str:
+    """How good student and teacher are together on a test file, and when the teacher is asked."""
+    about = cascade["args"]
+    return (
+        f"With the teacher's answer where the student is unsure {percent(cascade['value'])} of "
+        f"{rows} are right. Handed over are then {percent(about['handed_over'])} of the requests: "
+        f"those with a confidence below {about['threshold']:.4g}, at a temperature of "
+        f"{about['temperature']:.4g}."
+    )
 
 
 def line_of(rows: str, metrics: dict[str, dict]) -> list[str]:

@@ -4,6 +4,7 @@ import json
 import shlex
 from pathlib import Path
 
+from distill.adapter_files import Base, recorded_base
 from distill.cli import (
     ANSWER_TOKENS,
     HELDOUT,
@@ -28,6 +29,8 @@ WITHOUT_TEACHER = "base,student"  # systems of step 3
 # Stand for what only the user knows: a task of his own, and its held-out rows.
 TASK_FILE = "TASK.yaml"
 GOLD = "GOLD.jsonl"
+BACKLOG = "BACKLOG.csv"
+ANSWERS = "ANSWERS.csv"
 # Of a teacher behind a URL, where step 1 has asked one.
 BEHIND_URL = ("teacher_url", "api_key_env", "teacher_tokenizer")
 
@@ -136,10 +139,52 @@ def task_of_rows(train_file: str) -> dict[str, str]:
     return {"task_file": task_file, "task_hash": manifest["task"]}
 
 
+def prediction_command(adapter: str, base: Base, task_file: str, max_tokens: int) -> str:
+    """How the rows of a file get the student's answers; `base` is the model as step 3 had it."""
+    words = ["--adapter", adapter, "--task", task_file]
+    recorded = recorded_base(adapter)
+    if base.name != recorded.name:
+        words += ["--model_name", base.name]
+    if base.revision and base.revision != recorded.revision:
+        words += ["--revision", base.revision]
+    if max_tokens != ANSWER_TOKENS:
+        words += ["--max_tokens", max_tokens]
+    words += ["--input_file", BACKLOG, "--output_file", ANSWERS]
+    return command("python", "predict.py", *words)
+
+
 def merging_command(adapter: str) -> str:
     """How the stand-alone model of an adapter is made beside it."""
-    words = ["--adapter", adapter, "--output_dir", f"{adapter.rstrip('/')}-merged"]
+    words = ["--adapter", adapter, "--output_dir", merged_beside(adapter)]
     return command("python", "merge_adapter.py", *words)
+
+
+def merged_beside(adapter: str) -> str:
+    """Where merging_command() puts the model."""
+    return f"{adapter.rstrip('/')}-merged"
+
+
+def cascade_command(
+    adapter: str, task_file: str, teacher: str, revision: str | None, asked_with: dict
+) -> str:
+    """How the merged student is served with its teacher behind it, on this machine.
+
+    `asked_with` has what the teacher was asked with, by the names in SAMPLING.
+    """
+    parser = asked_with["reasoning_parser"]
+    settings = [f"STUDENT={shlex.quote(merged_beside(adapter))}"]
+    settings.append(f"TEACHER={shlex.quote(teacher)}")
+    if parser != REASONING_PARSER or revision:
+        own = [] if parser == "none" else ["--reasoning-parser", parser]
+        own += ["--revision", revision] if revision else []
+        # empty flags would be taken for none that are given
+        settings.append(f"TEACHER_FLAGS={shlex.quote(' '.join(own) or ' ')}")
+    words = ["--adapter", adapter, "--task", task_file]
+    for name, default in SAMPLING.items():
+        flag = "teacher_temperature" if name == "temperature" else name
+        if asked_with[name] != default:
+            words += [f"--{flag}", asked_with[name]]
+    return f"{' '.join(settings)} {command('bash', 'serve.sh', *words)}"
 
 
 def serving_command(model: str, has_gpu: bool) -> str:

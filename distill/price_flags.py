@@ -10,14 +10,18 @@ PAID_TOKENS = ("input", "cached", "output")
 
 def add_token_prices(parser: Parser) -> None:
     """The flags of what a million tokens cost."""
-    parser.add("price_input", 0.0, "of input tokens that are not cached", at_least=0)
-    parser.add("price_cached", 0.0, "of cached input tokens", at_least=0)
+    parser.add("price_input", 0.0, "of input tokens", at_least=0)
+    meaning = "of cached input tokens (default: as the others)"
+    parser.add("price_cached", None, meaning, at_least=0, kind=float)
     parser.add("price_output", 0.0, "of output tokens", at_least=0)
 
 
 def token_prices_of(args: Namespace) -> TokenPrices:
-    """What these flags say."""
-    return TokenPrices(args.price_input, args.price_cached, args.price_output)
+    """What these flags say. Whoever names no price of cached tokens bills them as others."""
+    cached = args.price_cached
+    if cached is None:
+        cached = args.price_input
+    return TokenPrices(args.price_input, cached, args.price_output)
 
 
 def add_price_flags(parser: Parser, systems: tuple[str, ...] = ()) -> None:
@@ -53,7 +57,7 @@ def prices_of(
     own = {}
     for system in systems:
         given = [getattr(args, f"{system}_price_{what}") for what in PAID_TOKENS]
-        own[system] = own_prices(given, default)
+        own[system] = own_prices(*given, default, args.price_cached)
     return Prices(
         input=default.input,
         cached=default.cached,

@@ -81,18 +81,27 @@ class Prices(TokenPrices):
         return {"input": prices.input, "cached": prices.cached, "output": prices.output}
 
 
-def own_prices(given: list[float | None], default: TokenPrices) -> TokenPrices | None:
-    """A system's own prices (input, cached, output); None where none of them is given.
+def own_prices(
+    input: float | None,
+    cached: float | None,
+    output: float | None,
+    default: TokenPrices,
+    default_cached: float | None,
+) -> TokenPrices | None:
+    """A system's own prices; None where none of them is given.
 
-    What is not given is that of `default`.
+    What is not given is that of `default`. Cached tokens cost as others do where neither `cached`
+    nor `default_cached` is given.
     """
-    if all(price is None for price in given):
+    if input is None and cached is None and output is None:
         return None
-    defaults = [default.input, default.cached, default.output]
-    chosen = []
-    for price, other in zip(given, defaults, strict=True):
-        chosen.append(other if price is None else price)
-    return TokenPrices(*chosen)
+    if input is None:
+        input = default.input
+    if cached is None:
+        cached = input if default_cached is None else default_cached
+    if output is None:
+        output = default.output
+    return TokenPrices(input, cached, output)
 
 
 def basis_text(basis: dict, rows_per_second: float | None) -> str:

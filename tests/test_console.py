@@ -15,8 +15,12 @@ from pathlib import Path
 import pytest
 
 import evaluate
+import predict
+import serve
 from distill import next_step, progress, quiet
+from distill.calibration import CALIBRATION
 from distill.cli import TASK, TEACHER
+from distill.evaluation.console import say_next
 from distill.streams import LogFile, Terminal
 from distill.task import load_task
 from helpers import ROOT, program
@@ -48,6 +52,8 @@ STEP_3 = [
     rf"(teacher|base student|distilled student)[^:]*: {BAR}",
     r"comparing 8 rows with PEFT",
     r"calibration: temperature [\d.]+, threshold [\d.]+; \d+ of its \d+ rows go to the teacher",
+    r"next, its answer for every row of a file: python .*predict\.py .*",
+    r"next, that model with its teacher where it is unsure: STUDENT=.* bash .*serve\.sh .*",
     r"next, a model to serve \(docs/serving\.md has other ways\): python .*merge_adapter\.py .*",
 ]
 
@@ -146,6 +152,55 @@ def test_defaults_that_are_left_out_are_those_of_step_3():
     for name, value in next_step.SAMPLING.items():
         assert getattr(asked, name) == value
     assert (asked.task_file, asked.teacher_model) == (TASK, TEACHER)
+
+
+@pytest.fixture
+def adapter(tmp_path, monkeypatch):
+    """The directory of an adapter, as far as step 3 looks there for what comes next."""
+    monkeypatch.chdir(ROOT)
+    config = {"base_model_name_or_path": "org/student"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def said_after(adapter, caplog, *flags, cascade=True):
+    """The commands that step 3 names at its end, as words."""
+    caplog.clear()
+    given = ["--adapter", adapter, "--student_model", "org/student", "--test_file", "x", *flags]
+    choices = evaluate.parse_args([str(word) for word in given])
+    say_next(choices, ["teacher", "student", *(["cascade"] if cascade else [])])
+    return [shlex.split(line.split(": ", 1)[1]) for line in caplog.messages]
+
+
+def test_step_3_names_the_backlog_and_with_a_calibration_the_cascade(adapter, caplog):
+    """The flags are read back by the scripts that get them."""
+    caplog.set_level("INFO")
+    asking, merging = said_after(adapter, caplog, cascade=False)
+    assert asking[:2] == ["python", "predict.py"] and merging[:2] == ["python", "merge_adapter.py"]
+    found = predict.parse_args(asking[2:])
+    assert (found.adapter, found.task_file, found.model_name) == (str(adapter), TASK, "")
+    assert len(said_after(adapter, caplog)) == 2  # nothing was written
+    (adapter / CALIBRATION).write_text("{}")
+    *_, serving = said_after(adapter, caplog)
+    assert serving[:3] == [f"STUDENT={adapter}-merged", f"TEACHER={TEACHER}", "bash"]
+    assert serving[3:] == ["serve.sh", "--adapter", str(adapter), "--task", TASK]
+    # what differs from the defaults goes on
+    flags = ["--task", "my task.yaml", "--student_max_tokens", 9, "--teacher_revision", "v2"]
+    flags += ["--temperature", 0.5, "--max_tokens", 100, "--reasoning_parser", "none"]
+    flags += ["--student_model", "moved/student", "--student_revision", "v3"]
+    asking, _, serving = said_after(adapter, caplog, *flags)
+    found = predict.parse_args(asking[2:])
+    assert (found.model_name, found.revision, found.max_tokens) == ("moved/student", "v3", 9)
+    assert serving[2] == "TEACHER_FLAGS=--revision v2"
+    urls = ["--student_url", "http://h/v1", "--teacher_url", "http://t/v1"]
+    names = ["--student_name", "s", "--teacher_name", "t"]
+    served = serve.parse_args([*serving[serving.index("serve.sh") + 1 :], *urls, *names])
+    assert (served.task_file, served.settings.max_tokens) == ("my task.yaml", 100)
+    assert (served.settings.temperature, served.settings.thinks) == (0.5, False)
+    (own_flags,) = said_after(adapter, caplog, "--reasoning_parser", "none")[2][2:3]
+    assert own_flags == "TEACHER_FLAGS= "  # which the shell does not take for none given
+    behind_url = ["--teacher_url", "http://t/v1", "--teacher_model", "t"]
+    assert len(said_after(adapter, caplog, *behind_url)) == 2
 
 
 def test_step_2_is_named_with_what_is_known(monkeypatch):

@@ -124,7 +124,8 @@ def test_a_served_student_is_scored_beside_a_served_teacher(both, tmp_path):
         assert "next, a model to serve" not in process.stderr
     summary = last_json(process)
     assert (summary["teacher_accuracy"], summary["student_accuracy"]) == (round(11 / 12, 4), 1.0)
-    assert summary["student_tokens"] == 57 and summary["student_cost_per_million"] == 5
+    # 50 input tokens, of which cached ones cost as much as others
+    assert summary["student_tokens"] == 57 and summary["student_cost_per_million"] == 25
     metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
     assert (metrics["student_server"], metrics["student_name"]) == ("127.0.0.1", "student")
     assert [metrics[key] for key in ("check", "ties", "adapter", "served_as")] == [None] * 4

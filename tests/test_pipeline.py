@@ -75,6 +75,9 @@ def test_the_adapters_card_has_the_figures(distilled, evaluated):
     assert shown["accuracy on gold"].metric_args["rows"] == 420
     assert shown["agreement with the teacher"].metric_value == round(student["agreement"], 4)
     assert shown["speed-up"].metric_value > 2
+    together = shown["accuracy on gold, with the teacher where the student is unsure"]
+    assert together.metric_value == round(metrics["systems"]["cascade"]["accuracy"], 4)
+    assert together.metric_args["handed_over"] == round(metrics["cascade"]["share"], 4)
     assert f"| heldout.jsonl | {percent(student['accuracy'])} (420; " in card.text
     assert '"lora_rank": 64' in card.text  # step 2's text stays
 

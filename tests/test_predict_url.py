@@ -4,11 +4,14 @@ import csv
 import json
 import math
 import shutil
+from dataclasses import fields
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from distill.calibration import Calibration, tempered
+from distill.task import load_task
 from distill.tokens import encode
 from helpers import ROOT, fails, last_json, python, read_jsonl, trace, write_task
 from loopback_teacher import KEY, LoopbackTeacher
@@ -16,6 +19,7 @@ from loopback_teacher import KEY, LoopbackTeacher
 HELDOUT = ROOT / "example-data" / "heldout.jsonl"
 TASK = ROOT / "example-data" / "language_classification.yaml"
 
+CALIBRATION_FIELDS = [field.name for field in fields(Calibration)]
 TEXTS = [f"input {number}" for number in range(12)]
 NAME = "student"
 SURE = {"confidence": f"{math.exp(-0.3):.6f}"}  # what the stand-in says of each answer
@@ -82,6 +86,23 @@ def test_rows_are_answered_with_a_confidence_and_the_key_is_nowhere(flags, tmp_p
     for path in tmp_path.rglob("*"):
         assert path.is_dir() or KEY not in path.read_text(encoding="utf-8")
     assert KEY not in process.stdout + process.stderr
+
+
+def test_a_calibration_that_is_named_says_where_the_student_is_unsure(flags, tmp_path):
+    """Of a server nobody sees which adapter it has, so only the task is checked."""
+    task = load_task(tmp_path / "task.yaml")
+    fitted = dict.fromkeys(CALIBRATION_FIELDS, 0)
+    fitted.update(temperature=2.0, threshold=0.7, task_hash=task.hash)
+    (tmp_path / "calibration.json").write_text(json.dumps(fitted))
+    with served() as student:
+        at = ["--student_url", student.url, "--calibration", tmp_path / "calibration.json"]
+        process = python("predict.py", *flags, *at)
+    sure = f"{tempered(-0.3, 2.0):.6f}"
+    rows = read_csv(tmp_path / "out.csv")
+    assert {(row["confidence"], row["unsure"]) for row in rows} == {(sure, "true")}
+    assert "that it is this student's cannot be seen" in process.stderr
+    summary = last_json(process)
+    assert summary["unsure_share"] == 1.0 and summary["calibration"]["threshold"] == 0.7
 
 
 @pytest.mark.parametrize("logprobs", ["without the end", "not known", "refused", None])

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+import create_data
 import evaluate
+import predict
 from distill.evaluation.provenance import shown_summary
 from distill.evaluation.report import in_markdown, on_terminal
 from distill.evaluation.scores import measure
@@ -27,6 +29,25 @@ def test_prices_of_tokens_are_those_of_both_unless_one_has_its_own():
     assert prices.of_system("teacher", MEASURED) == pytest.approx(PER_TOKENS)
     for name in ("student", "base", "base_prompt"):  # they are one model
         assert prices.of_system(name, MEASURED) == pytest.approx(100 * 2 + 900 * 0.5 + 50 * 1)
+
+
+def test_cached_tokens_cost_as_others_where_nobody_says_otherwise():
+    prices = choices("--price_input", 2, "--price_output", 8).prices
+    assert prices.of_system("teacher", MEASURED) == pytest.approx(1000 * 2 + 50 * 8)
+    assert prices.basis("teacher") == {"input": 2, "cached": 2, "output": 8}
+    free = choices("--price_input", 2, "--price_cached", 0, "--price_output", 8).prices
+    assert free.of_system("teacher", MEASURED) == pytest.approx(100 * 2 + 50 * 8)
+    # a system's own price of input goes before what is said of all, and cached tokens follow it
+    own = choices("--price_input", 2, "--student_price_input", 1).prices
+    assert own.basis("student") == {"input": 1, "cached": 1, "output": 0}
+    both = ["--price_input", 2, "--price_cached", 0.5]
+    assert choices(*both, "--student_price_input", 1).prices.basis("student")["cached"] == 0.5
+    output = choices("--price_input", 2, "--student_price_output", 1).prices
+    assert output.basis("student") == {"input": 2, "cached": 2, "output": 1}
+    # the other two scripts
+    flags = ["--input_file", "in.csv", "--output_file", "out.csv", "--price_input", "2"]
+    assert predict.parse_args(flags).prices.of_tokens(TOKENS) == pytest.approx(2000 / 1e6)
+    assert create_data.parse_args(flags).prices.of_tokens(TOKENS) == pytest.approx(2000 / 1e6)
 
 
 def test_a_gpus_hours_are_paid_by_the_measured_throughput():

@@ -10,6 +10,7 @@ from distill.card_figures import (
     ACCURACY,
     AGREEMENT,
     CARD,
+    CASCADE_ACCURACY,
     CHRF,
     EXACT_MATCH,
     FIELD_ACCURACY,
@@ -23,7 +24,7 @@ from distill.card_figures import (
 )
 from distill.cli import on_one_line
 from distill.evaluation.sentences import origin
-from distill.evaluation.systems import labels_from_elsewhere
+from distill.evaluation.systems import CASCADE, labels_from_elsewhere
 from distill.files import Replacing
 from distill.wording import NOT_KNOWN
 
@@ -67,6 +68,8 @@ def add_to_card(adapter: str, metrics: dict) -> None:
 def figures_of(metrics: dict) -> list[EvalResult]:
     """The student's figures on the gold rows, beside the teacher's where it was asked.
 
+    And what the two give together, where the student was calibrated.
+
     `metrics` is what metrics.json holds.
     """
     rows = Path(metrics["test_file"]).name
@@ -88,6 +91,10 @@ def figures_of(metrics: dict) -> list[EvalResult]:
         )
     if student.get("speedup") is not None:
         found.append(figure(rows, "speedup", SPEEDUP, rounded(student["speedup"], 1)))
+    if CASCADE in metrics["systems"]:
+        accuracy = rounded(metrics["systems"][CASCADE]["accuracy"], 4)
+        about = about_cascade(metrics[CASCADE])
+        found.append(figure(rows, "accuracy", CASCADE_ACCURACY, accuracy, about))
     return found
 
 
@@ -101,6 +108,15 @@ def about_accuracy(metrics: dict) -> dict:
     if origin(metrics):
         about["measured"] = origin(metrics)
     return about
+
+
+def about_cascade(cascade: dict) -> dict:
+    """Which share of the rows is handed over, and by what that is decided."""
+    return {
+        "handed_over": rounded(cascade["share"], 4),
+        "temperature": rounded(cascade["temperature"], 4),
+        "threshold": rounded(cascade["threshold"], 6),
+    }
 
 
 def rounded(value: float, digits: int) -> float:

@@ -3,7 +3,12 @@
 import logging
 from pathlib import Path
 
-from distill.next_step import merging_command
+from distill.adapter_files import Base
+from distill.calibration import CALIBRATION
+from distill.evaluation.choices import Choices
+from distill.evaluation.models import revisions_of
+from distill.evaluation.systems import CASCADE
+from distill.next_step import SAMPLING, cascade_command, merging_command, prediction_command
 from distill.teacher.server import Server
 
 log = logging.getLogger("evaluate")
@@ -25,8 +30,26 @@ def say_served(server: Server) -> None:
     )
 
 
-def say_next(systems: list[str], adapter: str) -> None:
-    """Say in one line how to get a model to serve, if the student was evaluated."""
-    if "student" in systems:
-        line = merging_command(adapter)
-        log.info("next, a model to serve (docs/serving.md has other ways): %s", line)
+def say_next(choices: Choices, systems: list[str]) -> None:
+    """Say in a line each how the student, if it was evaluated, is put to work.
+
+    `systems` are those of the report. With a teacher that was asked here, and a calibration, both
+    can be served as one.
+    """
+    if "student" not in systems:
+        return
+    adapter = choices.adapter
+    task_file = choices.task_file
+    revisions = revisions_of(choices)
+    base = Base(choices.student_model, revisions.student)
+    line = prediction_command(adapter, base, task_file, choices.student_max_tokens)
+    log.info("next, its answer for every row of a file: %s", line)
+    log.info(
+        "next, a model to serve (docs/serving.md has other ways): %s", merging_command(adapter)
+    )
+    if CASCADE in systems and choices.asks_teacher and (Path(adapter) / CALIBRATION).is_file():
+        asked_with = {name: getattr(choices, name) for name in SAMPLING}
+        line = cascade_command(
+            adapter, task_file, choices.teacher_model, revisions.teacher, asked_with
+        )
+        log.info("next, that model with its teacher where it is unsure: %s", line)

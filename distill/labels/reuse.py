@@ -41,7 +41,8 @@ from distill.progress import bar
 from distill.task import Task
 
 log = logging.getLogger("create_data")
-# seconds that a shard waits while another one makes the journals theirs
+# seconds that a shard waits for a run that does not make the journals theirs; for one that does it
+# waits to the end, which takes minutes where they have millions of lines
 TURN_WITHIN = 300.0
 LOOK_EVERY = 0.2
 
@@ -98,7 +99,7 @@ class Beginning:
 
         All shards start at once. The first one that gets the lock of a run without shards works
         for all, while the others wait. It cannot do so later, when each of them holds its own
-        lock, which `lock` takes. Raises Held if another run is at work all the time.
+        lock, which `lock` takes. Raises Held if another run is at work that does something else.
         """
         end = time.monotonic() + TURN_WITHIN
         said = False
@@ -111,7 +112,9 @@ class Beginning:
                 lock()
                 break
             except Held:
-                if time.monotonic() > end:
+                if being_written(self.journal.output).exists():
+                    end = time.monotonic() + TURN_WITHIN
+                elif time.monotonic() > end:
                     raise
             if not said:
                 log.info("create_data.py: waits for another run on %s", self.journal.output)
@@ -217,7 +220,7 @@ class Rebuilding:
         previous = None
         if has(changes, ASKING) or has(changes, READING):
             previous = free_name(self.output)
-        temporary = own_journal(self.output).with_suffix(".jsonl.tmp")
+        temporary = being_written(self.output)
         try:
             reused = self.write(temporary, paths, previous)
             if previous:
@@ -278,6 +281,11 @@ class Rebuilding:
         if path == own or own not in paths:
             return False
         return first_line(own).get("copied", False)
+
+
+def being_written(output: Path) -> Path:
+    """The new journal of an output, from its first line until it takes the old one's place."""
+    return own_journal(output).with_suffix(".jsonl.tmp")
 
 
 def first_line(path: Path) -> dict:

@@ -21,6 +21,7 @@ class Choices:
     model_name: str  # the adapter's base where it is, or a merged model; empty: as recorded
     revision: str | None  # of that model on the hub; None: as recorded, or main
     task_file: str  # empty: as step 2 or step 3 has recorded it
+    calibration: str  # a file of it; empty: the adapter's, if it has one; none: without
     serve_adapter: str  # auto, lora or merged
     server: Server | None  # where the student is served elsewhere; None: an engine of ours
     max_tokens: int  # of an answer

@@ -6,13 +6,19 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from distill.confidence import confidence
 from distill.files import Replacing
 from distill.next_step import manifest_of
 from distill.outputs import TOKEN_COUNTS, beside
+from distill.prediction.calibrated import (
+    KEY,
+    Used,
+    confidence_of,
+    is_unsure,
+    same_calibration,
+)
 from distill.prediction.console import say_next
 from distill.prediction.rows import cells_of, output_columns
-from distill.prediction.run import UNKNOWN, Run
+from distill.prediction.run import OTHERWISE_CALIBRATED, UNKNOWN, Run
 from distill.prediction.table_files import writing
 from distill.prices import MILLION
 from distill.progress import bar
@@ -26,6 +32,9 @@ SHOWN = (
     "rejected",
     "success_rate",
     "mean_confidence",
+    KEY,
+    "unsure",
+    "unsure_share",
     *TOKEN_COUNTS,
     "rows_per_second",
     "cost",
@@ -43,17 +52,20 @@ class Totals:
     requests: int = 0  # that were asked
     confidences: int = 0
     sum_of_confidences: float = 0.0
+    unsure: int = 0  # with a calibration
 
-    def count_row(self, record: dict, has_labels: bool) -> None:
+    def count_row(self, record: dict, has_labels: bool, used: Used | None) -> None:
         """Take in a row; free texts are too many to be counted."""
         if record["answer"] is None:
             self.reasons[record["reason"]] += 1
         elif has_labels:
             self.labels[record["answer"]] += 1
-        found = confidence(record["log_confidence"])
+        found = confidence_of(record, used)
         if found is not None:
             self.confidences += 1
             self.sum_of_confidences += found
+        if used and is_unsure(record, used):
+            self.unsure += 1
 
     def count_request(self, record: dict) -> None:
         """Take in what one input that was asked has taken."""
@@ -104,14 +116,16 @@ def write_output(run: Run) -> Totals:
     task = run.student.task
     inputs = run.inputs
     rows = run.journal.decided_rows()
-    with writing(Path(run.choices.output_file), output_columns(run.columns, task)) as writer:
+    used = run.calibration
+    columns = output_columns(run.columns, task, used)
+    with writing(Path(run.choices.output_file), columns) as writer:
         for index, row, record in bar(
             rows, later=True, total=len(inputs), desc="writing the rows", unit="row"
         ):
             if inputs.first[index] == index:
                 totals.count_request(record)
-            totals.count_row(record, bool(task.labels))
-            writer.write(cells_of(index, row, record, run.columns))
+            totals.count_row(record, bool(task.labels), used)
+            writer.write(cells_of(index, row, record, run.columns, used))
     return totals
 
 
@@ -150,6 +164,10 @@ def manifest_for(run: Run, totals: Totals, commit: str | None, served_as: str | 
         label_counts=dict(totals.labels.most_common()),
         mean_confidence=totals.mean_confidence(),
     )
+    if run.calibration:
+        found[KEY] = run.calibration.shown()
+        found["unsure"] = totals.unsure
+        found["unsure_share"] = round(totals.unsure / rows, 6)
     for key in TOKEN_COUNTS:
         found[key] = totals.tokens[key]
     found.update(
@@ -209,6 +227,8 @@ def leave_finished(run: Run) -> int:
             f"{output}: was written with other ids than those of the inputs; remove it, and the "
             "same command writes it anew from its journal"
         )
+    if not same_calibration(output, run.calibration):
+        raise ValueError(f"{output}: was {OTHERWISE_CALIBRATED}")
     log.info("predict.py: %s is finished, nothing to do", output)
     summary = {"output_file": output, "skipped": True, "asked": 0, "seconds": 0.0}
     print_summary(summary, manifest)

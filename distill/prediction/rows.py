@@ -11,9 +11,9 @@ from decimal import Decimal
 
 from distill.chats import InputRow, has_columns, records
 from distill.columns import Columns
-from distill.confidence import confidence
 from distill.input_files import FLAT, ending_of
 from distill.labels.inputs import Inputs
+from distill.prediction.calibrated import Used, confidence_of, is_unsure
 from distill.prediction.table_files import INTEGER, JSON, NUMBER, TEXT, TRUTH, Column
 from distill.task import Task
 
@@ -39,8 +39,11 @@ def input_columns(path: str, columns: Columns, rows: int) -> list[str]:
     return list(names)
 
 
-def output_columns(of_input: list[str], task: Task) -> list[Column]:
-    """The columns of the output: the number of the input, its own ones, and the student's."""
+def output_columns(of_input: list[str], task: Task, used: Used | None = None) -> list[Column]:
+    """The columns of the output: the number of the input, its own ones, and the student's.
+
+    With a calibration there is one more.
+    """
     answer = JSON if task.schema else TEXT
     ours = {
         "answer": answer,
@@ -49,6 +52,8 @@ def output_columns(of_input: list[str], task: Task) -> list[Column]:
         "reason": TEXT,
         "response": TEXT,
     }
+    if used:
+        ours["unsure"] = TRUTH
     found = [Column(free_name("index", of_input), INTEGER)]
     for name in of_input:
         found.append(Column(name))
@@ -64,7 +69,9 @@ def free_name(name: str, taken: list[str]) -> str:
     return name
 
 
-def cells_of(index: int, row: InputRow, record: dict, of_input: list[str]) -> list:
+def cells_of(
+    index: int, row: InputRow, record: dict, of_input: list[str], used: Used | None = None
+) -> list:
     """The cells of one row, in the order of output_columns().
 
     `record` is the input's line of the journal, or that of the first input that is equal to it.
@@ -81,17 +88,19 @@ def cells_of(index: int, row: InputRow, record: dict, of_input: list[str]) -> li
         response = record["attempts"][-1]["response"]
     cells += [
         record["answer"],
-        rounded_confidence(record),
+        rounded_confidence(record, used),
         is_valid,
         record["reason"],
         response,
     ]
+    if used:
+        cells.append(is_unsure(record, used))
     return cells
 
 
-def rounded_confidence(record: dict) -> float | None:
+def rounded_confidence(record: dict, used: Used | None) -> float | None:
     """The confidence of a row as files show it."""
-    found = confidence(record["log_confidence"])
+    found = confidence_of(record, used)
     return None if found is None else round(found, DIGITS)
 
 

@@ -12,10 +12,17 @@ from distill.cli import check_writable
 from distill.labels.inputs import Inputs, scan_inputs
 from distill.labels.journal import Journal
 from distill.labels.replicas import connect, label_on_replicas
-from distill.locks import OutputLock
+from distill.locks import OutputLock, open_journal, own_journal
+from distill.next_step import manifest_of
 from distill.old_values import first_difference
-from distill.outputs import beside, check_apart
+from distill.outputs import beside, check_apart, parse
 from distill.prediction.asking import record_predictions
+from distill.prediction.calibrated import (
+    Used,
+    find_calibration,
+    same_calibration,
+    say_calibration,
+)
 from distill.prediction.choices import Choices
 from distill.prediction.console import say_start, warn_of_lost_columns
 from distill.prediction.engine import FLAG, Plan, Started, StudentWork, plan_student
@@ -33,6 +40,10 @@ MARK_TEXT = (
 )
 # of an output that no run is known to have finished
 UNKNOWN = "no manifest says how it was made; --overwrite replaces it"
+OTHERWISE_CALIBRATED = (
+    "written with another calibration, or without one; remove it, and the same command writes it "
+    "anew from its journal"
+)
 # what differs between a journal and the run that would continue it, in words, by the header's key
 DIFFERENCES = {
     "model": "another base model",
@@ -71,6 +82,7 @@ class Run:
     inputs: Inputs
     columns: list[str]  # of the input file
     journal: PredictionJournal
+    calibration: Used | None  # of the confidence
     missing: np.ndarray  # which inputs are to be asked
     finished: bool  # the output is there and stays, so that nothing is to be done
 
@@ -92,12 +104,34 @@ class Run:
         return found
 
 
-def header_of(choices: Choices, student: Student, inputs: Inputs) -> dict:
-    """What decides the answers, as the journal's header has it."""
+def begun_with_commit(output: Path) -> str | None:
+    """The commit of a student on the hub with which a run was begun that wrote to `output`.
+
+    None where there was no such run: one that had an adapter is not told by its commit.
+    """
+    begun = {}
+    with open_journal(own_journal(output)) as file:
+        for line in file:
+            record = parse(line)
+            if record and "run" in record:
+                begun = {**record["run"], "commit": record.get("commit")}
+                break
+    begun = begun or manifest_of(str(output))
+    commit = begun.get("commit")
+    return commit if commit == begun.get("student") else None
+
+
+def header_of(
+    choices: Choices, student: Student, inputs: Inputs, begun_with: str | None = None
+) -> dict:
+    """What decides the answers, as the journal's header has it.
+
+    `begun_with` is the commit with which an earlier call has begun, of a student on the hub.
+    """
     return {
         "model": student.model,
         "revision": student.revision,
-        "student": student.identity(),
+        "student": student.identity(begun_with),
         "base": student.base_identity(),
         # None, as in an older journal: an engine of ours
         "server": student.server.host if student.server else None,
@@ -118,15 +152,22 @@ def begin(choices: Choices, at_end: contextlib.ExitStack) -> Run:
     output = Path(choices.output_file)
     check_ending(output)
     student = find_student(choices)
+    calibration = find_calibration(choices, student)
     check_writable(output)
     check_apart(output, choices.input_file, student.task_file)
+    if calibration:
+        check_apart(output, calibration.file)
     at_end.enter_context(OutputLock(output))
     stays = output.exists() and not choices.overwrite
     finished = stays and beside(output, "manifest.json").exists()
     if finished and not choices.skip_finished:
+        if not same_calibration(choices.output_file, calibration):
+            raise ValueError(f"{output}: is finished and was {OTHERWISE_CALIBRATED}")
         raise ValueError(f"{output}: exists and is finished; --overwrite replaces it")
     inputs = scan_inputs(choices.input_file, choices.limit, choices.columns)
-    journal = PredictionJournal(output, header_of(choices, student, inputs), inputs)
+    begun_with = None if choices.overwrite else begun_with_commit(output)
+    header = header_of(choices, student, inputs, begun_with)
+    journal = PredictionJournal(output, header, inputs)
     journal.open(choices.overwrite)
     missing = journal.missing()
     # a run that was killed before it wrote the manifest has all answers in its journal, from which
@@ -136,7 +177,8 @@ def begin(choices: Choices, at_end: contextlib.ExitStack) -> Run:
     columns = columns_of(inputs)
     if not finished:
         warn_of_lost_columns(choices.input_file)
-    return Run(choices, student, inputs, columns, journal, missing, finished)
+        say_calibration(calibration)
+    return Run(choices, student, inputs, columns, journal, calibration, missing, finished)
 
 
 def plan_run(run: Run) -> Plan:

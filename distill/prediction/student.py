@@ -33,11 +33,20 @@ class Student:
     task: Task
     server: Server | None = None  # that has it; None: an engine of ours
 
-    def identity(self) -> str:
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether it is a model on the hub and nothing else, which its commit tells from others."""
+        is_model = not self.server and not self.adapter
+        return is_model and not Path(self.model).expanduser().is_dir()
+
+    def identity(self, begun_with: str | None = None) -> str:
         """What tells this student from one that was trained again in the same place.
 
-        Of one behind a URL nobody sees that, so it is its name.
+        Of one behind a URL nobody sees that, so it is its name. Of one on the hub it is its commit,
+        that with which a run was begun where its branch has moved since.
         """
+        if begun_with and self.is_on_hub:
+            return begun_with
         if self.server:
             return self.model
         if self.adapter:

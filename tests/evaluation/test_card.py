@@ -7,6 +7,7 @@ from distill.card import model_card
 from distill.card_figures import (
     ACCURACY,
     AGREEMENT,
+    CASCADE_ACCURACY,
     CHRF,
     EXACT_MATCH,
     FIELD_ACCURACY,
@@ -17,6 +18,7 @@ from distill.card_figures import (
 from distill.card_figures import TOKENS as PER_REQUEST
 from distill.evaluation.card import add_to_card, figures_of
 from distill.evaluation.scores import Prices, measure
+from distill.evaluation.systems import CASCADE
 
 GOLD = ["en", "de", "fr", "de"]
 TOKENS = {"prompt_tokens": [10] * 4, "cached_tokens": [4] * 4, "output_tokens": [2] * 4}
@@ -114,6 +116,26 @@ def test_the_adapters_card_gets_them(adapter, caplog):
     )
     assert [path.name for path in adapter.iterdir()] == ["README.md"]
     assert caplog.messages == []
+
+
+def test_what_student_and_teacher_give_together_has_a_figure_and_a_sentence(adapter):
+    metrics = metrics_of("teacher", "student")
+    add_to_card(str(adapter), metrics)
+    alone = (adapter / "README.md").read_text()
+    metrics["systems"][CASCADE] = {"accuracy": 1.0}
+    metrics[CASCADE] = {"share": 0.25, "temperature": 1.23456, "threshold": 0.8312345678}
+    for _ in range(2):  # what a card holds already is read again
+        add_to_card(str(adapter), metrics)
+    card = ModelCard.load(adapter / "README.md")
+    [figure] = [one for one in card.data.eval_results if one.metric_name == CASCADE_ACCURACY]
+    assert (figure.metric_type, figure.metric_value) == ("accuracy", 1.0)
+    about = {"handed_over": 0.25, "temperature": 1.2346, "threshold": 0.831235}
+    assert figure.metric_args == about
+    assert card.text.count("With the teacher's answer where the student is unsure 100.0 % of") == 1
+    assert "over are then 25.0 % of the requests: those with a confidence below 0.8312" in card.text
+    assert "at a temperature of 1.235." in card.text
+    add_to_card(str(adapter), metrics_of("teacher", "student"))  # without a calibration
+    assert (adapter / "README.md").read_text() == alone
 
 
 def test_without_the_student_nothing_is_touched(adapter):

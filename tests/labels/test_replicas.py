@@ -81,11 +81,32 @@ def on_one_engine(pair, tmp_path_factory):
     return output
 
 
+def earlier_round(of, output, rows, **changed):
+    """Put a journal beside `output` as of an earlier round: another's first rows and its header.
+
+    `changed` is what the header says otherwise.
+    """
+    first, *records = of.with_name(f"{of.name}.trace.jsonl").read_text().splitlines(keepends=True)
+    header = {"run": {**json.loads(first)["run"], **changed}}
+    lines = [json.dumps(header) + "\n", *records[:rows]]
+    output.with_name(f"{output.name}.trace.jsonl").write_text("".join(lines))
+
+
+def was_begun(output):
+    """Whether a round has decided a row that keeps none of the answers before it."""
+    kept = output.with_name(f"{output.name}.previous-1.jsonl")
+    return kept.exists() and 0 < len(trace(output)) < ROWS
+
+
 @pytest.mark.slow
 def test_a_replica_is_killed_and_nothing_is_lost(on_one_engine, tmp_path):
-    """The only one, so that another must take its place; below, the other one of two finishes."""
+    """The only one, so that another must take its place; below, the other one of two finishes.
+
+    After a round with another temperature, none of whose answers holds.
+    """
     output = tmp_path / "out.jsonl"
-    flags = label_flags(output, *ON_CPU, "--num_replicas", 1)
+    earlier_round(on_one_engine, output, ROWS, temperature=0.6)
+    flags = label_flags(output, *ON_CPU, "--num_replicas", 1, "--reuse", "changed")
     command = [sys.executable, ROOT / "create_data.py", *flags]
     with open(tmp_path / "log.txt", "w") as log:
         # the engines in processes of their own, as on GPUs, which must end with their replica
@@ -94,7 +115,8 @@ def test_a_replica_is_killed_and_nothing_is_lost(on_one_engine, tmp_path):
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=log, text=True, cwd="/", env=environment
         )
-        while not trace(output) and process.poll() is None:
+        # the round before has left its journal until this one may begin
+        while not was_begun(output) and process.poll() is None:
             time.sleep(0.1)
         tree = descendants(process)
         [victim] = replicas_of(process)
@@ -115,17 +137,22 @@ def test_a_replica_is_killed_and_nothing_is_lost(on_one_engine, tmp_path):
         assert read_jsonl(output.with_name(name)) == read_jsonl(on_one_engine.with_name(name)), (
             ending
         )
+    summary = json.loads(out.splitlines()[-1])
+    assert (summary["compared"], summary["changed"]) == (ROWS, 0)
     assert_gone(tree)
 
 
 @pytest.mark.slow
 def test_stopped_by_ctrl_c_and_resumed_on_one_engine(on_one_engine, tmp_path):
+    """After a round with fewer inputs, whose answers hold."""
     output = tmp_path / "out.jsonl"
-    command = [sys.executable, ROOT / "create_data.py", *label_flags(output, *ON_CPU)]
+    earlier_round(on_one_engine, output, 40, inputs="others")
+    flags = label_flags(output, *ON_CPU, "--reuse", "same")
+    command = [sys.executable, ROOT / "create_data.py", *flags]
     process = subprocess.Popen(
         [str(c) for c in command], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    while not trace(output) and process.poll() is None:
+    while len(trace(output)) <= 40 and process.poll() is None:
         time.sleep(0.1)
     tree = descendants(process)
     assert len(replicas_of(process)) == 2
@@ -133,7 +160,7 @@ def test_stopped_by_ctrl_c_and_resumed_on_one_engine(on_one_engine, tmp_path):
     assert process.wait(ENDS) == 130
     assert_gone(tree)
     kept = trace(output)
-    assert 0 < len(kept) < ROWS and not output.exists()
+    assert 40 < len(kept) < ROWS and not output.exists()
     summary = last_json(python("create_data.py", *label_flags(output)))
     assert summary["asked"] == ROWS - len(kept) and trace(output)[: len(kept)] == kept
     assert read_jsonl(output) == read_jsonl(on_one_engine)

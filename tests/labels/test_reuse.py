@@ -3,6 +3,7 @@ is lost.
 """
 
 import json
+import logging
 import threading
 from contextlib import ExitStack
 
@@ -186,6 +187,54 @@ def test_shards_that_start_at_once_take_turns(rounds, monkeypatch):
     assert rounds.files() == [*FINISHED, JOURNAL]
     records = [row for row in read_jsonl(rounds.folder / JOURNAL) if "index" in row]
     assert [row["index"] for row in records] == [0, 1]
+
+
+class Heard(logging.Handler):
+    """Sets an event when some words are logged."""
+
+    def __init__(self, words):
+        super().__init__()
+        self.words = words
+        self.event = threading.Event()
+
+    def emit(self, record):
+        if self.words in record.getMessage():
+            self.event.set()
+
+
+@pytest.fixture
+def waits(caplog):
+    """Set when step 1 says that it waits."""
+    caplog.set_level("INFO")
+    handler = Heard("waits for another run")
+    logging.getLogger("create_data").addHandler(handler)
+    yield handler.event
+    logging.getLogger("create_data").removeHandler(handler)
+
+
+def test_a_shard_waits_as_long_as_another_makes_the_journals_theirs(rounds, waits, monkeypatch):
+    """Which takes minutes where they are large; for any other run it waits for a while."""
+    monkeypatch.setattr(reuse, "TURN_WITHIN", 0.0)
+    monkeypatch.setattr(reuse, "LOOK_EVERY", 0.001)
+    rounds.write_inputs("a", "b", "c")
+    choices = rounds.choices("--reuse", "same", "--shard", "1/2")
+    refused = pytest.raises(ValueError, match="another run is writing it")
+    with OutputLock(rounds.output), ExitStack() as at_end, refused:
+        begin(choices, at_end)
+    assert not waits.is_set()
+    found = []
+
+    def shard():
+        with ExitStack() as at_end:
+            found.append(begin(choices, at_end).asked)
+
+    thread = threading.Thread(target=shard)
+    with OutputLock(rounds.output):
+        (rounds.folder / f"{JOURNAL}.tmp").write_text('{"run"')
+        thread.start()
+        assert waits.wait(60) and not found
+    thread.join()
+    assert found == [1] and rounds.files() == [*FINISHED, JOURNAL]
 
 
 OTHERS = {

@@ -2,72 +2,27 @@
 model.
 """
 
-import contextlib
-import csv
 import json
 from collections import Counter
 
 import pytest
 
 import predict
-from distill.prediction.asking import Predicting, record_predictions
-from distill.prediction.results import leave_finished, write_results
-from distill.prediction.run import begin
+from distill.labels.inputs import scan_inputs
+from distill.prediction.run import header_of
+from distill.prediction.student import find_student
 from distill.teacher.base import TeacherEnded
+from helpers import fails, last_json, python
+from hub_cache import commit_of, make_hub_cache
 from list_student import ListStudent
+from predictions import ANSWERS, TASK, choices, last_line, make_folder, rows, run_once
 from table_files import as_parquet
-
-TASK = '{"prompt": "?", "labels": ["a", "b"]}'
-INPUTS = (
-    "nr,text,n\n007,one,NA\n008,two,1\n009,one,\n010,three,\n011," + "x" * 60 + ",\n012,four,\n"
-)
-ANSWERS = {
-    "one": ("a", "stop", 0.9),
-    "two": ("B", "stop", 0.5),
-    "three": ("c", "stop", 0.25),
-    "four": ("a a a", "length", 0.1),
-}
 
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "merged").mkdir()
-    (tmp_path / "merged" / "config.json").write_text("{}")
-    (tmp_path / "task.yaml").write_text(TASK)
-    (tmp_path / "in.csv").write_text(INPUTS)
+    make_folder(tmp_path)
     return tmp_path
-
-
-def choices(folder, *flags, output="out.csv"):
-    common = ["--adapter", "", "--model_name", folder / "merged", "--task", folder / "task.yaml"]
-    common += ["--input_file", folder / "in.csv", "--output_file", folder / output]
-    common += ["--text_column", "text", "--id_column", "nr", "--min_success_rate", 0.4]
-    return predict.parse_args([str(word) for word in [*common, *flags]])
-
-
-def run_once(chosen, student):
-    """What predict.py does around its engine; returns the exit code."""
-    with contextlib.ExitStack() as at_end:
-        run = begin(chosen, at_end)
-        if run.finished:
-            return leave_finished(run)
-        if chosen.overwrite:
-            run.journal.clear()
-        if run.asked:
-            run.journal.start()
-            decided = Predicting(student, run.student.task, chosen.max_tokens)
-            rows = decided.label(run.inputs.read(run.missing))
-            record_predictions(rows, run.journal, run.asked, 0)
-        return write_results(run, None, "a merged copy", 1.0)
-
-
-def rows(path):
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def last_line(capsys):
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
 def test_every_row_is_in_the_output_and_equal_ones_are_asked_once(folder, capsys):
@@ -91,8 +46,8 @@ def test_every_row_is_in_the_output_and_equal_ones_are_asked_once(folder, capsys
     assert manifest["success_rate"] == 0.5 and manifest["labels"] == ["a", "b"]
     line = last_line(capsys)
     assert line["rejected"] == 3 and line["output_tokens"] == 7
-    # 15 input tokens of which 3 each were cached, at no price, and 7 of output
-    assert line["cost"] == pytest.approx(((15 - 12) * 100 + 7) / 1e6)
+    # 15 input tokens, of which cached ones cost as much as others, and 7 of output
+    assert line["cost"] == pytest.approx((15 * 100 + 7) / 1e6)
 
 
 @pytest.mark.parametrize("ends_after", [0, 1, 3])
@@ -270,3 +225,35 @@ def test_a_schemas_answers_are_json(folder):
 def test_prices_of_replicas_are_those_of_all_their_gpus(folder):
     prices = choices(folder, "--gpu_price_per_hour", 3.6, "--num_replicas", 4).prices
     assert prices.of_system("student", {"rows_per_second": 1000}) == pytest.approx(4.0)
+
+
+def test_a_student_on_the_hub_goes_on_with_its_commit(folder):
+    """Whose branch has moved meanwhile."""
+    (folder / "in.csv").write_text("nr,text\n1,one\n")
+    flags = ["--adapter", "", "--model_name", "team/student", "--task", folder / "task.yaml"]
+    flags += ["--input_file", folder / "in.csv", "--output_file", folder / "out.csv"]
+    flags += ["--text_column", "text"]
+    chosen = predict.parse_args([str(word) for word in flags])
+    inputs = scan_inputs(chosen.input_file, 0, chosen.columns)
+    begun = commit_of("v1")
+    header = {"run": header_of(chosen, find_student(chosen), inputs, begun), "commit": begun}
+    attempt = {"response": "a", "prompt_tokens": 3, "cached_tokens": 0, "output_tokens": 2}
+    record = {"index": 0, "hash": inputs.hash(0), "answer": "a", "reason": None}
+    record.update(log_confidence=-0.1, seconds=1.0, attempts=[attempt])
+    journal = folder / "out.csv.trace.jsonl"
+    journal.write_text(f"{json.dumps(header)}\n{json.dumps(record)}\n")
+    merged = folder / "merged"
+    cache = make_hub_cache(folder / "hub", "team/student", {"v1": merged, "main": merged})
+    assert last_json(python("predict.py", *flags, env=cache))["asked"] == 0
+    manifest = json.loads((folder / "out.csv.manifest.json").read_text())
+    assert (manifest["student"], manifest["commit"]) == (begun, begun)
+    skipped = python("predict.py", *flags, "--skip_finished", env=cache)
+    assert last_json(skipped)["skipped"] is True
+    (folder / "out.csv").unlink()
+    said = fails("predict.py", *flags, "--revision", "v1", env=cache)
+    assert "made with another revision of the model; --overwrite" in said
+    # an adapter on the same base is another student, whatever its commit is
+    header["run"]["student"] = "f" * 64
+    journal.write_text(f"{json.dumps(header)}\n{json.dumps(record)}\n")
+    (folder / "out.csv.manifest.json").unlink()
+    assert "another student" in fails("predict.py", *flags, env=cache)
