@@ -10,6 +10,7 @@ from chat_rows import chat, write
 from distill.calibration import CALIBRATION_ROWS
 from distill.old_values import Difference
 from distill.training.calibration_rows import set_apart
+from distill.training.recipe import ScriptArguments
 from distill.training.same_run import in_words
 from distill.training.train_files import (
     SHOWN,
@@ -65,6 +66,12 @@ def test_files_that_are_not_there_or_come_twice_are_refused(files, tmp_path):
         with pytest.raises(ValueError) as refused:
             named_files(wrong)
         assert said in str(refused.value)
+
+
+def test_a_yaml_file_may_hold_a_list_of_them(small, files):
+    """In --config."""
+    script = ScriptArguments(model_name=str(small / "base"), train_file=list(files))
+    assert script.train_file == ",".join(files)
 
 
 def test_rows_of_two_files_that_contradict_each_other_are_refused_with_both_sources(files):
