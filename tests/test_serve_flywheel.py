@@ -1,19 +1,111 @@
-"""The flywheel of docs/cascade.md: what one adapter hands over, the next one learns.
+"""The flywheel of docs/cascade.md: what one adapter hands over, the next one has learned.
 
-The commands are those of the document, with the tiny pair on real servers.
+The commands are those of the document, with the tiny pair on vLLM's servers.
 """
 
 import json
+import re
+import shlex
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import pytest
 
 from cascade_server import cascade
-from helpers import ROOT, SENTENCES, STUDENT, TEACHER, last_json, python, read_jsonl, run
+from helpers import ROOT, SENTENCES, STUDENT, TEACHER, last_json, python, read_jsonl
 from vllm_server import server
 
+PAGE = ROOT / "docs" / "cascade.md"
 GOLD = ROOT / "example-data" / "multilingual_gold.jsonl"
+TASK = ROOT / "example-data" / "language_classification.yaml"
+TINY = ["--config", ROOT / "configs" / "tiny.yaml"]
+# Sentences by their lines: those that were labelled first, of the round (some of which were
+# labelled), of the report in between, and those that neither student has seen.
+LABELLED = slice(0, 300)
+ROUND = slice(270, 1200)
+REPORT = slice(1400, 1500)
+OTHERS = slice(1500, 1900)
+AT_ONCE = 16  # clients
+
+
+def documented(section):
+    """The commands of a section of the page, each as words."""
+    text = PAGE.read_text("utf-8").partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    lines = []
+    for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
+        lines += block.replace("\\\n", " ").splitlines()
+    return [shlex.split(line) for line in lines]
+
+
+@dataclass
+class Flywheel:
+    """The names of the page, and what stands for them here."""
+
+    folder: object
+    names: dict
+
+    def words(self, command):
+        """The words behind the script's name, as they are typed here."""
+        found = []
+        for word in command[2:]:
+            here = re.sub(r"\b(data|models)/", f"{self.folder}/", word)
+            found.append(str(self.names.get(word, here)))
+        return found
+
+    def train(self, command):
+        """The same as train_trl.sh, which only replaces itself by the script."""
+        student, adapter, rows, *flags = self.words(command)
+        names = ["--model_name", student, "--output_dir", adapter, "--train_file", rows]
+        return python("train_sft_trl.py", *names, *flags, *TINY)
+
+    def serve(self, log, command):
+        """serve.py, with what the tiny teacher needs."""
+        return cascade(self.folder / log, *self.words(command), "--max_tokens", 128)
+
+
+def ask_all(served, texts):
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return [reply.parse() for reply in pool.map(served.ask, texts)]
+
+
+def handed_over(replies):
+    """The share of the requests that the teacher was asked for."""
+    return sum(reply.cascade["handed_over"] for reply in replies) / len(replies)
+
+
+def right(replies):
+    """The share of the answers to OTHERS that are gold's, whoever answered."""
+    gold = [row["messages"][-1]["content"] for row in read_jsonl(GOLD)[OTHERS]]
+    found = [reply.choices[0].message.content for reply in replies]
+    return sum(one == other for one, other in zip(found, gold, strict=True)) / len(gold)
+
+
+def first_adapter(flywheel, lines, teacher):
+    """Trained on few rows of the teacher's server."""
+    inputs = flywheel.folder / "in.txt"
+    inputs.write_text("".join(f"{line}\n" for line in lines[LABELLED]), encoding="utf-8")
+    labels = flywheel.folder / "labels.jsonl"
+    flags = ["--input_file", inputs, "--output_file", labels, "--max_tokens", 128]
+    flags += ["--teacher_url", teacher.base_url, "--model_name", "teacher"]
+    python("create_data.py", *flags, "--teacher_tokenizer", TEACHER)
+    flags = ["--model_name", STUDENT, "--train_file", labels, "--calibration_fraction", 0.3]
+    python("train_sft_trl.py", *flags, "--output_dir", flywheel.folder / "first", *TINY)
+    merging = ["--output_dir", flywheel.folder / "first-merged"]
+    python("merge_adapter.py", "--adapter", flywheel.folder / "first", *merging)
+
+
+def calibrate(flywheel, student):
+    """Step 3 on the student's server: a fifth of the calibration rows goes to the teacher."""
+    adapter = flywheel.folder / "first"
+    test_file = flywheel.folder / "test.jsonl"
+    rows = GOLD.read_text("utf-8").splitlines(keepends=True)[REPORT]
+    test_file.write_text("".join(rows), encoding="utf-8")
+    flags = ["--systems", "student", "--adapter", adapter, "--student_model", STUDENT]
+    flags += ["--student_url", student.base_url, "--test_file", test_file, "--latency_rows", 1]
+    flags += ["--student_tokenizer", flywheel.folder / "first-merged", "--hand_over", 0.2]
+    python("evaluate.py", *flags, "--calibration_file", adapter / "calibration.jsonl")
+    return json.loads((adapter / "calibration.json").read_text())
 
 
 class Stopwatch:
@@ -26,94 +118,50 @@ class Stopwatch:
         self.t = now
 
 
-def ask_all(served, texts):
-    with ThreadPoolExecutor(16) as pool:
-        return [reply.parse() for reply in pool.map(served.ask, texts)]
-
-
-def share(replies):
-    return sum(reply.cascade["handed_over"] for reply in replies) / len(replies)
-
-
-def answers(replies):
-    return [reply.choices[0].message.content for reply in replies]
-
-
 @pytest.mark.slow
-def test_what_was_handed_over_is_learned(pair, tmp_path):
+def test_what_is_handed_over_is_learned(pair, tmp_path):
     watch = Stopwatch()
+    collecting, training, merging, comparing = documented("The flywheel")
     lines = SENTENCES.read_text(encoding="utf-8").splitlines()
-    gold = [row["messages"][1]["content"] for row in read_jsonl(GOLD)]
-    first_texts, users, others = lines[:300], lines[270:1200], lines[1500:1900]
-    right = gold[1500:1900]
-    (tmp_path / "in.txt").write_text("\n".join(first_texts) + "\n", encoding="utf-8")
-    labels = tmp_path / "labels.jsonl"
-    handed = tmp_path / "handed_over.jsonl"
-    tiny = ["--config", ROOT / "configs" / "tiny.yaml", "--calibration_fraction", 0.2]
-    serving = ["--served-model-name", "teacher", "--reasoning-parser", "qwen3"]
-    with server(tmp_path / "teacher.log", TEACHER, *serving) as teacher:
-        watch("teacher server")
-        at = ["--teacher_url", teacher.base_url, "--teacher_tokenizer", TEACHER]
-        flags = ["--model_name", "teacher", "--input_file", tmp_path / "in.txt"]
-        flags += ["--max_tokens", 128, "--output_file", labels]
-        print(last_json(python("create_data.py", *flags, *at)))
-        watch("label")
-        first = tmp_path / "first"
-        p = run("bash", ROOT / "train_trl.sh", STUDENT, first, labels, *tiny)
-        print(p.stderr[-1500:])
-        watch("train")
-        merge = ["--adapter", first, "--output_dir", tmp_path / "merged-1"]
-        python("merge_adapter.py", *merge)
-        watch("merge")
-        url = ["--teacher_url", teacher.base_url, "--teacher_name", "teacher"]
-        url += ["--teacher_tokenizer", TEACHER, "--max_tokens", 128]
-        with server(
-            tmp_path / "s1.log", tmp_path / "merged-1", "--served-model-name", "student"
-        ) as student:
-            watch("student server")
-            (tmp_path / "test.jsonl").write_text(
-                "\n".join(GOLD.read_text().splitlines()[1900:2000]) + "\n"
-            )
-            flags = ["--systems", "student", "--adapter", first, "--student_model", STUDENT]
-            flags += ["--student_url", student.base_url, "--student_name", "student"]
-            flags += ["--student_tokenizer", tmp_path / "merged-1", "--hand_over", 0.2]
-            flags += ["--test_file", tmp_path / "test.jsonl", "--latency_rows", 1]
-            print(python("evaluate.py", *flags).stderr)
-            watch("evaluate")
-            calibration = json.loads((first / "calibration.json").read_text())
-            asks = ["--student_url", student.base_url, "--student_name", "student"]
-            asks += ["--student_tokenizer", tmp_path / "merged-1", "--adapter", first]
-            with cascade(tmp_path / "c1.log", *url, *asks, "--handed_over_file", handed) as served:
+    names = {"MODEL": STUDENT, "TEACHER": TEACHER, "TASK.yaml": TASK}
+    flywheel = Flywheel(tmp_path, names)
+    thinking = ["--served-model-name", "teacher", "--reasoning-parser", "qwen3"]
+    with server(tmp_path / "teacher.log", TEACHER, *thinking) as teacher:
+        names["TEACHER_URL"] = teacher.base_url
+        watch("teacher")
+        first_adapter(flywheel, lines, teacher)
+        watch("first_adapter")
+        named = ["--served-model-name", "student"]
+        with server(tmp_path / "first.log", tmp_path / "first-merged", *named) as student:
+            names["STUDENT_URL"] = student.base_url
+            watch("server")
+            calibration = calibrate(flywheel, student)
+            watch("calibrate")
+            with flywheel.serve("collecting.log", collecting) as served:
                 watch("serve")
-                round_1 = ask_all(served, [*users, *users[:50]])
-                print("handed over", share(round_1), len(read_jsonl(handed)))
+                ask_all(served, [*lines[ROUND], *lines[ROUND][:100]])
                 watch("round")
-                second = tmp_path / "second"
-                both = f"{labels},{handed}"
-                more = ["--init_adapter", first, "--on_conflict", "last"]
-                p = run("bash", ROOT / "train_trl.sh", STUDENT, second, both, *more, *tiny)
-                print(p.stderr[-2500:])
-                watch("train 2")
-                before = ask_all(served, others)
+                collected = read_jsonl(tmp_path / "handed_over.jsonl")
+                result = flywheel.train(training)
+                watch("train")
+                before = ask_all(served, lines[OTHERS])
                 watch("others")
-        python("merge_adapter.py", "--adapter", second, "--output_dir", tmp_path / "merged-2")
-        with server(
-            tmp_path / "s2.log", tmp_path / "merged-2", "--served-model-name", "student"
-        ) as student:
-            watch("student server 2")
-            asks = ["--student_url", student.base_url, "--student_name", "student"]
-            asks += ["--student_tokenizer", tmp_path / "merged-2"]
-            asks += ["--temperature", calibration["temperature"]]
-            asks += ["--threshold", calibration["threshold"]]
-            with cascade(tmp_path / "c2.log", *url, *asks) as served:
-                after = ask_all(served, others)
-                watch("others 2")
+        flywheel_words = flywheel.words(merging)
+        python("merge_adapter.py", *flywheel_words)
+        names["TEMPERATURE"] = calibration["temperature"]
+        names["THRESHOLD"] = calibration["threshold"]
+        watch("merge")
+        with server(tmp_path / "second.log", tmp_path / "second-merged", *named) as student:
+            names["STUDENT_URL"] = student.base_url
+            watch("server")
+            with flywheel.serve("comparing.log", comparing) as served:
+                after = ask_all(served, lines[OTHERS])
+                watch("others")
+    inputs = [row["messages"][0]["content"] for row in collected]
+    assert len(set(inputs)) == len(inputs)
+    print(result.stderr)
+    print(calibration["threshold"], calibration["temperature"], calibration["rows"])
+    print(len(collected), last_json(result))
     for replies in (before, after):
-        found = answers(replies)
-        print(
-            share(replies),
-            sum(a == b for a, b in zip(found, right)) / len(right),
-            sum(a == b for a, b, r in zip(found, right, replies) if not r.cascade["handed_over"])
-            / sum(not r.cascade["handed_over"] for r in replies),
-        )
+        print(f"{handed_over(replies):.3f} handed over, {right(replies):.3f} right")
     assert 0
