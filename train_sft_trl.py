@@ -36,12 +36,19 @@ from distill.training.build import make_trainer
 from distill.training.calibration_rows import write_rows
 from distill.training.checkpoints import steps_of
 from distill.training.checks import Checked, check_run
-from distill.training.console import say_calibration, say_next, say_sizes, say_start
+from distill.training.console import (
+    say_calibration,
+    say_files,
+    say_next,
+    say_sizes,
+    say_start,
+)
 from distill.training.hub import PushError, push
 from distill.training.recipe import ScriptArguments
 from distill.training.results import sizes_of, summary_of, write_results
 from distill.training.rows import warn_about_rows
 from distill.training.run_directory import is_finished
+from distill.training.train_files import file_with_task
 
 log = logging.getLogger("train_sft_trl")
 
@@ -86,10 +93,10 @@ def train(script, args, checked: Checked) -> int:
     """Train, and write and push what came of it; returns the exit code."""
     is_main = args.process_index == 0
     if is_main:
-        rows = len(checked.rows)
-        say_start(script.train_file, rows, script.model_name, args.output_dir, args.world_size)
+        say_start(checked.counts, script.model_name, args.output_dir, args.world_size)
+        say_files(checked.counts, checked.settled, script.on_conflict)
         calibration = checked.calibration
-        say_calibration(calibration, script.train_file, args.output_dir, script.init_adapter)
+        say_calibration(calibration, checked.files(), args.output_dir, script.init_adapter)
         write_rows(Path(args.output_dir), calibration)
         if checked.few_rows:
             log.info(checked.few_rows)
@@ -157,7 +164,7 @@ def finish(script, output_dir: Path, summary: dict, checked: Checked) -> int:
             print(f"train_sft_trl.py: {error}", file=sys.stderr)
             code = 1
     if code == 0:
-        say_next(str(output_dir), script.model_name, script.train_file)
+        say_next(str(output_dir), script.model_name, file_with_task(checked.files()))
     print(json.dumps(line))  # last, also where both streams go into one file
     return code
 

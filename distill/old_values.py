@@ -22,6 +22,7 @@ OLD_HEADER = {
 OLD_RUN = {
     "revision": None,  # main
     "calibration_fraction": 0.0,
+    "on_conflict": None,  # contradictory rows were a warning
     "commit": NOT_RECORDED,
     "eos_token": "None",  # --eos_token did nothing
     "probe_tokens": NOT_RECORDED,

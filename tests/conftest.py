@@ -51,6 +51,7 @@ LONGEST = [
     "test_engine.py",
     "test_hub.py",
     "test_create_data_url.py",
+    "test_serve_flywheel.py",
     "test_tickets.py",
 ]
 

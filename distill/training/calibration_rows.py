@@ -1,6 +1,6 @@
 """The rows that step 2 keeps away from training, so that step 3 can calibrate the student on them.
 
-Which they are follows from the train file, the share and the seed, through hashes alone: every
+Which they are follows from the train files, the share and the seed, through hashes alone: every
 process, and a run that goes on under another Python, keeps the same ones.
 """
 
@@ -11,26 +11,18 @@ from pathlib import Path
 from distill.calibration import CALIBRATION_ROWS
 from distill.chats import input_hash, read_chat
 from distill.files import Replacing
-from distill.same_text import comparable
 from distill.text_lines import text_lines
+from distill.training.train_files import LabelledRow
 
 FEWEST = 20  # of which the 5 % that step 3 hands over by default are one
-
-
-@dataclass(frozen=True)
-class LabelledRow:
-    """A row of the train file, without its tokens."""
-
-    number: int  # its line
-    asked: str  # input_hash() of the messages before the answer
-    answer: str
 
 
 @dataclass(frozen=True)
 class CalibrationRows:
     """What is kept away from training."""
 
-    lines: list[str] = field(default_factory=list)  # as they stand in the train file, with ends
+    rows: list[LabelledRow] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)  # as they stand in the train files, with ends
     # of them, those that were kept away from the training of --init_adapter too
     kept_before: int = 0
 
@@ -43,35 +35,21 @@ class CalibrationRows:
 
 
 def set_apart(
-    path: str, encoded: list[dict], fraction: float, seed: int, init_adapter: str | None
-) -> tuple[list[dict], CalibrationRows]:
-    """What is left to train on of `encoded`, and what is kept away.
+    rows: list[LabelledRow], fraction: float, seed: int, init_adapter: str | None
+) -> tuple[list[LabelledRow], CalibrationRows]:
+    """What is left to train on of the rows of all train files, and what is kept away.
 
-    `encoded` are all rows of the train file at `path`, in its order. Raises ValueError if too few
-    would be kept for a calibration, or none left.
+    Raises ValueError if too few would be kept for a calibration, or none left.
     """
     if not fraction:
-        return encoded, CalibrationRows()
-    rows = labelled_rows(path)
+        return rows, CalibrationRows()
     before = inputs_kept_before(init_adapter)
     chosen = choose_inputs(rows, fraction, seed, before)
     kept = [row for row in rows if row.asked in chosen]
     check_kept(fraction, len(kept), len(rows))
-    left = []
-    for row, tokens in zip(rows, encoded, strict=True):
-        if row.asked not in chosen:
-            left.append(tokens)
+    left = [row for row in rows if row.asked not in chosen]
     kept_before = sum(row.asked in before for row in kept)
-    return left, CalibrationRows(lines_of(path, kept), kept_before)
-
-
-def labelled_rows(path: str | Path) -> list[LabelledRow]:
-    """The rows of a chat JSONL; raises ValueError as read_chat()."""
-    rows = []
-    for number, messages in read_chat(path, last_role="assistant"):
-        *asked, answer = messages
-        rows.append(LabelledRow(number, input_hash(asked), comparable(answer["content"])))
-    return rows
+    return left, CalibrationRows(kept, lines_of(kept), kept_before)
 
 
 def inputs_kept_before(init_adapter: str | None) -> set[str]:
@@ -84,8 +62,16 @@ def inputs_kept_before(init_adapter: str | None) -> set[str]:
     adapter = Path(init_adapter)
     for folder in (adapter, adapter.parent):
         if (folder / CALIBRATION_ROWS).is_file():
-            return {row.asked for row in labelled_rows(folder / CALIBRATION_ROWS)}
+            return inputs_in(folder / CALIBRATION_ROWS)
     return set()
+
+
+def inputs_in(path: Path) -> set[str]:
+    """The inputs of a chat JSONL by input_hash(); raises ValueError as read_chat()."""
+    inputs = set()
+    for _, (*asked, _) in read_chat(path, last_role="assistant"):
+        inputs.add(input_hash(asked))
+    return inputs
 
 
 def choose_inputs(rows: list[LabelledRow], fraction: float, seed: int, first: set[str]) -> set[str]:
@@ -142,13 +128,16 @@ def check_kept(fraction: float, kept: int, rows: int) -> None:
         raise ValueError(f"{said}, and a calibration needs {FEWEST}; raise it, or leave it out")
 
 
-def lines_of(path: str, rows: list[LabelledRow]) -> list[str]:
-    """The lines of these rows as they stand in a file, each with its end."""
-    numbers = {row.number for row in rows}
+def lines_of(rows: list[LabelledRow]) -> list[str]:
+    """The lines of these rows as they stand in their files, each with its end."""
+    numbers = {}  # of each file
+    for row in rows:
+        numbers.setdefault(row.path, set()).add(row.number)
     lines = []
-    for number, line in text_lines(path):
-        if number in numbers:
-            lines.append(line if line.endswith("\n") else f"{line}\n")
+    for path, wanted in numbers.items():
+        for number, line in text_lines(path):
+            if number in wanted:
+                lines.append(line if line.endswith("\n") else f"{line}\n")
     return lines
 
 

@@ -27,7 +27,7 @@ from distill.training.init_adapter import check_init_adapter
 from distill.training.loading import check_fsdp, check_types, empty_model, fsdp_settings
 from distill.training.lock import lock_output
 from distill.training.lora import lora_of
-from distill.training.rows import check_fraction, load_rows
+from distill.training.rows import check_fraction, load_rows, load_some
 from distill.training.run_directory import (
     LAST,
     Takeover,
@@ -37,6 +37,15 @@ from distill.training.run_directory import (
     processes_of,
     recorded_run,
 )
+from distill.training.train_files import (
+    FileRows,
+    Settled,
+    counted,
+    file_with_task,
+    labelled_rows,
+    named_files,
+    settle,
+)
 
 
 @dataclass
@@ -45,14 +54,20 @@ class Checked:
 
     tokenizer: object
     rows: list[dict]  # input_ids and labels, without those that are kept for calibration
-    eval_rows: list[dict] | None
-    lora: LoraConfig
+    eval_rows: list[dict] | None = None
+    lora: LoraConfig | None = None
     # that a finished run is pushed to, in the process that does
     repository: Repository | None = None
     checkpoint: str | None = None  # to resume from
     few_rows: str = ""  # what there is to say of epochs and batch
     calibration: CalibrationRows = field(default_factory=CalibrationRows)
     task: dict[str, str] = field(default_factory=dict)  # of the rows, as results.json has it
+    counts: list[FileRows] = field(default_factory=list)  # rows by train file
+    settled: Settled | None = None  # what of them contradicts each other
+
+    def files(self) -> list[str]:
+        """The train files, which need not be there any more when training ends."""
+        return [each.path for each in self.counts]
 
 
 def check_run(script, args) -> Checked:
@@ -67,19 +82,18 @@ def check_run(script, args) -> Checked:
     revision = script.commit or "main"
     config = AutoConfig.from_pretrained(script.model_name, revision=revision)
     tokenizer = checked_tokenizer(script, args.eos_token)
-    rows, calibration = train_rows(script, args.max_length, args.seed, tokenizer)
-    task = task_of_rows(script.train_file)  # now: newer labels may lie there when training ends
+    checked = train_rows(script, args.max_length, args.seed, tokenizer)
+    rows = checked.rows
     stops = stop_tokens(eos_in_generation_config(script.model_name, config, revision), tokenizer)
     check_answer_end(script.model_name, tokenizer, stops, rows[0]["labels"][-1])
-    eval_rows = None
     if script.eval_file:
         first_sha256(script.eval_file)
-        eval_rows = load_rows(script.eval_file, tokenizer, args.max_length)
+        checked.eval_rows = load_rows(script.eval_file, tokenizer, args.max_length)
     empty = empty_model(config)
     lora = lora_of(script, empty)
+    checked.lora = lora
     if script.init_adapter:
         check_init_adapter(script, Path(args.output_dir), config, lora)
-    checked = Checked(tokenizer, rows, eval_rows, lora, task=task, calibration=calibration)
     takeover = Takeover(
         overwrite=script.overwrite,
         resume=args.resume_from_checkpoint or LAST,
@@ -91,7 +105,7 @@ def check_run(script, args) -> Checked:
     checked.few_rows = follow_rows(args, len(rows), processes_of(args.world_size), begun)
     check_sharding(empty, args)
     if args.parallel_mode != ParallelMode.DISTRIBUTED:  # a launch has been checked by one process
-        check_trainer(script, args, tokenizer, lora, empty, rows, eval_rows)
+        check_trainer(script, args, tokenizer, lora, empty, rows, checked.eval_rows)
     is_main = args.process_index == 0
     if args.push_to_hub and is_main:
         # before prepare_output deletes what --overwrite replaces
@@ -127,21 +141,30 @@ def checked_tokenizer(script, eos_token: str | None):
     return tokenizer
 
 
-def train_rows(
-    script, max_length: int | None, seed: int, tokenizer
-) -> tuple[list[dict], CalibrationRows]:
-    """The encoded rows of the train file, and those that are kept away from training.
+def train_rows(script, max_length: int | None, seed: int, tokenizer) -> Checked:
+    """The encoded rows of the train files, those that are kept away from training, and their task.
 
     The hashes of both go into run.json. Raises ValueError.
     """
-    first_sha256(script.train_file)
-    encoded = load_rows(script.train_file, tokenizer, max_length)
-    rows, calibration = set_apart(
-        script.train_file, encoded, script.calibration_fraction, seed, script.init_adapter
+    files = named_files(script.train_file)
+    for path in files:
+        first_sha256(path)
+    of_all = labelled_rows(files)
+    settled = settle(of_all, script.on_conflict)
+    left, calibration = set_apart(
+        settled.rows, script.calibration_fraction, seed, script.init_adapter
     )
     script.calibration_sha256 = calibration.sha256
-    check_fraction(script.eval_fraction, len(rows))
-    return rows, calibration
+    check_fraction(script.eval_fraction, len(left))
+    return Checked(
+        tokenizer,
+        load_some(of_all, left, tokenizer, max_length),
+        calibration=calibration,
+        # now: newer labels may lie there when training ends
+        task=task_of_rows(file_with_task(files)),
+        counts=counted(files, left),
+        settled=settled,
+    )
 
 
 def check_sharding(empty, args) -> None:

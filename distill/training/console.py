@@ -8,33 +8,50 @@ from distill.next_step import GOLD, TASK_FILE, evaluation_command
 from distill.training.calibration_rows import CalibrationRows
 from distill.training.lora import describe
 from distill.training.results import Sizes
+from distill.training.train_files import (
+    FileRows,
+    Settled,
+    by_file,
+    conflicts_said,
+    counted,
+    other_task,
+)
 
 log = logging.getLogger("train_sft_trl")
 FEW_STEPS = 100
 
 
-def say_start(train_file: str, rows: int, student: str, adapter: str, processes: int = 1) -> None:
+def say_start(rows: list[FileRows], student: str, adapter: str, processes: int = 1) -> None:
     """Say in one line on how many rows which student learns, and where its adapter goes."""
     together = f" on {processes} processes" if processes > 1 else ""
     log.info(
-        "train_sft_trl.py: %s rows of %s, student %s%s, adapter %s",
-        f"{rows:,}",
-        train_file,
+        "train_sft_trl.py: %s, student %s%s, adapter %s",
+        by_file(rows, "rows"),
         student,
         together,
         adapter,
     )
 
 
+def say_files(rows: list[FileRows], settled: Settled, on_conflict: str | None) -> None:
+    """Say what of the train files contradicts each other, is there twice, or has another task."""
+    for line in conflicts_said(settled, on_conflict):
+        log.info(line)
+    warning = other_task([each.path for each in rows])
+    if warning:
+        log.warning(warning)
+
+
 def say_calibration(
-    calibration: CalibrationRows, train_file: str, adapter: str, init_adapter: str | None
+    calibration: CalibrationRows, files: list[str], adapter: str, init_adapter: str | None
 ) -> None:
     """Say in one line how many rows are kept away from training, and where; nothing if none are."""
     kept = len(calibration.lines)
     if not kept:
         return
+    rows = [each for each in counted(files, calibration.rows) if each.rows]
     path = Path(adapter) / CALIBRATION_ROWS
-    log.info("%s more rows of %s are kept away from training, in %s", f"{kept:,}", train_file, path)
+    log.info("%s are kept away from training, in %s", by_file(rows, "more rows"), path)
     known = kept - calibration.kept_before
     if init_adapter and known:
         log.warning(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distill.cli import ADAPTER, LABELS, STUDENT, check_model
+from distill.training.train_files import BETWEEN, ON_CONFLICT, named_files
 
 # of Recipe, where neither a flag nor few_rows.py says otherwise
 EPOCHS = 1.0
@@ -28,7 +29,10 @@ class ScriptArguments:
     # and the student's tokens of a few texts
     commit: str | None = field(default=None, init=False)
     probe_tokens: dict | None = field(default=None, init=False)
-    train_file: str = flag(LABELS, "chat JSONL from create_data.py")
+    train_file: str = flag(LABELS, "chat JSONL from create_data.py; several with commas between")
+    on_conflict: str | None = flag(
+        None, "of rows that answer one input differently the last or first stays, or none (drop)"
+    )
     eval_file: str = flag("", "chat JSONL whose loss and exact answers are logged")
     eval_fraction: float = flag(0.0, "or this share of the train file, left out of training")
     calibration_fraction: float = flag(
@@ -75,10 +79,11 @@ class ScriptArguments:
                 f"--calibration_fraction {self.calibration_fraction}: a share of at least 0 and "
                 "below 1"
             )
-        if not Path(self.train_file).exists():
-            raise ValueError(
-                f"{self.train_file}: no such file; run create_data.py first or pass --train_file"
-            )
+        if isinstance(self.train_file, list):  # as YAML may have them
+            self.train_file = BETWEEN.join(map(str, self.train_file))
+        if self.on_conflict not in (None, *ON_CONFLICT):
+            raise ValueError(f"--on_conflict {self.on_conflict}: must be last, first or drop")
+        named_files(self.train_file)
         if self.init_adapter and not (Path(self.init_adapter) / "adapter_config.json").is_file():
             raise ValueError(
                 f"--init_adapter {self.init_adapter}: no adapter here (adapter_config.json is "

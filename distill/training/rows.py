@@ -3,10 +3,11 @@
 import logging
 from math import floor
 
-from distill.chats import read_chat
+from distill.input_files import unchanged_sha256
 from distill.progress import bar
 from distill.templates import TemplateProblem
 from distill.tokens import encode
+from distill.training.train_files import LabelledRow, read_rows
 
 log = logging.getLogger("train_sft_trl")
 
@@ -18,14 +19,8 @@ def load_rows(path: str, tokenizer, max_length: int | None) -> list[dict]:
     line, also for a row of more than `max_length` tokens (None: any).
     """
     rows = []
-    chats = read_chat(path, last_role="assistant")
     what = {"desc": "tokenising the rows", "unit": "row"}
-    for number, messages in bar(chats, later=True, of_first=True, **what):
-        if len(messages) < 2:
-            raise ValueError(
-                f"{path}:{number}: an answer without a question; "
-                "expected a user and an assistant message"
-            )
+    for number, messages in bar(read_rows(path), later=True, of_first=True, **what):
         try:
             row = encode(tokenizer, messages)
         except TemplateProblem as error:
@@ -38,9 +33,27 @@ def load_rows(path: str, tokenizer, max_length: int | None) -> list[dict]:
                 f"{path}:{number}: {length} tokens; raise --max_length or drop the row"
             )
         rows.append(row)
-    if not rows:
-        raise ValueError(f"{path}: no rows; run create_data.py first")
     return rows
+
+
+def load_some(
+    of_all: list[LabelledRow], wanted: list[LabelledRow], tokenizer, max_length: int | None
+) -> list[dict]:
+    """Encode the `wanted` rows `of_all` that the train files hold, in their order.
+
+    The others are encoded too: one that does not fit is refused, whatever becomes of it. Raises
+    ValueError as load_rows(), and for a file that has changed since its rows were read.
+    """
+    encoded = []
+    for path in dict.fromkeys(row.path for row in of_all):
+        encoded += load_rows(path, tokenizer, max_length)
+        unchanged_sha256(path)
+    places = {(row.path, row.number) for row in wanted}
+    found = []
+    for row, tokens in zip(of_all, encoded, strict=True):
+        if (row.path, row.number) in places:
+            found.append(tokens)
+    return found
 
 
 def warn_about_rows(rows: list[dict], eval_rows: list[dict] | None) -> None:

@@ -21,7 +21,13 @@ from distill.input_files import unchanged_sha256
 from distill.system import TO_LAUNCH
 from distill.training.checkpoints import checkpoints, last_checkpoint, newest_complete, steps_of
 from distill.training.lock import same_everywhere
-from distill.training.same_run import refuse_another_run, refuse_foreign, run_json_of
+from distill.training.same_run import (
+    BETWEEN_HASHES,
+    refuse_another_run,
+    refuse_foreign,
+    run_json_of,
+)
+from distill.training.train_files import named_files
 
 log = logging.getLogger("train_sft_trl")
 LAST = "last"  # of what to resume from: the last complete checkpoint
@@ -66,7 +72,7 @@ COMPARED = (
     "dataloader_drop_last",
     "eos_token",
 )
-# The train file counts by its contents, and the others do not change the result.
+# The train files count by their contents, and the others do not change the result.
 NOT_COMPARED = (
     "train_file",
     "overwrite",
@@ -137,7 +143,10 @@ def recorded_run(script, args) -> dict:
     elsewhere.
     """
     run = asdict(script)
-    run["train_sha256"] = same_everywhere(unchanged_sha256(script.train_file), script.train_file)
+    files = named_files(script.train_file)
+    train_sha256 = BETWEEN_HASHES.join(unchanged_sha256(path) for path in files)
+    # all at once: processes that have found another number of files must not wait for each other
+    run["train_sha256"] = same_everywhere(train_sha256, script.train_file)
     run["eval_sha256"] = None
     if script.eval_file:
         eval_sha256 = unchanged_sha256(script.eval_file)
@@ -150,6 +159,8 @@ def recorded_run(script, args) -> dict:
     # last, since what decides about these rows is the better reason to name
     del run["calibration_sha256"]
     run["calibration_sha256"] = same_everywhere(script.calibration_sha256, CALIBRATION_ROWS)
+    if len(files) > 1:  # so that a message can name them; their contents are compared
+        run["train_files"] = [Path(path).name for path in files]
     return run
 
 

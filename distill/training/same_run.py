@@ -15,18 +15,48 @@ IN_WORDS = {
     "init_adapter_identity": "another --init_adapter, or one of two without any",
 }
 SHOWN = 12  # characters of a hash
-# It may lie elsewhere by now; its identity is compared.
-NOT_COMPARED_PATHS = ("init_adapter",)
+BETWEEN_HASHES = ","  # of several train files, in their order
+# They may lie elsewhere by now; their identities are compared.
+NOT_COMPARED_PATHS = ("init_adapter", "train_files")
 
 
-def in_words(found: Difference) -> str:
-    """What a run was begun with, and what it would go on with."""
+def in_words(found: Difference, files: list[str] | None = None) -> str:
+    """What a run was begun with, and what it would go on with.
+
+    `files` are the names of the train files, if there are several.
+    """
     if found.key not in IN_WORDS:
         return f"begun with {found.key} {found.before}, now {found.now}"
+    what = IN_WORDS[found.key]
+    if found.key == "train_sha256" and files:
+        what = changed_files(hashes_of(found.before), hashes_of(found.now), files)
     values = ""
     if not isinstance(found.before, dict):  # token ids of several texts
-        values = f" ({str(found.before)[:SHOWN]}, now {str(found.now)[:SHOWN]})"
-    return f"begun with {IN_WORDS[found.key]}{values}"
+        values = f" ({shortened(found.before)}, now {shortened(found.now)})"
+    return f"begun with {what}{values}"
+
+
+def hashes_of(value) -> list[str]:
+    """Of each train file, as run.json holds them."""
+    return str(value).split(BETWEEN_HASHES)
+
+
+def shortened(value) -> str:
+    """A hash, or those of several files, by the first characters."""
+    return BETWEEN_HASHES.join(each[:SHOWN] for each in hashes_of(value))
+
+
+def changed_files(before: list[str], now: list[str], files: list[str]) -> str:
+    """What is another in the train files of today, whose names are `files`."""
+    if len(before) != len(now):
+        return "another number of files in --train_file"
+    if sorted(before) == sorted(now):
+        return "the files of --train_file in another order"
+    changed = []
+    for old, new, name in zip(before, now, files, strict=True):
+        if old != new:
+            changed.append(name)
+    return f"other rows in {' and '.join(changed)} of --train_file"
 
 
 def difference_from(recorded: Path, run: dict) -> str:
@@ -37,7 +67,7 @@ def difference_from(recorded: Path, run: dict) -> str:
         before.pop(name, None)
         now.pop(name, None)
     found = first_difference(before, now, OLD_RUN)
-    return "" if found is None else in_words(found)
+    return "" if found is None else in_words(found, run.get("train_files"))
 
 
 def refuse_another_run(output_dir: Path, run: dict) -> None:

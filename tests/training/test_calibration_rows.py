@@ -16,7 +16,6 @@ from distill.training.arguments import OneLineParser, TrainArguments
 from distill.training.calibration_rows import (
     FEWEST,
     CalibrationRows,
-    LabelledRow,
     check_kept,
     choose_inputs,
     inputs_kept_before,
@@ -25,6 +24,7 @@ from distill.training.calibration_rows import (
 )
 from distill.training.checks import check_run
 from distill.training.recipe import ScriptArguments
+from distill.training.train_files import LabelledRow, labelled_rows
 from helpers import cosine, fails, last_json, python, read_jsonl
 
 LABELS = {"de": 100, "en": 61, "fr": 30, "is": 4, "ot": 1}  # and how many inputs have each
@@ -35,7 +35,7 @@ def labelled(sizes=LABELS):
     rows = []
     for label, size in sizes.items():
         for number in range(size):
-            rows.append(LabelledRow(len(rows) + 1, f"{label} {number}", label))
+            rows.append(LabelledRow("a", len(rows) + 1, f"{label} {number}", label))
     return rows
 
 
@@ -66,7 +66,7 @@ def test_each_input_has_the_same_chance():
 
 
 def test_free_answers_are_simply_drawn():
-    rows = [LabelledRow(number, f"input {number}", f"text {number}") for number in range(200)]
+    rows = [LabelledRow("a", n, f"input {n}", f"text {n}") for n in range(200)]
     first = choose_inputs(rows, 0.1, 1, set())
     assert len(first) == 20 and first != choose_inputs(rows, 0.1, 2, set())
     # not every tenth of the answers in alphabetical order
@@ -89,7 +89,7 @@ def test_what_was_kept_before_is_kept_first():
     first = choose_inputs(rows, 0.2, 1, set())
     assert not first <= choose_inputs(rows, 0.2, 2, set())
     assert choose_inputs(rows, 0.1, 2, first) < first
-    grown = rows + [LabelledRow(1000 + n, f"new {n}", "fr") for n in range(100)]
+    grown = rows + [LabelledRow("a", 1000 + n, f"new {n}", "fr") for n in range(100)]
     assert len(first - choose_inputs(grown, 0.2, 2, first)) <= len(LABELS)
     assert choose_inputs(rows, 0.2, 2, {"gone since"}) == choose_inputs(rows, 0.2, 2, set())
 
@@ -122,11 +122,11 @@ def test_lines_are_kept_byte_for_byte_and_those_of_one_input_together(tmp_path):
     lines[5] = "\n" + lines[5].replace('": "', '":"')
     path = tmp_path / "train.jsonl"
     path.write_bytes(("\ufeff" + "".join(lines).removesuffix("\n")).encode())
-    encoded = [{"input_ids": [number]} for number in range(120)]
-    left, kept = set_apart(str(path), encoded, 0.4, 1, None)
+    rows = labelled_rows([str(path)])
+    left, kept = set_apart(rows, 0.4, 1, None)
     assert len(left) + len(kept.lines) == 120
     bare = [line.removeprefix("\n") for line in lines]
-    trained = {bare[row["input_ids"][0]] for row in left}
+    trained = {bare[rows.index(row)] for row in left}
     assert set(kept.lines) == set(bare) - trained
     inputs = {input_hash(json.loads(line)["messages"][:-1]) for line in trained}
     assert not inputs & {input_hash(json.loads(line)["messages"][:-1]) for line in kept.lines}
@@ -135,7 +135,7 @@ def test_lines_are_kept_byte_for_byte_and_those_of_one_input_together(tmp_path):
     assert written == "".join(line for line in bare if line in set(kept.lines)).encode()
     write_rows(tmp_path, CalibrationRows())  # training on all of them
     assert [file.name for file in tmp_path.iterdir()] == ["train.jsonl"]
-    assert set_apart(str(path), encoded, 0.0, 1, None) == (encoded, CalibrationRows())
+    assert set_apart(rows, 0.0, 1, None) == (rows, CalibrationRows())
 
 
 # Real runs of a small random student, of 110 inputs with two labels, ten of them twice.
