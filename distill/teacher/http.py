@@ -6,6 +6,7 @@ no attempt: an attempt is what the server has answered.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Iterable, Iterator
@@ -60,7 +61,8 @@ class HTTPTeacher(Teacher):
     `tokenizer` is the teacher's own, None where it is not named: with it vLLM's server is given
     token ids, so that what an input spells stays text. `served_by` is how the server called its
     model in an earlier run, None where there was none. `give_up` is in seconds. `purse` holds the
-    prices and the budget; None: no prices.
+    prices and the budget; None: no prices. `pace` is how fast it is asked; None: as the server's
+    flags say.
     """
 
     def __init__(
@@ -72,12 +74,13 @@ class HTTPTeacher(Teacher):
         served_by: str | None = None,
         give_up: float = GIVE_UP,
         purse: Purse | None = None,
+        pace: Pace | None = None,
     ):
         self.server = server
         self.exchange = Exchange(server, about, thinks, tokenizer)
         self.served_by = served_by
         self.give_up = give_up
-        self.pace = Pace(server.concurrency)
+        self.pace = pace or Pace(server.concurrency)
         self.purse = purse or Purse()
         self.waiting: list[Request] = []
         self.answered = 0  # requests
@@ -86,6 +89,7 @@ class HTTPTeacher(Teacher):
         self.failing_since: float | None = None
         self.said_at = float("-inf")
         self.not_before = 0.0  # when the server may be asked again, as it has said
+        self.is_back = asyncio.Event()  # for those that wait since it was away
         self.loop = asyncio.new_event_loop()
 
     def close(self) -> None:
@@ -179,6 +183,7 @@ class HTTPTeacher(Teacher):
             started = time.monotonic()
             sent_as = self.exchange.settings_sent()
             is_there = True
+            too_many = False
             asked_for = None
             try:
                 async with asyncio.timeout(self.server.request_timeout):
@@ -194,7 +199,8 @@ class HTTPTeacher(Teacher):
                 reason = f"{error.status_code} {error.response.reason_phrase}".strip()
                 asked_for = seconds_asked_for(error.response.headers)
                 is_there = error.status_code not in AWAY
-                if error.status_code == 429:
+                too_many = error.status_code == 429
+                if too_many:
                     self.pace.was_too_much(started, time.monotonic())
             except TimeoutError:
                 reason = f"no answer within {self.server.request_timeout:g} s"
@@ -209,18 +215,25 @@ class HTTPTeacher(Teacher):
             if own_failures >= FAILURES_OF_A_ROW and others >= OTHERS_ANSWERED:
                 return Completion("", "refused", [], problem=SERVER_ERROR)
             self._went_wrong(reason, asked_for)
-            await self._sleep(self.pace.wait_after(failures, asked_for), gives_way=is_there)
+            seconds = self.pace.wait_after(failures, asked_for)
+            await self._sleep(seconds, gives_way=is_there, until_back=not too_many)
 
-    async def _sleep(self, seconds: float, gives_way: bool) -> None:
+    async def _sleep(self, seconds: float, gives_way: bool, until_back: bool) -> None:
         """Wait after a failure.
 
         Where the server is away or busy, the request keeps its place among those that run, since
-        others would fail too; otherwise another one may go out meanwhile.
+        others would fail too; otherwise another one may go out meanwhile. `until_back`: no longer
+        than until a server that was away answers again, whichever request that was.
         """
         gives_way = gives_way and self.sleeping < MOST_SLEEPING
         self.sleeping += gives_way
         try:
-            await asyncio.sleep(seconds)
+            if not until_back:
+                await asyncio.sleep(seconds)
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self.is_back.wait()
         finally:
             self.sleeping -= gives_way
 
@@ -228,6 +241,10 @@ class HTTPTeacher(Teacher):
         """Take in that the server has answered. Raises ServerEnded if it is another model now."""
         self.answered += 1
         self.refused = 0
+        now = time.monotonic()
+        if self.failing_since is not None and now - self.failing_since > self.pace.outage:
+            self.is_back.set()
+            self.is_back = asyncio.Event()  # for the next time
         self.failing_since = None
         self.pace.went_well()
         self.served_by = self.served_by or found.served_by

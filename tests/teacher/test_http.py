@@ -10,6 +10,7 @@ from distill.labels.labelling import Labelling
 from distill.task import load_task
 from distill.teacher import http
 from distill.teacher.http import HTTPTeacher, ServerEnded
+from distill.teacher.pace import Pace
 from distill.teacher.server import OPENAI, About, Server
 from helpers import HANGS
 from list_teacher import SETTINGS
@@ -49,7 +50,8 @@ def key(monkeypatch):
     monkeypatch.setenv("KEY_OF_THE_TEST", KEY)
 
 
-def teacher_of(server: LoopbackTeacher, **settings) -> HTTPTeacher:
+def teacher_of(server: LoopbackTeacher, pace=None, **settings) -> HTTPTeacher:
+    """What asks it; it does not wait for long after a failure."""
     flags = {
         "model": MODEL,
         "api_key_env": "KEY_OF_THE_TEST",
@@ -60,7 +62,9 @@ def teacher_of(server: LoopbackTeacher, **settings) -> HTTPTeacher:
         "request_timeout": 30.0,
     }
     flags.update({name: settings.pop(name) for name in list(settings) if name in flags})
-    return HTTPTeacher(Server(server.url, **flags), About(OPENAI, None), thinks=True, **settings)
+    pace = pace or Pace(flags["concurrency"], first_wait=0.02)
+    about = About(OPENAI, None)
+    return HTTPTeacher(Server(server.url, **flags), about, thinks=True, pace=pace, **settings)
 
 
 def label(server, task, texts=TEXTS, labelled=SETTINGS, **settings) -> dict[int, dict]:
@@ -243,6 +247,40 @@ def test_a_server_that_comes_back_is_asked_for_what_is_missing(task, key):
             decided.append(index)
             if len(decided) == 5:
                 server.stop()
+                server.start()
+        teacher.close()
+    assert sorted(decided) == list(range(20))
+
+
+class OneComesFirst:
+    """Of the waits after a failure the first is the shortest, and the others hang."""
+
+    def __init__(self):
+        self.waits = iter([0.0])
+
+    def uniform(self, low, high):
+        return next(self.waits, high)
+
+
+def test_those_that_failed_together_do_not_wait_on_when_one_is_answered(task, key):
+    """A server that was restarted is asked at once by all that broke off."""
+    gone = threading.Event()
+
+    def thought_until(text):
+        if text not in TEXTS[:2]:
+            gone.wait(HANGS)
+        return thought_of(text)
+
+    with LoopbackTeacher(thought_until) as server:
+        pace = Pace(8, chance=OneComesFirst(), first_wait=HANGS, outage=0.0)
+        teacher = teacher_of(server, pace=pace)
+        rows = [(index, [{"role": "user", "content": text}]) for index, text in enumerate(TEXTS)]
+        decided = []
+        for index, _ in Labelling(teacher, task, SETTINGS).label(rows):
+            decided.append(index)
+            if len(decided) == 2:
+                server.kill()
+                gone.set()
                 server.start()
         teacher.close()
     assert sorted(decided) == list(range(20))
