@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 
 from distill.teacher.base import Completion, Prompt, Request, Sampling, Teacher, TeacherEnded
@@ -83,9 +84,11 @@ class HTTPTeacher(Teacher):
         self.pace = pace or Pace(server.concurrency)
         self.purse = purse or Purse()
         self.waiting: list[Request] = []
+        self.running: dict[asyncio.Task, Request] = {}
         self.answered = 0  # requests
         self.refused = 0  # in a row, since the last answer
         self.sleeping = 0  # requests that wait after a failure which is not a matter of pace
+        self.rested: deque[asyncio.Future] = deque()  # of these: they have, and want a place
         self.failing_since: float | None = None
         self.said_at = float("-inf")
         self.not_before = 0.0  # when the server may be asked again, as it has said
@@ -118,17 +121,16 @@ class HTTPTeacher(Teacher):
         Raises ServerEnded, after all that has been answered was given.
         """
         requests = iter(requests)
-        running: dict[asyncio.Task, Request] = {}
         try:
             while True:
-                unpaid = self._fill(running, requests)
-                if unpaid and not running:
+                unpaid = self._fill(requests)
+                if unpaid and not self.running:
                     raise ServerEnded(self.purse.used_up(unpaid))
-                if not running:
+                if not self.running:
                     return
                 ended = None
-                for task in self._wait(running):
-                    request = running.pop(task)
+                for task in self._wait():
+                    request = self.running.pop(task)
                     answered = task.exception() is None
                     self.purse.back(request, task.result() if answered else None)
                     if answered:
@@ -138,14 +140,24 @@ class HTTPTeacher(Teacher):
                 if ended:
                     raise ended
         finally:
-            self._cancel(running)
+            self._cancel()
 
-    def _fill(self, running: dict, requests: Iterator[Request | None]) -> Request | None:
-        """Send requests until there are as many as the pace allows, retries first.
+    def _has_place(self) -> bool:
+        """Whether one more request may go out."""
+        return len(self.running) - self.sleeping < self.pace.at_once
+
+    def _fill(self, requests: Iterator[Request | None]) -> Request | None:
+        """Send requests until there are as many as the pace allows.
+
+        Those that have waited after a failure come first, then those whose answer was none.
 
         One that the budget does not allow at the moment is returned, and stays the next one.
         """
-        while len(running) - self.sleeping < self.pace.at_once:
+        while self._has_place():
+            if self.rested:
+                self.sleeping -= 1
+                self.rested.popleft().set_result(None)
+                continue
             request = self.waiting.pop(0) if self.waiting else next(requests, None)
             if request is None:
                 return None
@@ -153,23 +165,26 @@ class HTTPTeacher(Teacher):
                 self.waiting.insert(0, request)
                 return request
             self.purse.send(request)
-            running[self.loop.create_task(self._answer(request))] = request
+            self.running[self.loop.create_task(self._answer(request))] = request
         return None
 
-    def _wait(self, running: dict) -> set[asyncio.Task]:
+    def _wait(self) -> set[asyncio.Task]:
         """The requests that have ended, after a short wait for the next one."""
         # none may have ended, but some may sleep, and others go out in their place
         done, _ = self.loop.run_until_complete(
-            asyncio.wait(running, timeout=LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED)
+            asyncio.wait(self.running, timeout=LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED)
         )
         return done
 
-    def _cancel(self, running: dict) -> None:
+    def _cancel(self) -> None:
         """End what is still on its way."""
-        for task in running:
+        for task in self.running:
             task.cancel()
-        if running:
-            self.loop.run_until_complete(asyncio.gather(*running, return_exceptions=True))
+        if self.running:
+            self.loop.run_until_complete(asyncio.gather(*self.running, return_exceptions=True))
+        self.running.clear()
+        self.rested.clear()
+        self.sleeping = 0
 
     async def _answer(self, request: Request) -> Completion:
         """One completion, asked for as often as it takes. Raises ServerEnded."""
@@ -178,7 +193,12 @@ class HTTPTeacher(Teacher):
         failures = 0
         own_failures = 0  # in which the server was there
         answered_before = self.answered
+        is_back = self.is_back
         while True:
+            if is_back is not self.is_back:  # what failed meanwhile was the server's fault
+                is_back = self.is_back
+                failures = 0
+                own_failures = 0
             await asyncio.sleep(max(0.0, self.not_before - time.monotonic()))
             started = time.monotonic()
             sent_as = self.exchange.settings_sent()
@@ -222,20 +242,26 @@ class HTTPTeacher(Teacher):
         """Wait after a failure.
 
         Where the server is away or busy, the request keeps its place among those that run, since
-        others would fail too; otherwise another one may go out meanwhile. `until_back`: no longer
-        than until a server that was away answers again, whichever request that was.
+        others would fail too; otherwise another one may go out meanwhile, and this one again when
+        there is a place. `until_back`: no longer than until a server that was away answers again,
+        whichever request that was.
         """
         gives_way = gives_way and self.sleeping < MOST_SLEEPING
         self.sleeping += gives_way
-        try:
-            if not until_back:
-                await asyncio.sleep(seconds)
-                return
+        if until_back:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self.is_back.wait()
-        finally:
-            self.sleeping -= gives_way
+        else:
+            await asyncio.sleep(seconds)
+        if not gives_way:
+            return
+        if self._has_place():
+            self.sleeping -= 1
+            return
+        place = self.loop.create_future()
+        self.rested.append(place)
+        await place  # until _fill() has one for it
 
     def _went_well(self, found: Completion) -> None:
         """Take in that the server has answered. Raises ServerEnded if it is another model now."""

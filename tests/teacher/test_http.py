@@ -192,6 +192,32 @@ def test_a_server_that_is_away_for_long_costs_no_row(task, key, monkeypatch):
     assert {record["answer"] for record in records.values()} == {"en"}
 
 
+def test_what_fails_while_a_gateway_has_no_server_is_no_row_s_fault(task, key, monkeypatch):
+    """LiteLLM's answers 500 meanwhile, as to a row that breaks its server."""
+    monkeypatch.setattr(http, "FAILURES_OF_A_ROW", 2)
+    monkeypatch.setattr(http, "OTHERS_ANSWERED", 1)
+    with LoopbackTeacher(thought_of, {TEXTS[0]: ["500", "500"]}) as server:
+        # each time the next row is answered, and the server is back
+        pace = Pace(1, first_wait=HANGS, outage=0.0)
+        records = label(server, task, concurrency=1, pace=pace)
+    assert {record["answer"] for record in records.values()} == {"en"}
+    assert server.requests()[TEXTS[0]] == 3
+
+
+def test_those_that_have_waited_after_a_failure_wait_for_a_place_too(task, key):
+    texts = [f"input {number}" for number in range(60)]
+
+    def thought_slowly(text):
+        time.sleep(0.05)  # meanwhile others would come
+        return thought_of(text)
+
+    with LoopbackTeacher(thought_slowly, {text: ["500"] for text in texts[:40]}) as server:
+        pace = Pace(4, first_wait=HANGS, outage=0.0)  # so that one answer wakes all
+        records = label(server, task, texts=texts, concurrency=4, pace=pace)
+    assert len(records) == 60 and server.answered == dict.fromkeys(texts, 1)
+    assert server.most_at_once <= 4
+
+
 def test_rows_that_are_refused_one_after_the_other_end_the_run(task, key):
     texts = [f"input {number}" for number in range(60)]
     faults = {text: ["refused"] for text in texts[5:]}
