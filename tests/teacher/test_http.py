@@ -139,6 +139,7 @@ def test_a_storm_of_429_makes_the_window_smaller_and_loses_nothing(task, key):
         ("unknown", "has no model teacher or no such path"),
         ("quota", "the quota is used up (no money)"),
         ("refused", "refuses what it is asked"),
+        ("LiteLLM without a database", "refuses what it is asked (no db)"),  # of a wrong key
     ],
 )
 def test_what_no_waiting_helps_ends_the_run(fault, named, task, key):
@@ -163,7 +164,13 @@ def test_a_key_that_is_refused_in_the_middle_loses_nothing_that_was_answered(tas
 
 
 @pytest.mark.parametrize(
-    ("fault", "reason"), [("too long", "input_too_long"), ("refused", "refused")]
+    ("fault", "reason"),
+    [
+        ("too long", "input_too_long"),
+        ("too long for llama.cpp", "input_too_long"),
+        ("too long behind LiteLLM", "input_too_long"),
+        ("refused", "refused"),
+    ],
 )
 def test_a_row_that_the_server_refuses_is_rejected_and_not_asked_again(fault, reason, task, key):
     with LoopbackTeacher(thought_of, {"input 19": [fault]}) as server:
