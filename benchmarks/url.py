@@ -41,7 +41,7 @@ def server(log: Path):
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "2"}
     module = "vllm.entrypoints.openai.api_server"
     flags = ["--model", TEACHER, "--served-model-name", NAME, "--port", PORT, "--enforce-eager"]
-    flags += ["--reasoning-parser", "qwen3"]
+    flags += ["--reasoning-parser", "qwen3", "--block-size", 32]  # as our engine on a CPU
     command = [str(word) for word in (sys.executable, "-m", module, *flags)]
     url = f"http://127.0.0.1:{PORT}/v1"
     with open(log, "w") as file:

@@ -149,15 +149,11 @@ class HTTPTeacher(Teacher):
     def _fill(self, requests: Iterator[Request | None]) -> Request | None:
         """Send requests until there are as many as the pace allows.
 
-        Those that have waited after a failure come first, then those whose answer was none.
-
-        One that the budget does not allow at the moment is returned, and stays the next one.
+        Those that have waited after a failure come first, then those whose answer was none. One that
+        the budget does not allow at the moment is returned, and stays the next one.
         """
+        self._send_rested()
         while self._has_place():
-            if self.rested:
-                self.sleeping -= 1
-                self.rested.popleft().set_result(None)
-                continue
             request = self.waiting.pop(0) if self.waiting else next(requests, None)
             if request is None:
                 return None
@@ -167,6 +163,12 @@ class HTTPTeacher(Teacher):
             self.purse.send(request)
             self.running[self.loop.create_task(self._answer(request))] = request
         return None
+
+    def _send_rested(self) -> None:
+        """Let those go on that have waited after a failure, as far as there are places."""
+        while self.rested and self._has_place():
+            self.sleeping -= 1
+            self.rested.popleft().set_result(None)
 
     def _wait(self) -> set[asyncio.Task]:
         """The requests that have ended, after a short wait for the next one."""
@@ -248,20 +250,18 @@ class HTTPTeacher(Teacher):
         """
         gives_way = gives_way and self.sleeping < MOST_SLEEPING
         self.sleeping += gives_way
+        self._send_rested()
         if until_back:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self.is_back.wait()
         else:
             await asyncio.sleep(seconds)
-        if not gives_way:
-            return
-        if self._has_place():
-            self.sleeping -= 1
-            return
-        place = self.loop.create_future()
-        self.rested.append(place)
-        await place  # until _fill() has one for it
+        if gives_way:
+            place = self.loop.create_future()
+            self.rested.append(place)
+            self._send_rested()
+            await place
 
     def _went_well(self, found: Completion) -> None:
         """Take in that the server has answered. Raises ServerEnded if it is another model now."""

@@ -212,16 +212,16 @@ def test_what_fails_while_a_gateway_has_no_server_is_no_row_s_fault(task, key, m
 
 
 def test_those_that_have_waited_after_a_failure_wait_for_a_place_too(task, key):
-    texts = [f"input {number}" for number in range(60)]
+    texts = [f"input {number}" for number in range(30)]
 
     def thought_slowly(text):
         time.sleep(0.05)  # meanwhile others would come
         return thought_of(text)
 
-    with LoopbackTeacher(thought_slowly, {text: ["500"] for text in texts[:40]}) as server:
+    with LoopbackTeacher(thought_slowly, {text: ["500"] for text in texts[:16]}) as server:
         pace = Pace(4, first_wait=HANGS, outage=0.0)  # so that one answer wakes all
         records = label(server, task, texts=texts, concurrency=4, pace=pace)
-    assert len(records) == 60 and server.answered == dict.fromkeys(texts, 1)
+    assert len(records) == 30 and server.answered == dict.fromkeys(texts, 1)
     assert server.most_at_once <= 4
 
 
