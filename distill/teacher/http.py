@@ -149,8 +149,8 @@ class HTTPTeacher(Teacher):
     def _fill(self, requests: Iterator[Request | None]) -> Request | None:
         """Send requests until there are as many as the pace allows.
 
-        Those that have waited after a failure come first, then those whose answer was none. One that
-        the budget does not allow at the moment is returned, and stays the next one.
+        Those that have waited after a failure come first, then those whose answer was none.
+        One that the budget does not allow at the moment is returned, and stays the next one.
         """
         self._send_rested()
         while self._has_place():
