@@ -4,10 +4,10 @@
 
 One server of vLLM has the tiny teacher. The bare client hands it all rows over, so many at once as
 create_data.py does, with the same messages and sampling, and counts what comes back. create_data.py
-asks for each row once, as the bare client does: a retry would be a request more, and the first
-guarded one waits until the server has built its grammar. The local engine labels the same rows.
-All ask greedily and take turns, after one round of the bare client that fills the prefix cache.
-Rows per second are those from the first request to the last answer.
+asks for each row once, as the bare client does. The local engine labels the same rows. All ask
+greedily and take turns, after a round of the bare client that fills the prefix cache. Rows per
+second are those from the first request to the last answer; what a process does before, such as
+importing, does not count.
 """
 
 import asyncio
