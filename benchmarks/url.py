@@ -121,7 +121,7 @@ def main() -> int:
         ["create_data.py, local engine", show(spread(found["local"])), show(local_to_bare, 3)],
     ]
     header = ["way", "rows/s", "to the bare client"]
-    result = {"rows": args.rows, "to_bare": to_bare, "to_local": to_local}
+    result = {"rows": args.rows, "to_bare": to_bare, "to_local": to_local, "rows_per_second": found}
     title = f"A teacher behind a URL, {args.rows:,} rows"
     notes = [f"create_data.py --teacher_url to the local engine: {show(to_local, 3)}."]
     return finish(title, header, rows, notes, result)
