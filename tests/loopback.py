@@ -34,7 +34,9 @@ class Loopback:
     port = 0
 
     def start(self):
-        handler = type("Handler", (self.handler,), {"owner": self})
+        # headers and body go out apart, and the second would wait 40 ms for the first's receipt
+        settings = {"owner": self, "disable_nagle_algorithm": True}
+        handler = type("Handler", (self.handler,), settings)
         self.server = Server(("127.0.0.1", self.port), handler)
         self.port = self.server.server_port
         # seconds to `stop`

@@ -51,6 +51,36 @@ REFUSALS = {
         {},
         {"error": {"message": "This model's maximum context length is 8 tokens", "code": None}},
     ),
+    "too long for llama.cpp": (
+        400,
+        {},
+        {
+            "error": {
+                "message": "9000 tokens are more than the context size (4096 tokens)",
+                "type": "exceed_context_size_error",
+                "code": 400,
+                "n_ctx": 4096,
+            }
+        },
+    ),
+    "too long behind LiteLLM": (
+        400,
+        {},
+        {
+            "error": {
+                "message": 'litellm: its server says {"message": "the maximum context length is 8'
+                ' tokens", "param": "input_tokens"}; model group teacher, no fallback',
+                "type": "invalid_request_error",
+                "param": None,
+                "code": "400",
+            }
+        },
+    ),
+    "LiteLLM without a database": (
+        400,
+        {},
+        {"error": {"message": "no db", "type": "no_db_connection", "param": None, "code": "400"}},
+    ),
     "refused": (400, {}, {"error": {"message": "we do not talk about that"}}),
 }
 

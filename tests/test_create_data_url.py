@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+import urllib.request
 
 import pytest
 
@@ -28,6 +29,7 @@ from loopback_teacher import KEY, MODEL, LoopbackTeacher
 from vllm_server import free_port, server
 
 TEXTS = [f"input {number}" for number in range(30)]
+AT_ONCE = 128  # requests that vLLM's server on a CPU runs together
 
 
 def thought_of(text):
@@ -221,6 +223,20 @@ def test_a_server_without_a_list_of_models_is_asked_all_the_same(flags):
     assert summary["accepted"] == 30
 
 
+def answered_by(client) -> int:
+    """How many requests vLLM's server has answered, as it counts them itself."""
+    address = str(client.base_url).replace("/v1/", "/metrics")
+    with urllib.request.urlopen(address) as reply:
+        text = reply.read().decode()
+    counts = re.findall(r"^vllm:request_success_total\{.*\} (\S+)$", text, re.MULTILINE)
+    assert counts
+    return sum(int(float(count)) for count in counts)
+
+
+def by_index(output):
+    return sorted(trace(output), key=lambda record: record["index"])
+
+
 @pytest.mark.slow
 def test_a_server_of_vllm_that_is_killed_gives_the_labels_of_the_engine(pair, tmp_path, request):
     """In fp32, at temperature 0 and without retries: all labels are the same.
@@ -228,36 +244,38 @@ def test_a_server_of_vllm_that_is_killed_gives_the_labels_of_the_engine(pair, tm
     What was in flight is asked again, nothing else, and each row has one attempt.
     """
     asked = ["--input_file", SENTENCES, "--model_name", TEACHER, "--max_tokens", 128]
-    asked += ["--temperature", 0, "--max_retries", 0, "--limit", 600]
+    asked += ["--temperature", 0, "--max_retries", 0]
     local = tmp_path / "local.jsonl"
-    python("create_data.py", *asked, "--output_file", local, "--dtype", "float32")
+    rows = last_json(
+        python("create_data.py", *asked, "--output_file", local, "--dtype", "float32")
+    )["rows"]
     output = tmp_path / "url.jsonl"
     port = free_port()
     command = [sys.executable, ROOT / "create_data.py", *asked, "--output_file", output]
     command += ["--teacher_url", f"http://127.0.0.1:{port}/v1", "--teacher_tokenizer", TEACHER]
+    command += ["--concurrency", AT_ONCE]
     serving = ["--dtype", "float32", "--reasoning-parser", "qwen3"]
+    journal = output.with_name("url.jsonl.trace.jsonl")
     with server(tmp_path / "first.log", TEACHER, *serving, port=port, killed=True):
         process = subprocess.Popen(
             [str(word) for word in command], stdout=subprocess.PIPE, text=True, env=os.environ
         )
         request.addfinalizer(process.kill)  # it would wait for its server for ten minutes
         end = time.monotonic() + HANGS
-        while len(trace(output)) < 60 and process.poll() is None:
-            assert time.monotonic() < end
+        while not journal.exists() or journal.read_bytes().count(b"\n") < rows // 4:
+            assert process.poll() is None and time.monotonic() < end
             time.sleep(0.1)
     before = len(trace(output))
-    assert 60 <= before < 600 and process.poll() is None
-    with server(tmp_path / "second.log", TEACHER, *serving, port=port):
+    assert rows // 4 - 1 <= before < rows and process.poll() is None
+    with server(tmp_path / "second.log", TEACHER, *serving, port=port) as client:
         out, _ = process.communicate(timeout=HANGS)
+        answered_again = answered_by(client)
     assert process.returncode == 0
-    assert json.loads(out.splitlines()[-1])["rows"] == 600
+    assert json.loads(out.splitlines()[-1])["rows"] == rows == 2101
+    assert answered_again <= rows - before
     assert read_jsonl(output) == read_jsonl(local)
-    assert sorted(record["index"] for record in trace(output)) == list(range(600))
-    for mine, other in zip(
-        sorted(trace(output), key=lambda record: record["index"]),
-        sorted(trace(local), key=lambda record: record["index"]),
-        strict=True,
-    ):
+    assert [record["index"] for record in by_index(output)] == list(range(rows))
+    for mine, other in zip(by_index(output), by_index(local), strict=True):
         assert len(mine["attempts"]) == 1
         for name in ("response", "finish_reason", "output_tokens", "thinking_tokens", "sampling"):
             assert mine["attempts"][0][name] == other["attempts"][0][name], (mine, other)

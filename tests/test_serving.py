@@ -347,15 +347,37 @@ def test_a_server_answers_as_the_dense_student_was_evaluated(dense, dense_evalua
     with server(tmp_path / "log", base, *lora, "--generation-config", "vllm") as client:
         assert ask(client, "student", rows, temperature=0) == expected
         assert ask(client, str(base), rows, temperature=0) != expected
-        # and predict.py asks the adapter there, by its name
-        texts = [json.dumps({"text": row["messages"][0]["content"]}) for row in rows]
-        (tmp_path / "in.jsonl").write_text("\n".join(texts))
-        flags = ["--input_file", tmp_path / "in.jsonl", "--text_column", "text"]
-        flags += ["--task", ROOT / "example-data" / "language_classification.yaml"]
-        flags += ["--output_file", tmp_path / "out.jsonl", "--student_url", client.base_url]
-        python("predict.py", *flags, "--min_success_rate", 0)
-    records = sorted(trace(tmp_path / "out.jsonl"), key=lambda record: record["index"])
-    assert [record["attempts"][0]["response"] for record in records] == expected
+        check_the_adapter_is_asked_there(client, rows, base, tmp_path)
+
+
+def check_the_adapter_is_asked_there(client, rows, base, tmp_path):
+    """By predict.py and evaluate.py, with its name beside the base's; as chats, and by token ids.
+
+    The server says how many tokens fit into the base only.
+    """
+    listed = {model.id: model for model in client.models.list()}
+    assert listed["student"].parent == str(base)
+    assert listed["student"].max_model_len is None
+    expected = [row["student"]["response"] for row in rows]
+    at = ["--student_url", client.base_url]
+    by_ids = [*at, "--student_tokenizer", base]
+    texts = [*(row["messages"][0]["content"] for row in rows), "hola " * 5000]
+    (tmp_path / "in.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    flags = ["--input_file", tmp_path / "in.jsonl", "--text_column", "text"]
+    flags += ["--task", ROOT / "example-data" / "language_classification.yaml"]
+    for name, how in {"chats": at, "ids": by_ids}.items():
+        output = tmp_path / f"{name}.jsonl"
+        python("predict.py", *flags, *how, "--output_file", output, "--min_success_rate", 0)
+        *records, too_long = sorted(trace(output), key=lambda record: record["index"])
+        assert [record["attempts"][0]["response"] for record in records] == expected
+        assert too_long["reason"] == "input_too_long"
+        # by token ids it is known before it is asked
+        assert len(too_long["attempts"]) == (name == "chats")
+    flags = ["--systems", "student", "--adapter", "/nowhere", "--limit", len(rows)]
+    flags += ["--test_file", ROOT / "example-data" / "heldout.jsonl", "--latency_rows", 2]
+    python("evaluate.py", *flags, *by_ids, "--report_dir", tmp_path / "report")
+    scored = read_jsonl(tmp_path / "report" / "predictions.jsonl")
+    assert [row["student"]["response"] for row in scored] == expected
 
 
 @pytest.mark.slow

@@ -41,6 +41,7 @@ def server(log, model, *flags, port=None, killed=False):
     """
     port = port or free_port()
     given = ["--model", model, "--port", port, *flags, "--enforce-eager"]
+    given += ["--block-size", 32]  # as an engine of ours: fewer tokens miss the prefix cache
     env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"}
     env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # one process less, which would import all again
     log.touch()

@@ -6,8 +6,10 @@ no attempt: an attempt is what the server has answered.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 
 from distill.teacher.base import Completion, Prompt, Request, Sampling, Teacher, TeacherEnded
@@ -60,7 +62,8 @@ class HTTPTeacher(Teacher):
     `tokenizer` is the teacher's own, None where it is not named: with it vLLM's server is given
     token ids, so that what an input spells stays text. `served_by` is how the server called its
     model in an earlier run, None where there was none. `give_up` is in seconds. `purse` holds the
-    prices and the budget; None: no prices.
+    prices and the budget; None: no prices. `pace` is how fast it is asked; None: as the server's
+    flags say.
     """
 
     def __init__(
@@ -72,20 +75,24 @@ class HTTPTeacher(Teacher):
         served_by: str | None = None,
         give_up: float = GIVE_UP,
         purse: Purse | None = None,
+        pace: Pace | None = None,
     ):
         self.server = server
         self.exchange = Exchange(server, about, thinks, tokenizer)
         self.served_by = served_by
         self.give_up = give_up
-        self.pace = Pace(server.concurrency)
+        self.pace = pace or Pace(server.concurrency)
         self.purse = purse or Purse()
         self.waiting: list[Request] = []
+        self.running: dict[asyncio.Task, Request] = {}
         self.answered = 0  # requests
         self.refused = 0  # in a row, since the last answer
         self.sleeping = 0  # requests that wait after a failure which is not a matter of pace
+        self.rested: deque[asyncio.Future] = deque()  # of these: they have, and want a place
         self.failing_since: float | None = None
         self.said_at = float("-inf")
         self.not_before = 0.0  # when the server may be asked again, as it has said
+        self.is_back = asyncio.Event()  # for those that wait since it was away
         self.loop = asyncio.new_event_loop()
 
     def close(self) -> None:
@@ -114,17 +121,16 @@ class HTTPTeacher(Teacher):
         Raises ServerEnded, after all that has been answered was given.
         """
         requests = iter(requests)
-        running: dict[asyncio.Task, Request] = {}
         try:
             while True:
-                unpaid = self._fill(running, requests)
-                if unpaid and not running:
+                unpaid = self._fill(requests)
+                if unpaid and not self.running:
                     raise ServerEnded(self.purse.used_up(unpaid))
-                if not running:
+                if not self.running:
                     return
                 ended = None
-                for task in self._wait(running):
-                    request = running.pop(task)
+                for task in self._wait():
+                    request = self.running.pop(task)
                     answered = task.exception() is None
                     self.purse.back(request, task.result() if answered else None)
                     if answered:
@@ -134,14 +140,20 @@ class HTTPTeacher(Teacher):
                 if ended:
                     raise ended
         finally:
-            self._cancel(running)
+            self._cancel()
 
-    def _fill(self, running: dict, requests: Iterator[Request | None]) -> Request | None:
-        """Send requests until there are as many as the pace allows, retries first.
+    def _has_place(self) -> bool:
+        """Whether one more request may go out."""
+        return len(self.running) - self.sleeping < self.pace.at_once
 
+    def _fill(self, requests: Iterator[Request | None]) -> Request | None:
+        """Send requests until there are as many as the pace allows.
+
+        Those that have waited after a failure come first, then those whose answer was none.
         One that the budget does not allow at the moment is returned, and stays the next one.
         """
-        while len(running) - self.sleeping < self.pace.at_once:
+        self._send_rested()
+        while self._has_place():
             request = self.waiting.pop(0) if self.waiting else next(requests, None)
             if request is None:
                 return None
@@ -149,23 +161,32 @@ class HTTPTeacher(Teacher):
                 self.waiting.insert(0, request)
                 return request
             self.purse.send(request)
-            running[self.loop.create_task(self._answer(request))] = request
+            self.running[self.loop.create_task(self._answer(request))] = request
         return None
 
-    def _wait(self, running: dict) -> set[asyncio.Task]:
+    def _send_rested(self) -> None:
+        """Let those go on that have waited after a failure, as far as there are places."""
+        while self.rested and self._has_place():
+            self.sleeping -= 1
+            self.rested.popleft().set_result(None)
+
+    def _wait(self) -> set[asyncio.Task]:
         """The requests that have ended, after a short wait for the next one."""
         # none may have ended, but some may sleep, and others go out in their place
         done, _ = self.loop.run_until_complete(
-            asyncio.wait(running, timeout=LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED)
+            asyncio.wait(self.running, timeout=LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED)
         )
         return done
 
-    def _cancel(self, running: dict) -> None:
+    def _cancel(self) -> None:
         """End what is still on its way."""
-        for task in running:
+        for task in self.running:
             task.cancel()
-        if running:
-            self.loop.run_until_complete(asyncio.gather(*running, return_exceptions=True))
+        if self.running:
+            self.loop.run_until_complete(asyncio.gather(*self.running, return_exceptions=True))
+        self.running.clear()
+        self.rested.clear()
+        self.sleeping = 0
 
     async def _answer(self, request: Request) -> Completion:
         """One completion, asked for as often as it takes. Raises ServerEnded."""
@@ -174,11 +195,17 @@ class HTTPTeacher(Teacher):
         failures = 0
         own_failures = 0  # in which the server was there
         answered_before = self.answered
+        is_back = self.is_back
         while True:
+            if is_back is not self.is_back:  # what failed meanwhile was the server's fault
+                is_back = self.is_back
+                failures = 0
+                own_failures = 0
             await asyncio.sleep(max(0.0, self.not_before - time.monotonic()))
             started = time.monotonic()
             sent_as = self.exchange.settings_sent()
             is_there = True
+            too_many = False
             asked_for = None
             try:
                 async with asyncio.timeout(self.server.request_timeout):
@@ -194,7 +221,8 @@ class HTTPTeacher(Teacher):
                 reason = f"{error.status_code} {error.response.reason_phrase}".strip()
                 asked_for = seconds_asked_for(error.response.headers)
                 is_there = error.status_code not in AWAY
-                if error.status_code == 429:
+                too_many = error.status_code == 429
+                if too_many:
                     self.pace.was_too_much(started, time.monotonic())
             except TimeoutError:
                 reason = f"no answer within {self.server.request_timeout:g} s"
@@ -209,25 +237,40 @@ class HTTPTeacher(Teacher):
             if own_failures >= FAILURES_OF_A_ROW and others >= OTHERS_ANSWERED:
                 return Completion("", "refused", [], problem=SERVER_ERROR)
             self._went_wrong(reason, asked_for)
-            await self._sleep(self.pace.wait_after(failures, asked_for), gives_way=is_there)
+            seconds = self.pace.wait_after(failures, asked_for)
+            await self._sleep(seconds, gives_way=is_there, until_back=not too_many)
 
-    async def _sleep(self, seconds: float, gives_way: bool) -> None:
+    async def _sleep(self, seconds: float, gives_way: bool, until_back: bool) -> None:
         """Wait after a failure.
 
         Where the server is away or busy, the request keeps its place among those that run, since
-        others would fail too; otherwise another one may go out meanwhile.
+        others would fail too; otherwise another one may go out meanwhile, and this one again when
+        there is a place. `until_back`: no longer than until a server that was away answers again,
+        whichever request that was.
         """
         gives_way = gives_way and self.sleeping < MOST_SLEEPING
         self.sleeping += gives_way
-        try:
+        self._send_rested()
+        if until_back:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self.is_back.wait()
+        else:
             await asyncio.sleep(seconds)
-        finally:
-            self.sleeping -= gives_way
+        if gives_way:
+            place = self.loop.create_future()
+            self.rested.append(place)
+            self._send_rested()
+            await place
 
     def _went_well(self, found: Completion) -> None:
         """Take in that the server has answered. Raises ServerEnded if it is another model now."""
         self.answered += 1
         self.refused = 0
+        now = time.monotonic()
+        if self.failing_since is not None and now - self.failing_since > self.pace.outage:
+            self.is_back.set()
+            self.is_back = asyncio.Event()  # for the next time
         self.failing_since = None
         self.pace.went_well()
         self.served_by = self.served_by or found.served_by

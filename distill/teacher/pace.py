@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 FIRST_WAIT = 0.5  # seconds
 LONGEST_WAIT = 60.0
+OUTAGE = 5.0  # seconds without an answer, after which the next one says that a server is back
 
 
 @dataclass
@@ -21,6 +22,8 @@ class Pace:
     window: float = 0.0
     halved_at: float = float("-inf")  # seconds, of the clock that the caller uses
     chance: random.Random = field(default_factory=random.Random)
+    first_wait: float = FIRST_WAIT
+    outage: float = OUTAGE
 
     def __post_init__(self):
         self.window = float(self.most)
@@ -49,7 +52,7 @@ class Pace:
 
         `asked_for` is what the server has asked for, which is the least.
         """
-        longest = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (failures - 1))
+        longest = min(LONGEST_WAIT, self.first_wait * 2 ** (failures - 1))
         wait = longest * self.chance.uniform(0.5, 1.0)
         if asked_for is not None:
             # those that were told the same time do not come at the same moment

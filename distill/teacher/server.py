@@ -248,8 +248,16 @@ def ask_about(server: Server) -> About:
     kind = server.kind
     if kind == "auto":
         kind = VLLM if is_vllm else OPENAI
+    return About(kind, context_of(model, listed))
+
+
+def context_of(model: dict, listed: dict[str, dict]) -> int | None:
+    """Tokens that fit into a listed model; vLLM's server says them of an adapter's base alone."""
     context = model.get("max_model_len")
-    return About(kind, context if isinstance(context, int) else None)
+    base = model.get("parent")
+    if context is None and isinstance(base, str):
+        context = listed.get(base, {}).get("max_model_len")
+    return context if isinstance(context, int) else None
 
 
 def models_of(body: object) -> dict[str, dict]:

@@ -10,6 +10,7 @@ from distill.labels.labelling import Labelling
 from distill.task import load_task
 from distill.teacher import http
 from distill.teacher.http import HTTPTeacher, ServerEnded
+from distill.teacher.pace import Pace
 from distill.teacher.server import OPENAI, About, Server
 from helpers import HANGS
 from list_teacher import SETTINGS
@@ -49,7 +50,8 @@ def key(monkeypatch):
     monkeypatch.setenv("KEY_OF_THE_TEST", KEY)
 
 
-def teacher_of(server: LoopbackTeacher, **settings) -> HTTPTeacher:
+def teacher_of(server: LoopbackTeacher, pace=None, **settings) -> HTTPTeacher:
+    """What asks it; it does not wait for long after a failure."""
     flags = {
         "model": MODEL,
         "api_key_env": "KEY_OF_THE_TEST",
@@ -60,7 +62,9 @@ def teacher_of(server: LoopbackTeacher, **settings) -> HTTPTeacher:
         "request_timeout": 30.0,
     }
     flags.update({name: settings.pop(name) for name in list(settings) if name in flags})
-    return HTTPTeacher(Server(server.url, **flags), About(OPENAI, None), thinks=True, **settings)
+    pace = pace or Pace(flags["concurrency"], first_wait=0.02)
+    about = About(OPENAI, None)
+    return HTTPTeacher(Server(server.url, **flags), about, thinks=True, pace=pace, **settings)
 
 
 def label(server, task, texts=TEXTS, labelled=SETTINGS, **settings) -> dict[int, dict]:
@@ -135,6 +139,7 @@ def test_a_storm_of_429_makes_the_window_smaller_and_loses_nothing(task, key):
         ("unknown", "has no model teacher or no such path"),
         ("quota", "the quota is used up (no money)"),
         ("refused", "refuses what it is asked"),
+        ("LiteLLM without a database", "refuses what it is asked (no db)"),  # of a wrong key
     ],
 )
 def test_what_no_waiting_helps_ends_the_run(fault, named, task, key):
@@ -159,7 +164,13 @@ def test_a_key_that_is_refused_in_the_middle_loses_nothing_that_was_answered(tas
 
 
 @pytest.mark.parametrize(
-    ("fault", "reason"), [("too long", "input_too_long"), ("refused", "refused")]
+    ("fault", "reason"),
+    [
+        ("too long", "input_too_long"),
+        ("too long for llama.cpp", "input_too_long"),
+        ("too long behind LiteLLM", "input_too_long"),
+        ("refused", "refused"),
+    ],
 )
 def test_a_row_that_the_server_refuses_is_rejected_and_not_asked_again(fault, reason, task, key):
     with LoopbackTeacher(thought_of, {"input 19": [fault]}) as server:
@@ -186,6 +197,32 @@ def test_a_server_that_is_away_for_long_costs_no_row(task, key, monkeypatch):
     with LoopbackTeacher(thought_of, faults) as server:
         records = label(server, task, texts=texts, concurrency=4)
     assert {record["answer"] for record in records.values()} == {"en"}
+
+
+def test_what_fails_while_a_gateway_has_no_server_is_no_row_s_fault(task, key, monkeypatch):
+    """LiteLLM's answers 500 meanwhile, as to a row that breaks its server."""
+    monkeypatch.setattr(http, "FAILURES_OF_A_ROW", 2)
+    monkeypatch.setattr(http, "OTHERS_ANSWERED", 1)
+    with LoopbackTeacher(thought_of, {TEXTS[0]: ["500", "500"]}) as server:
+        # each time the next row is answered, and the server is back
+        pace = Pace(1, first_wait=HANGS, outage=0.0)
+        records = label(server, task, concurrency=1, pace=pace)
+    assert {record["answer"] for record in records.values()} == {"en"}
+    assert server.requests()[TEXTS[0]] == 3
+
+
+def test_those_that_have_waited_after_a_failure_wait_for_a_place_too(task, key):
+    texts = [f"input {number}" for number in range(30)]
+
+    def thought_slowly(text):
+        time.sleep(0.05)  # meanwhile others would come
+        return thought_of(text)
+
+    with LoopbackTeacher(thought_slowly, {text: ["500"] for text in texts[:16]}) as server:
+        pace = Pace(4, first_wait=HANGS, outage=0.0)  # so that one answer wakes all
+        records = label(server, task, texts=texts, concurrency=4, pace=pace)
+    assert len(records) == 30 and server.answered == dict.fromkeys(texts, 1)
+    assert server.most_at_once <= 4
 
 
 def test_rows_that_are_refused_one_after_the_other_end_the_run(task, key):
@@ -243,6 +280,40 @@ def test_a_server_that_comes_back_is_asked_for_what_is_missing(task, key):
             decided.append(index)
             if len(decided) == 5:
                 server.stop()
+                server.start()
+        teacher.close()
+    assert sorted(decided) == list(range(20))
+
+
+class OneComesFirst:
+    """Of the waits after a failure the first is the shortest, and the others hang."""
+
+    def __init__(self):
+        self.waits = iter([0.0])
+
+    def uniform(self, low, high):
+        return next(self.waits, high)
+
+
+def test_those_that_failed_together_do_not_wait_on_when_one_is_answered(task, key):
+    """A server that was restarted is asked at once by all that broke off."""
+    gone = threading.Event()
+
+    def thought_until(text):
+        if text not in TEXTS[:2]:
+            gone.wait(HANGS)
+        return thought_of(text)
+
+    with LoopbackTeacher(thought_until) as server:
+        pace = Pace(8, chance=OneComesFirst(), first_wait=HANGS, outage=0.0)
+        teacher = teacher_of(server, pace=pace)
+        rows = [(index, [{"role": "user", "content": text}]) for index, text in enumerate(TEXTS)]
+        decided = []
+        for index, _ in Labelling(teacher, task, SETTINGS).label(rows):
+            decided.append(index)
+            if len(decided) == 2:
+                server.kill()
+                gone.set()
                 server.start()
         teacher.close()
     assert sorted(decided) == list(range(20))

@@ -22,6 +22,15 @@ SERVERS = {
     "an older vLLM, DeepSeek, llama.cpp and LiteLLM": reply(
         {"reasoning_content": "It is short.", "content": "en", "thinking_blocks": []}
     ),
+    "LiteLLM in front of vLLM": reply(
+        {
+            "reasoning_content": "It is short.",
+            "content": "\n\nen",
+            "provider_specific_fields": {"reasoning": "It is short."},
+        },
+        completion_tokens=9,
+        completion_tokens_details={"reasoning_tokens": 6},
+    ),
     "both fields": reply(
         {"reasoning": "It is short.", "reasoning_content": "It is short.", "content": "en"}
     ),

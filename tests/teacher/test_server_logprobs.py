@@ -23,7 +23,7 @@ def chat(content, places, finish_reason="stop", **further):
 EURO = "€".encode()
 WHOLE = {
     "the end of turn last": chat("de", [place("de"), place(END)]),
-    "an end of turn that is not shown": chat("de", [place("de"), place("")]),
+    "llama.cpp's, whose end of turn is not shown": chat("de", [place("de"), place("")]),
     "no answer but the end": chat(None, [place(END, -1.0)]),
     "a character in two tokens": chat(
         "€",
