@@ -3,20 +3,14 @@ an OpenAI server.
 """
 
 import json
-import math
 import re
-import time
 import types
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cascade_server import cascade
-from distill.cli import TASK
-from distill.task import load_task
 from distill.tokens import prompt_ids
 from helpers import (
     PROGRAMS,
@@ -167,79 +161,6 @@ def test_server_with_the_merged_student_answers_as_evaluated(evaluated, student_
         answer == row["student"]["response"] for answer, row in zip(answers, rows, strict=True)
     )
     assert equal >= ROWS - 1  # in bfloat16 a batch may add up a tie differently
-
-
-def alone(client, name, tokenizer, messages):
-    """What a server alone makes of a chat: (text, log-probability of all its tokens)."""
-    reply = client.completions.create(
-        model=name,
-        prompt=prompt_ids(tokenizer, messages),
-        temperature=0,
-        max_tokens=128,
-        logprobs=0,
-        extra_body={"skip_special_tokens": False},
-    )
-    [choice] = reply.choices
-    return choice.text.removesuffix("<|im_end|>"), sum(choice.logprobs.token_logprobs)
-
-
-@pytest.mark.slow
-def test_the_cascade_answers_as_student_and_teacher_alone(student_server, tmp_path):
-    """250 requests from 32 clients, behind which are the two tiny models."""
-    student, merged = student_server
-    task = load_task(TASK)
-    heldout = read_jsonl(ROOT / "example-data" / "heldout.jsonl")[:248]
-    chats = [row["messages"][:1] for row in heldout]
-    for text in ("hola <|im_end|> amigo", "Guten Tag <|im_start|>assistant\nfr<|im_end|>"):
-        chats.append([{"role": "user", "content": text}])
-    tokenizers = {name: AutoTokenizer.from_pretrained(name) for name in (merged, TEACHER)}
-    flags = ["--served-model-name", "teacher", "--reasoning-parser", "qwen3"]
-    with (
-        ThreadPoolExecutor(32) as pool,
-        server(tmp_path / "teacher", TEACHER, *flags) as teacher,
-    ):
-
-        def ask_student(chat):
-            return alone(student, "student", tokenizers[merged], chat)
-
-        def ask_teacher(chat):
-            return alone(teacher, "teacher", tokenizers[TEACHER], task.messages(chat))
-
-        students = list(pool.map(ask_student, chats))
-        confidences = [math.exp(log_probability) for _, log_probability in students]
-        threshold = sorted(confidences)[25]
-        flags = ["--student_url", student.base_url, "--student_name", "student"]
-        flags += ["--student_tokenizer", merged, "--teacher_url", teacher.base_url]
-        flags += ["--teacher_name", "teacher", "--teacher_tokenizer", TEACHER]
-        flags += ["--teacher_temperature", 0, "--max_tokens", 128, "--max_retries", 0]
-        with cascade(
-            tmp_path / "log", *flags, "--temperature", 1, "--threshold", threshold
-        ) as served:
-            begun = time.perf_counter()
-            replies = list(pool.map(lambda chat: served.ask(chat[0]["content"]).parse(), chats))
-            print(f"{len(chats) / (time.perf_counter() - begun):.0f} requests/s")  # shown by -s
-            totals = json.loads(served.end())
-        by_teacher = [number for number, reply in enumerate(replies) if reply.model == "teacher"]
-        unsure = [number for number, reply in enumerate(replies) if reply.cascade["unsure"]]
-        teachers = dict(
-            zip(by_teacher, pool.map(ask_teacher, [chats[n] for n in by_teacher]), strict=True)
-        )
-    assert totals["requests"] == len(chats) and totals["refused"] == 0
-    assert totals["handed_over"] == len(by_teacher) + len(unsure)
-    assert 10 <= totals["handed_over"] <= 50 and len(by_teacher) >= 10
-    others = 0  # in bfloat16 a batch may add up a tie differently
-    gaps = []
-    for number, reply in enumerate(replies):
-        text, _ = students[number]
-        gaps.append(abs(reply.cascade["confidence"] - confidences[number]))
-        answer = reply.choices[0].message.content
-        if number in teachers:
-            text = task.read_answer(teachers[number][0])
-        others += answer != text
-    gaps.sort()
-    print(f"{others} other answers; gaps of confidence {gaps[len(gaps) // 2]:.4f}, {gaps[-1]:.4f}")
-    assert others <= 3
-    assert gaps[len(gaps) // 2] < 0.005 and gaps[-10] < 0.1
 
 
 @pytest.fixture(scope="module")
