@@ -72,6 +72,25 @@ def request(url, method="POST", path="/v1/chat/completions", body=None, **header
     return reply.status, raw, reply.headers
 
 
+def connection_to(url):
+    parts = urlsplit(url)
+    return socket.create_connection((parts.hostname, parts.port), timeout=HANGS)
+
+
+def raw_request(body, *headers):
+    """A request's bytes, with further lines in its head."""
+    lines = ["POST /v1/chat/completions HTTP/1.1", "Host: localhost"]
+    lines += ["Content-Type: application/json", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def wait_until(holds):
+    end = time.monotonic() + HANGS
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def chat(text="easy", **further):
     return {"model": "cascade", "messages": [{"role": "user", "content": text}], **further}
 
@@ -116,7 +135,11 @@ def test_the_teacher_answers_what_the_student_is_not_sure_of(flags, tmp_path, st
         assert chunks[-1].usage.total_tokens == 109 and not chunks[-1].choices
 
         assert [model.id for model in served.client.models.list()] == ["cascade"]
-        assert request(served.url, "GET", "/health")[0] == 200
+        assert served.client.models.retrieve("cascade").threshold == 0.9
+        with pytest.raises(openai.NotFoundError, match="the model 'gpt' is not served here"):
+            served.client.models.retrieve("gpt")
+        for method in ("GET", "HEAD"):
+            assert request(served.url, method, "/health")[0] == 200
         _, figures, headers = request(served.url, "GET", "/metrics")
         assert b'cascade_answers_total{answered_by="teacher"} 2.0' in figures
         assert b'cascade_handed_over_total{why="unsure"} 2.0' in figures
@@ -154,8 +177,7 @@ def test_a_teacher_that_dies_leaves_the_students_answer_marked(flags, tmp_path, 
         teacher.faults["hard 1"] = ["slow"]
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(served.ask, "hard 1")
-            while "hard 1" not in teacher.bodies:
-                time.sleep(0.01)
+            wait_until(lambda: "hard 1" in teacher.bodies)
             teacher.kill()  # in the middle of the answer
             reply = waiting.result()
         assert answer_of(reply) == "en" and reply.headers["x-answered-by"] == "student"
@@ -189,8 +211,7 @@ def test_where_the_student_dies_the_teacher_answers_within_the_budget(flags, tmp
         student.faults["easy 1"] = ["slow"]
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(served.ask, "easy 1")
-            while "easy 1" not in student.bodies:
-                time.sleep(0.01)
+            wait_until(lambda: "easy 1" in student.bodies)
             student.kill()
             reply = waiting.result()
         assert answer_of(reply) == "fr" and "x-confidence" not in reply.headers
@@ -209,31 +230,29 @@ def test_where_the_student_dies_the_teacher_answers_within_the_budget(flags, tmp
             served.ask("easy 5")
 
 
-def test_what_a_client_does_not_wait_for_is_cancelled(flags, tmp_path, teacher):
-    teacher.faults["hard"] = ["slow"]
+def test_what_clients_do_not_wait_for_is_cancelled(flags, tmp_path, teacher):
+    texts = [f"hard {number}" for number in range(64)]
+    teacher.faults.update({text: ["slow"] for text in texts})
     with cascade(tmp_path / "log", *flags) as served:
-        with pytest.raises(openai.APITimeoutError):
-            served.ask("hard", timeout=1.5)
-        assert len(teacher.bodies["hard"]) == 1
-        end = time.monotonic() + HANGS
-        while b"cascade_gone_total 1.0" not in request(served.url, "GET", "/metrics")[1]:
-            assert time.monotonic() < end
-            time.sleep(0.05)
-        figures = request(served.url, "GET", "/metrics")[1]
-        assert b"cascade_running 0.0" in figures
+
+        def leave(text):
+            """Ask for a stream, and close the connection before it has begun."""
+            with connection_to(served.url) as connection:
+                connection.sendall(raw_request(json.dumps(chat(text, stream=True)).encode()))
+                wait_until(lambda: text in teacher.bodies)
+
+        with ThreadPoolExecutor(64) as pool:
+            list(pool.map(leave, texts))
+        wait_until(lambda: served.figures()["cascade_gone_total"] == 64)
+        assert served.figures()["cascade_running"] == 0
         # and one that leaves in the middle of its request
-        parts = urlsplit(served.url)
-        with socket.create_connection((parts.hostname, parts.port)) as connection:
-            head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
-            head += "Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
-            connection.sendall(head.encode())
-        while b"cascade_gone_total 2.0" not in request(served.url, "GET", "/metrics")[1]:
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        with connection_to(served.url) as connection:
+            connection.sendall(raw_request(b"{" * 99)[:-98])
+        wait_until(lambda: served.figures()["cascade_gone_total"] == 65)
+        assert answer_of(served.ask("hard 64")) == "fr"
         assert "Traceback" not in served.said()
-        # the stand-in's reply came to nobody, and it was not asked again
-        time.sleep(0.2)
-        assert len(teacher.bodies["hard"]) == 1
+        # the stand-in's replies came to nobody, and it was not asked again
+        assert teacher.requests() == Counter([*texts, "hard 64"])
 
 
 def test_who_may_ask(flags, tmp_path, monkeypatch, teacher):
@@ -268,6 +287,15 @@ def test_who_may_ask(flags, tmp_path, monkeypatch, teacher):
         with pytest.raises(openai.BadRequestError) as error:
             served.ask("easy", tools=[{"type": "function", "function": {"name": "f"}}])
         assert error.value.param == "tools" and error.value.code == "unsupported_parameter"
+        # a head has a longest length too, which holds before a key is read
+        with connection_to(served.url) as connection:
+            connection.sendall(raw_request(b"", f"X-Long: {'x' * 100000}")[:-4])
+            assert connection.recv(100).startswith(b"HTTP/1.1 431 ")
+        body = json.dumps(chat()).encode()
+        key = f"Authorization: Bearer {CLIENTS_KEY}"
+        with connection_to(served.url) as connection:
+            connection.sendall(raw_request(body, key, f"X-Long: {'x' * 60000}"))
+            assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
         assert CLIENTS_KEY not in served.said() and KEY not in served.said()
         assert "Traceback" not in served.said()
 

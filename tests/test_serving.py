@@ -3,6 +3,7 @@ an OpenAI server.
 """
 
 import json
+import math
 import re
 import types
 
@@ -28,6 +29,9 @@ from small_models import small_model
 from vllm_server import server
 
 ROWS = 40
+# How far a confidence may be from itself where the same float32 weights are added up in another
+# order: in another batch, or with the adapter merged. Step 3 keeps six digits.
+ROUNDING = 1e-4
 # what the generation_config.json of many models holds
 PENALTY = {
     "do_sample": True,
@@ -44,11 +48,26 @@ def ask_vllm(model, prompts, tmp_path):
     return last_json(in_fork(PROGRAMS / "ask_vllm.py", model, file))
 
 
-def ask(client, name, rows, **sampling):
-    """What the server answers to the inputs of the report's rows."""
+def choices_of(client, name, rows, **sampling):
+    """What the server makes of the inputs of the report's rows, one after the other."""
     asked = {"model": name, "max_tokens": 64, **sampling}
-    answers = (client.chat.completions.create(messages=row["messages"], **asked) for row in rows)
-    return [answer.choices[0].message.content for answer in answers]
+    replies = (client.chat.completions.create(messages=row["messages"], **asked) for row in rows)
+    return [reply.choices[0] for reply in replies]
+
+
+def ask(client, name, rows, **sampling):
+    """The texts of these."""
+    return [choice.message.content for choice in choices_of(client, name, rows, **sampling)]
+
+
+def confidence_of(choice):
+    """The probability of all that a server has written, the end of turn included."""
+    return math.exp(sum(place.logprob for place in choice.logprobs.content))
+
+
+def confidences_of(rows):
+    """Step 3's, of the report's rows; all answers have come to their end."""
+    return [row["student"]["confidence"] for row in rows]
 
 
 def greedy(model, prompts):
@@ -266,7 +285,11 @@ def test_a_server_answers_as_the_dense_student_was_evaluated(dense, dense_evalua
         "float32",
     ]
     with server(tmp_path / "log", base, *lora, "--generation-config", "vllm") as client:
-        assert ask(client, "student", rows, temperature=0) == expected
+        choices = choices_of(client, "student", rows, temperature=0, logprobs=True)
+        assert [choice.message.content for choice in choices] == expected
+        # one at a time as in step 3's batch
+        alone = [confidence_of(choice) for choice in choices]
+        assert alone == pytest.approx(confidences_of(rows), abs=ROUNDING)
         assert ask(client, str(base), rows, temperature=0) != expected
         # and predict.py asks the adapter there, by its name
         texts = [json.dumps({"text": row["messages"][0]["content"]}) for row in rows]
@@ -277,6 +300,23 @@ def test_a_server_answers_as_the_dense_student_was_evaluated(dense, dense_evalua
         python("predict.py", *flags, "--min_success_rate", 0)
     records = sorted(trace(tmp_path / "out.jsonl"), key=lambda record: record["index"])
     assert [record["attempts"][0]["response"] for record in records] == expected
+
+
+@pytest.mark.slow
+def test_a_merged_copy_is_as_sure_as_the_adapter(dense, dense_evaluated, tmp_path):
+    """One request at a time, where the adapter was asked with a batch."""
+    base, adapter = dense
+    flags = ["--systems", "student", "--student_model", base, "--adapter", adapter]
+    flags += ["--test_file", ROOT / "example-data" / "heldout.jsonl", "--limit", ROWS]
+    flags += ["--serve_adapter", "merged", "--dtype", "float32", "--max_num_seqs", 1]
+    flags += ["--check_rows", 0, "--latency_rows", 1, "--report_dir", tmp_path / "report"]
+    python("evaluate.py", *flags)
+    metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert metrics["served_as"] == "a merged copy"
+    rows = read_jsonl(tmp_path / "report" / "predictions.jsonl")
+    others = read_jsonl(adapter / "report" / "predictions.jsonl")
+    assert confidences_of(rows) == pytest.approx(confidences_of(others), abs=ROUNDING)
+    assert len(set(confidences_of(rows))) > ROWS / 2 and min(confidences_of(rows)) < 0.9
 
 
 @pytest.mark.slow
