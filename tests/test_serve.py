@@ -3,6 +3,7 @@
 import http.client
 import json
 import math
+import os
 import signal
 import socket
 import stat
@@ -16,6 +17,7 @@ import openai
 import pytest
 
 from cascade_server import cascade
+from distill.cascade.cascade import GIVE_STUDENTS, REFUSE
 from distill.outputs import read_finished
 from helpers import HANGS, fails, read_jsonl, write_task
 from loopback_teacher import KEY, LoopbackTeacher
@@ -52,6 +54,11 @@ def flags(tmp_path, student, teacher):
     found = ["--student_url", student.url, "--student_name", "student", "--task", task]
     found += ["--teacher_url", teacher.url, "--teacher_name", "teacher"]
     return [*found, "--temperature", 1, "--threshold", 0.9]
+
+
+def refused(*flags):
+    """What serve.py says, which needs none of the libraries that forks of the tests have."""
+    return fails("serve.py", *flags, env=os.environ)
 
 
 def answer_of(reply):
@@ -146,7 +153,7 @@ def test_the_teacher_answers_what_the_student_is_not_sure_of(flags, tmp_path, st
         assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
 
         totals = json.loads(served.end().splitlines()[-1])
-        assert totals == {"requests": 3, "handed_over": 2, "unsure": 0, "refused": 0}
+        assert totals == {"requests": 3, "handed_over": 2, "unsure": 0, "refused": 1}
         assert served.process.returncode == 130
         assert "Traceback" not in served.said()
 
@@ -160,10 +167,10 @@ def test_requests_go_on_at_once_and_none_is_mixed_up(flags, tmp_path, student, t
 
     with cascade(tmp_path / "log", *flags) as served:
         student.answer = says_with_others
-        texts = [f"{'hard' if number % 5 == 0 else 'easy'} {number}" for number in range(200)]
+        texts = [f"{'hard' if number % 5 == 0 else 'easy'} {number}" for number in range(80)]
         with ThreadPoolExecutor(32) as pool:
             replies = list(pool.map(served.ask, texts))
-        assert [answer_of(reply) for reply in replies] == ["fr", "en", "en", "en", "en"] * 40
+        assert [answer_of(reply) for reply in replies] == ["fr", "en", "en", "en", "en"] * 16
         assert Counter(student.requests()) >= Counter(texts)
         assert student.most_at_once >= 8
         hard = [text for text in texts if "hard" in text]
@@ -171,38 +178,41 @@ def test_requests_go_on_at_once_and_none_is_mixed_up(flags, tmp_path, student, t
         assert served.end(signal.SIGTERM) and served.process.returncode == 143
 
 
-def test_a_teacher_that_dies_leaves_the_students_answer_marked(flags, tmp_path, teacher):
-    with cascade(tmp_path / "log", *flags, "--teacher_timeout", 20) as served:
-        assert answer_of(served.ask("hard 0")) == "fr"
-        teacher.faults["hard 1"] = ["slow"]
+@pytest.mark.parametrize("policy", [GIVE_STUDENTS, REFUSE])
+def test_a_teacher_that_dies_is_slow_or_says_nothing_valid(flags, tmp_path, teacher, policy):
+    further = ["--teacher_timeout", 2, "--max_retries", 1, "--when_teacher_fails", policy]
+    with cascade(tmp_path / "log", *flags, *further) as served:
+
+        def problem_with(text):
+            """Why the teacher has not answered; what the client gets is the policy's."""
+            if policy == REFUSE:
+                with pytest.raises(openai.InternalServerError) as error:
+                    served.ask(text)
+                assert error.value.status_code == 503
+                assert error.value.body["code"] == "no_sure_answer"
+                return error.value.body["message"].partition("the teacher's: ")[2]
+            reply = served.ask(text)
+            assert answer_of(reply) == "en" and reply.headers["x-answered-by"] == "student"
+            assert (reply.headers["x-handed-over"], reply.headers["x-unsure"]) == ("true", "true")
+            return reply.parse().cascade["teacher_problem"]
+
+        teacher.faults.update({"hard 1": ["slow"], "hard 3": ["slow"]})
         with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(served.ask, "hard 1")
+            waiting = pool.submit(problem_with, "hard 1")
             wait_until(lambda: "hard 1" in teacher.bodies)
             teacher.kill()  # in the middle of the answer
-            reply = waiting.result()
-        assert answer_of(reply) == "en" and reply.headers["x-answered-by"] == "student"
-        assert (reply.headers["x-handed-over"], reply.headers["x-unsure"]) == ("true", "true")
-        assert reply.parse().cascade["teacher_problem"] == "unreachable"
+            assert waiting.result() == "unreachable"
         assert answer_of(served.ask("easy")) == "en"
         teacher.start()
         assert answer_of(served.ask("hard 2")) == "fr"  # as if nothing had been
-        assert served.said().count("the teacher's server fails (unreachable: ") == 1
-
-
-def test_a_teacher_that_is_too_slow_or_says_nothing_valid_is_not_waited_for(
-    flags, tmp_path, teacher
-):
-    teacher.faults["hard 1"] = ["slow"]
-    retries = ["--max_retries", 1, "--when_teacher_fails", "503"]
-    with cascade(tmp_path / "log", *flags, "--teacher_timeout", 2, *retries) as served:
-        with pytest.raises(openai.InternalServerError, match="the teacher's: timeout") as error:
-            served.ask("hard 1")
-        assert error.value.status_code == 503 and error.value.body["code"] == "no_sure_answer"
+        assert problem_with("hard 3") == "timeout"
         teacher.answer = lambda text: {"reasoning": "Hm.", "content": "I cannot say."}
-        with pytest.raises(openai.InternalServerError, match="the teacher's: no_answer"):
-            served.ask("hard 2")
-        assert len(teacher.bodies["hard 2"]) == 2
+        assert problem_with("hard 4") == "no_answer"
+        assert len(teacher.bodies["hard 4"]) == 2
         assert answer_of(served.ask("easy")) == "en"
+        # said once in a while, and not for each request
+        assert "the teacher's server fails (unreachable: " in served.said()
+        assert served.said().count("the teacher's server fails") < 3
 
 
 def test_where_the_student_dies_the_teacher_answers_within_the_budget(flags, tmp_path, student):
@@ -305,8 +315,8 @@ def test_what_was_handed_over_is_the_next_training_file(flags, tmp_path):
     with cascade(tmp_path / "log", *flags, "--handed_over_file", path) as served:
         for text in ("hard 1", "easy", "hard 2", "hard 1"):
             served.ask(text)
-        refused = fails("serve.py", *flags, "--handed_over_file", path)
-        assert "another run is writing it" in refused
+        said = refused(*flags, "--handed_over_file", path)
+        assert "another run is writing it" in said
         served.process.kill()
         served.process.wait()
     inputs = [row["messages"][0]["content"] for row in read_jsonl(path)]
@@ -328,30 +338,27 @@ def test_what_was_handed_over_is_the_next_training_file(flags, tmp_path):
 
 def test_a_student_without_log_probabilities_is_refused(flags, student, teacher):
     student.answer = lambda text: {"content": "en"}
-    assert "does not give log-probabilities of all tokens" in fails("serve.py", *flags)
+    assert "does not give log-probabilities of all tokens" in refused(*flags)
     student.answer = lambda text: {"content": "en", "logprobs": [-0.1]}  # not that of its end
-    assert "does not give log-probabilities of all tokens" in fails("serve.py", *flags)
+    assert "does not give log-probabilities of all tokens" in refused(*flags)
     student.answer = lambda text: {"content": "en", "logprobs": [-0.1, -0.1]}
     student.usage = False
-    assert "does not count the tokens" in fails("serve.py", *flags)
+    assert "does not count the tokens" in refused(*flags)
     student.kill()
-    refused = fails("serve.py", *flags)
-    assert f"{student.url}: cannot be reached" in refused and "mend --student_url" in refused
+    said = refused(*flags)
+    assert f"{student.url}: cannot be reached" in said and "mend --student_url" in said
 
 
 def test_what_is_wrong_with_the_flags_is_one_line(flags, tmp_path):
     without = flags[:-4]
-    refused = fails("serve.py", *without, "--adapter", tmp_path)
-    assert "has no calibration.json" in refused and "--threshold" in refused
-    refused = fails("serve.py", *flags, "--host", "0.0.0.0")
-    assert "--allowed_hosts" in refused
-    assert "--student_key_env" in fails("serve.py", *flags, "--student_key_env", "NOT_THERE")
-    assert "--threshold 1.5" in fails("serve.py", *flags, "--threshold", "1.5")
+    said = refused(*without, "--adapter", tmp_path)
+    assert "has no calibration.json" in said and "--threshold" in said
+    assert "--threshold 1.5" in refused(*flags, "--threshold", "1.5")
 
 
 def test_a_port_that_is_taken_is_said(flags, student):
-    refused = fails("serve.py", *flags, "--port", student.port)
-    assert f"--port {student.port}: " in refused and "choose another" in refused
+    said = refused(*flags, "--port", student.port)
+    assert f"--port {student.port}: " in said and "choose another" in said
 
 
 def test_servers_that_come_later_are_waited_for(flags, tmp_path, student):

@@ -23,7 +23,7 @@ class BoundedHead(HttpToolsProtocol):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.beside_body = 0  # bytes since a request has begun, or since the last of a body
+        self.beside_body = 0  # bytes since the end of a head, or the last of a body
 
     def data_received(self, data: bytes) -> None:
         self.beside_body += len(data)
@@ -31,8 +31,8 @@ class BoundedHead(HttpToolsProtocol):
         if self.beside_body > MOST and not self.transport.is_closing():
             self.refuse()
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
         self.beside_body = 0
 
     def on_body(self, body: bytes) -> None:

@@ -157,6 +157,7 @@ async def serve(choices: Choices, task: Task, threshold: Threshold, metrics: Met
             concurrency=choices.concurrency,
             keep=keep,
         )
+        bound.listen(WAITING)  # so that whoever has read the next line is not refused
         say_start(choices, threshold, bound)
         await run_server(choices, served, bound)
 
