@@ -18,9 +18,12 @@ import pytest
 
 from cascade_server import cascade
 from distill.cascade.cascade import GIVE_STUDENTS, REFUSE
+from distill.cascade.metrics import Metrics
+from distill.cascade.start import check_choices, run_to_the_end, serve
 from distill.outputs import read_finished
 from helpers import HANGS, fails, read_jsonl, write_task
 from loopback_teacher import KEY, LoopbackTeacher
+from serve import parse_args
 
 SURE = [math.log(0.99), 0.0]
 DOUBTFUL = [math.log(0.4), 0.0]
@@ -59,6 +62,14 @@ def flags(tmp_path, student, teacher):
 def refused(*flags):
     """What serve.py says, which needs none of the libraries that forks of the tests have."""
     return fails("serve.py", *flags, env=os.environ)
+
+
+def refused_here(*flags):
+    """The same in this process, which spares a start."""
+    choices = parse_args([str(flag) for flag in flags])
+    with pytest.raises(ValueError) as error:
+        run_to_the_end(serve(choices, *check_choices(choices), Metrics()))
+    return str(error.value)
 
 
 def answer_of(reply):
@@ -338,12 +349,12 @@ def test_what_was_handed_over_is_the_next_training_file(flags, tmp_path):
 
 def test_a_student_without_log_probabilities_is_refused(flags, student, teacher):
     student.answer = lambda text: {"content": "en"}
-    assert "does not give log-probabilities of all tokens" in refused(*flags)
+    assert "does not give log-probabilities of all tokens" in refused_here(*flags)
     student.answer = lambda text: {"content": "en", "logprobs": [-0.1]}  # not that of its end
-    assert "does not give log-probabilities of all tokens" in refused(*flags)
+    assert "does not give log-probabilities of all tokens" in refused_here(*flags)
     student.answer = lambda text: {"content": "en", "logprobs": [-0.1, -0.1]}
     student.usage = False
-    assert "does not count the tokens" in refused(*flags)
+    assert "does not count the tokens" in refused_here(*flags)
     student.kill()
     said = refused(*flags)
     assert f"{student.url}: cannot be reached" in said and "mend --student_url" in said
