@@ -3,11 +3,13 @@
     python benchmarks/cascade.py
 
 Behind both are stand-ins that answer at once; both use openai's client. Every twentieth request is
-handed over. With the student's tokenizer requests go out as token ids, and none is handed over.
+handed over. With the student's tokenizer requests go out as token ids, and none is handed over. On
+a machine that does something else too, the processor time of each is the steadier figure.
 """
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -16,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -26,6 +29,33 @@ PARTS = ROOT / "benchmarks" / "cascade_parts.py"
 STUDENT = ROOT / "models" / "tiny-instruct"
 STARTS = 60.0  # seconds
 EVERY = 20  # one request of so many is handed over
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to answer: a process that listens."""
+
+    title: str
+    port: int
+    model: str  # that clients ask for
+    process: psutil.Process
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One measurement of one way."""
+
+    rate: float  # requests/s of many clients
+    busy: float  # ms of a core a request, of the way's own process
+    latency: float  # ms, the median of one client
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Resident, in MiB."""
+
+    before: float
+    grown: float
 
 
 def free_port() -> int:
@@ -57,15 +87,15 @@ async def ask(reader, writer, request: bytes) -> None:
             await reader.readexactly(int(line.partition(b":")[2]))
 
 
-async def load(port: int, model: str, requests: int, clients: int) -> list[float]:
+async def load(way: Way, requests: int, clients: int) -> list[float]:
     """Seconds of each request, from so many clients at once."""
     numbers = iter(range(requests))
     seconds = []
 
     async def client():
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", way.port)
         for number in numbers:
-            request = request_of(number, port, model)
+            request = request_of(number, way.port, way.model)
             begun = time.perf_counter()
             await ask(reader, writer, request)
             seconds.append(time.perf_counter() - begun)
@@ -75,13 +105,28 @@ async def load(port: int, model: str, requests: int, clients: int) -> list[float
     return seconds
 
 
-def measure(port: int, model: str, requests: int, clients: int) -> dict:
-    """Requests a second of many clients, and the median latency of one, in milliseconds."""
+def measure(way: Way, requests: int, clients: int) -> Measured:
+    """What many clients at once get of one way, and what one client waits."""
+    before = seconds_of(way.process)
     begun = time.perf_counter()
-    asyncio.run(load(port, model, requests, clients))
+    asyncio.run(load(way, requests, clients))
     rate = requests / (time.perf_counter() - begun)
-    alone = asyncio.run(load(port, model, requests // 4, 1))
-    return {"rate": rate, "latency": 1000 * statistics.median(alone)}
+    used = seconds_of(way.process) - before
+    alone = asyncio.run(load(way, requests // 4, 1))
+    return Measured(rate, 1000 * used / requests, 1000 * statistics.median(alone))
+
+
+def seconds_of(process: psutil.Process) -> float:
+    """Of processor time that a process has used."""
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def measure_memory(way: Way, requests: int, clients: int) -> Memory:
+    """What a process has after so many requests, and before them."""
+    before = way.process.memory_info().rss
+    asyncio.run(load(way, requests, clients))
+    return Memory(before / 2**20, (way.process.memory_info().rss - before) / 2**20)
 
 
 @contextlib.contextmanager
@@ -111,6 +156,63 @@ def cascade_command(port: int, url: str, task: Path, *further) -> list:
     return [ROOT / "serve.py", "--port", port, *flags, *further]
 
 
+def start_ways(folder: Path, started: contextlib.ExitStack) -> dict[str, Way]:
+    """The ways, which `started` ends, and the stand-in behind them."""
+    url_port = free_port()
+    url = f"http://127.0.0.1:{url_port}/v1"
+    task = folder / "task.yaml"
+    answer = {"prompt": "Which?", "labels": ["en", "fr"], "answer": "Final Answer: (.+)"}
+    task.write_text(json.dumps(answer))
+    # any text is an answer where requests go out as ids, whose reply is some token
+    free = folder / "free.yaml"
+    free.write_text(json.dumps({"prompt": "Which?"}))
+    started.enter_context(running([PARTS, "stand_in", url_port], url_port))
+
+    def way(title: str, model: str, command_at) -> Way:
+        port = free_port()
+        process = started.enter_context(running(command_at(port), port))
+        return Way(title, port, model, process)
+
+    tokenizer = ["--student_tokenizer", STUDENT]
+    return {
+        "bare": way("bare FastAPI proxy", "model", lambda port: [PARTS, "bare", port, url]),
+        "cascade": way("serve.py", "cascade", lambda port: cascade_command(port, url, task)),
+        "ids": way(
+            "serve.py, token ids",
+            "cascade",
+            lambda port: cascade_command(port, url, free, *tokenizer),
+        ),
+    }
+
+
+def beside_bare(runs: list[Measured], bare: list[Measured]) -> dict:
+    """Spreads of one way's figures, beside the bare proxy's repeat by repeat."""
+    rates = [run.rate for run in runs]
+    busy = [run.busy for run in runs]
+    more = [one.latency - other.latency for one, other in zip(runs, bare, strict=True)]
+    return {
+        "rate": spread(rates),
+        "ratio": ratios(rates, [run.rate for run in bare]),
+        "busy_ms": spread(busy),
+        "busy_ratio": ratios([run.busy for run in bare], busy),
+        "latency_ms": spread([run.latency for run in runs]),
+        "added_ms": spread(more),
+    }
+
+
+def row_of(title: str, figures: dict) -> list[str]:
+    """A way's row of the table."""
+    return [
+        title,
+        show(figures["rate"], 0),
+        show(figures["ratio"], 2),
+        show(figures["busy_ms"], 2),
+        show(figures["busy_ratio"], 2),
+        show(figures["latency_ms"], 2),
+        show(figures["added_ms"], 2),
+    ]
+
+
 def main() -> int:
     parser = parser_of(__doc__)
     parser.add_argument("--requests", type=int, default=2000, help="of each measurement")
@@ -118,63 +220,26 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3, help="of each way, taken in turn")
     parser.add_argument("--memory_requests", type=int, default=20000)
     args = parser.parse_args()
-    ports = {name: free_port() for name in ("stand-in", "bare", "cascade", "ids")}
-    url = f"http://127.0.0.1:{ports['stand-in']}/v1"
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as started:
-        task = Path(folder) / "task.yaml"
-        answer = {"prompt": "Which?", "labels": ["en", "fr"], "answer": "Final Answer: (.+)"}
-        task.write_text(json.dumps(answer))
-        # any text is an answer where requests go out as ids, whose reply is some token
-        free = Path(folder) / "free.yaml"
-        free.write_text(json.dumps({"prompt": "Which?"}))
+        ways = start_ways(Path(folder), started)
+        calls = {}
+        for name, way in ways.items():
+            measure(way, 200, args.clients)  # the first requests open connections
+            calls[name] = functools.partial(measure, way, args.requests, args.clients)
+        found = in_turn(calls, args.repeats)
+        memory = measure_memory(ways["cascade"], args.memory_requests, args.clients)
 
-        def start(command, name):
-            return started.enter_context(running(command, ports[name]))
-
-        start([PARTS, "stand_in", ports["stand-in"]], "stand-in")
-        start([PARTS, "bare", ports["bare"], url], "bare")
-        server = start(cascade_command(ports["cascade"], url, task), "cascade")
-        tokenizer = ["--student_tokenizer", STUDENT]
-        start(cascade_command(ports["ids"], url, free, *tokenizer), "ids")
-        models = {"bare": "model", "cascade": "cascade", "ids": "cascade"}
-        for name, model in models.items():
-            measure(ports[name], model, 200, args.clients)
-
-        def way(name):
-            return lambda: measure(ports[name], models[name], args.requests, args.clients)
-
-        found = in_turn({name: way(name) for name in models}, args.repeats)
-        before = server.memory_info().rss
-        asyncio.run(load(ports["cascade"], "cascade", args.memory_requests, args.clients))
-        grown = (server.memory_info().rss - before) / 2**20
-
-    titles = {
-        "bare": "bare FastAPI proxy",
-        "cascade": "serve.py",
-        "ids": "serve.py, token ids",
-    }
+    result = {"memory_grown_mib": round(memory.grown, 2), "memory_mib": round(memory.before, 1)}
     rows = []
-    result = {"memory_grown_mib": round(grown, 2), "memory_mib": round(before / 2**20, 1)}
-    rates = {name: [run["rate"] for run in runs] for name, runs in found.items()}
-    latencies = {name: [run["latency"] for run in runs] for name, runs in found.items()}
-    for name, title in titles.items():
-        ratio = ratios(rates[name], rates["bare"])
-        more = [one - other for one, other in zip(latencies[name], latencies["bare"], strict=True)]
-        rows.append(
-            [
-                title,
-                show(spread(rates[name]), 0),
-                show(ratio, 2),
-                show(spread(latencies[name]), 2),
-                show(spread(more), 2),
-            ]
-        )
-        result[name] = {"rate": spread(rates[name]), "ratio": ratio, "added_ms": spread(more)}
-    header = ["", "requests/s", "of the proxy's", "median latency, ms", "more than the proxy's, ms"]
+    for name, way in ways.items():
+        result[name] = beside_bare(found[name], found["bare"])
+        rows.append(row_of(way.title, result[name]))
+    header = ["", "requests/s", "of the proxy's", "ms of a core a request", "the proxy's to that"]
+    header += ["median latency, ms", "more than the proxy's, ms"]
     note = (
         f"{args.requests:,} requests from {args.clients} clients, latency of one client, median of "
-        f"{args.repeats} (lowest to highest); memory grew by {grown:.1f} MiB over "
-        f"{args.memory_requests:,} requests, from {before / 2**20:.0f}."
+        f"{args.repeats} (lowest to highest); memory grew by {memory.grown:.1f} MiB over "
+        f"{args.memory_requests:,} requests, from {memory.before:.0f}."
     )
     return finish("serve.py beside a bare proxy", header, rows, [note], result)
 

@@ -58,10 +58,7 @@ class StandIn(asyncio.Protocol):
             else:
                 found = reply_of(json.loads(rest[:length]))
             content = json.dumps(found).encode()
-            said = (
-                b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-            )
-            self.transport.write(said % len(content) + content)
+            self.transport.write(HEAD % len(content) + content)
 
 
 async def stand_in(port: int) -> None:

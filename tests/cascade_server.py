@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 
 import openai
 
@@ -31,6 +32,17 @@ class Cascade:
         chat = [{"role": "user", "content": text}]
         create = self.client.chat.completions.with_raw_response.create
         return create(model="cascade", messages=chat, **settings)
+
+    def figures(self) -> dict[str, float]:
+        """What /metrics says, by its names."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=ENDS) as reply:
+            lines = reply.read().decode().splitlines()
+        found = {}
+        for line in lines:
+            name, _, value = line.rpartition(" ")
+            if not line.startswith("#"):
+                found[name] = float(value)
+        return found
 
     def end(self, number=signal.SIGINT) -> str:
         """End it by a signal; what it has written to stdout."""

@@ -1,25 +1,19 @@
 """The page of serve.py in a real browser, on a desk and on a phone, in front of two stand-ins."""
 
 import math
-import shutil
-from urllib.parse import urlsplit
 
 import pytest
 
+from browser import needs_chromium, page_at
 from cascade_server import cascade
 from helpers import write_task
 from loopback_teacher import LoopbackTeacher
 
-CHROMIUM = shutil.which("chromium")
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
-    "--disable-sync"
-).split()
 KEY = "sk-of-the-clients-0123456789"
 MARKUP = '<img src="http://example.com/x.png"><script>document.title = "run"</script>'
 ARABIC = "أشتاق إلى الأمسيات الهادئة على الشرفة."
 
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
+pytestmark = needs_chromium
 
 
 def student_says(text):
@@ -46,23 +40,8 @@ def served(tmp_path_factory):
 
 @pytest.fixture
 def page(served, request):
-    """The page, from which nothing but the server itself is asked."""
-    from playwright.sync_api import sync_playwright
-
-    asked = []
-    said = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        size = {"width": getattr(request, "param", 1300), "height": 900}
-        page = browser.new_context(viewport=size).new_page()
-        page.on("request", lambda each: asked.append(each.url))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.goto(served.url)
+    with page_at(served.url, request.param) as page:
         yield page
-        browser.close()
-    hosts = {urlsplit(url).netloc for url in asked if not url.startswith("data:")}
-    assert hosts == {urlsplit(served.url).netloc}
-    assert said == []
 
 
 @pytest.mark.parametrize("page", [1300, 400], indirect=True)

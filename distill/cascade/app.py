@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from distill.cascade.asked import Limits
+from distill.cascade.asked import Limits, not_served
 from distill.cascade.cascade import Cascade, Outcome
 from distill.cascade.errors import error_response
 from distill.cascade.metrics import Metrics
@@ -38,7 +38,9 @@ class Served:
 
 def make_app(served: Served) -> FastAPI:
     """The application; who may ask it is gate.py's."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    # a redirect to a path without its last slash would name http:// where a proxy has TLS
+    settings = {"docs_url": None, "redoc_url": None, "openapi_url": None}
+    app = FastAPI(redirect_slashes=False, **settings)
     metrics = served.metrics
     places = Places(served.concurrency, metrics)
 
@@ -62,7 +64,7 @@ def make_app(served: Served) -> FastAPI:
         metrics.refuse(500)
         return error_response(Refused(500, "the server has failed; its log says more"))
 
-    @app.get("/health")
+    @app.api_route("/health", methods=["GET", "HEAD"])
     async def health():
         return JSONResponse({"status": "ok"})
 
@@ -73,6 +75,13 @@ def make_app(served: Served) -> FastAPI:
     @app.get("/v1/models")
     async def models():
         return JSONResponse(models_of(served.served_name, served.cascade.threshold.threshold))
+
+    @app.get("/v1/models/{name}")
+    async def model(name: str):
+        if name != served.served_name:
+            raise not_served(name, served.served_name)
+        [found] = models_of(served.served_name, served.cascade.threshold.threshold)["data"]
+        return JSONResponse(found)
 
     @app.post("/v1/chat/completions")
     async def complete(request: Request):

@@ -43,6 +43,9 @@ AS_IT_IS = {
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
 }
+# Of a message; the others of an assistant's, as a reply has them, are null or empty.
+READ_OF_MESSAGE = ("role", "content")
+WITHOUT_EFFECT_OF_MESSAGE = ("name", "reasoning", "reasoning_content")
 REMEDIES = {
     "temperature": "answers are greedy; leave it out, or send 0",
     "n": "there is one answer; leave it out, or send 1",
@@ -83,8 +86,7 @@ def read_asked(raw: bytes, served_name: str, limits: Limits) -> Asked:
     if not isinstance(model, str):
         raise Refused(400, "'model' must name the model", "model")
     if model != served_name:
-        said = f"the model {model!r} is not served here, but {served_name!r} is"
-        raise Refused(404, said, "model", "model_not_found")
+        raise not_served(model, served_name)
     options = body.get("stream_options") or {}
     if not isinstance(options, dict):
         raise Refused(400, "'stream_options' must be an object", "stream_options")
@@ -94,6 +96,12 @@ def read_asked(raw: bytes, served_name: str, limits: Limits) -> Asked:
         stream=read_switch(body, "stream"),
         include_usage=read_switch(options, "include_usage"),
     )
+
+
+def not_served(model: str, served_name: str) -> Refused:
+    """The refusal of another model's name."""
+    said = f"the model {model!r} is not served here, but {served_name!r} is"
+    return Refused(404, said, "model", "model_not_found")
 
 
 def check_parameters(body: dict) -> None:
@@ -159,6 +167,7 @@ def read_message(message: object, where: str, allow_system: bool) -> dict:
     """One message. Raises Refused that names `where` it stands."""
     if not isinstance(message, dict):
         raise Refused(400, f"{where} must be an object", where)
+    check_keys(message, where)
     role = message.get("role")
     if role in ("system", "developer"):
         if not allow_system:
@@ -180,6 +189,15 @@ def read_message(message: object, where: str, allow_system: bool) -> dict:
     except ValueError as error:
         raise Refused(400, str(error), f"{where}.content") from None
     return {"role": role, "content": text}
+
+
+def check_keys(message: dict, where: str) -> None:
+    """Refuse what of a message the student cannot be shown, such as calls of tools."""
+    for name, value in message.items():
+        if name in READ_OF_MESSAGE or name in WITHOUT_EFFECT_OF_MESSAGE or value in (None, []):
+            continue
+        said = f"{where}: {name!r} is not supported here: leave it out"
+        raise Refused(400, said, f"{where}.{name}", "unsupported_parameter")
 
 
 def is_text(content: object) -> bool:

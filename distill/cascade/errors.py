@@ -13,17 +13,22 @@ KINDS = {
 }
 
 
-def error_response(error: Refused) -> JSONResponse:
-    """The reply that says so; a client may come again soon where it is not at fault."""
+def error_of(error: Refused) -> dict:
+    """The body that says so."""
     said = {
         "message": error.message,
         "type": KINDS.get(error.status, "invalid_request_error"),
         "param": error.param,
         "code": error.code,
     }
+    return {"error": said}
+
+
+def error_response(error: Refused) -> JSONResponse:
+    """The reply with it; a client may come again soon where it is not at fault."""
     headers = {}
     if error.status in (429, 503):
         headers["Retry-After"] = "1"
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse({"error": said}, error.status, headers)
+    return JSONResponse(error_of(error), error.status, headers)

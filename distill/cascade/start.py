@@ -18,6 +18,7 @@ from distill.cascade.cascade import STUDENT, TEACHER, Cascade, Outcome
 from distill.cascade.choices import Choices
 from distill.cascade.gate import ANY_HOST, Gate, hosts_allowed
 from distill.cascade.handed_over import HandedOver
+from distill.cascade.heads import BoundedHead
 from distill.cascade.metrics import Metrics
 from distill.cascade.student import Student
 from distill.cascade.teacher import Teacher
@@ -156,6 +157,7 @@ async def serve(choices: Choices, task: Task, threshold: Threshold, metrics: Met
             concurrency=choices.concurrency,
             keep=keep,
         )
+        bound.listen(WAITING)  # so that whoever has read the next line is not refused
         say_start(choices, threshold, bound)
         await run_server(choices, served, bound)
 
@@ -192,6 +194,7 @@ async def run_server(choices: Choices, served: Served, bound: socket.socket) -> 
     hosts = hosts_allowed(choices.host, choices.allowed_hosts)
     config = uvicorn.Config(
         Gate(make_app(served), hosts, key),
+        http=BoundedHead,
         log_level="error",
         access_log=False,
         server_header=False,

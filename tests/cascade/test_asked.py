@@ -100,6 +100,16 @@ def test_a_system_message_is_refused_unless_training_rows_had_one():
     assert read(allowed, messages=chat).messages[0]["role"] == "system"
 
 
+def test_an_earlier_reply_may_be_sent_again_but_no_call_of_a_tool():
+    reply = {"role": "assistant", "content": "es", "refusal": None, "annotations": []}
+    chat = [{**CHAT["messages"][0], "name": "me"}, reply, *CHAT["messages"]]
+    kept = [{"role": each["role"], "content": each["content"]} for each in chat]
+    assert read(messages=chat).messages == kept
+    reply["tool_calls"] = [{"id": "1", "type": "function"}]
+    error = refusal(messages=chat)
+    assert error.param == "messages.[1].tool_calls" and error.code == "unsupported_parameter"
+
+
 def test_another_model_is_not_found():
     error = refusal(model="gpt")
     assert (error.status, error.code) == (404, "model_not_found")

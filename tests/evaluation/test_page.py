@@ -4,10 +4,10 @@ The figures are measured on answers that are made up, so no engine is needed.
 """
 
 import re
-import shutil
 
 import pytest
 
+from browser import CHROMIUM, FLAGS, needs_chromium
 from distill.evaluation.page import (
     SHOWN_CHARACTERS,
     SHOWN_ROWS,
@@ -20,12 +20,6 @@ from distill.evaluation.scores import Prices, measure
 from example_reports import predictions_of, write_free, write_large
 from helpers import read_jsonl
 
-CHROMIUM = shutil.which("chromium")
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
-    "--disable-sync"
-).split()
-needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
 SCREENS = [(1300, "light"), (1300, "dark"), (400, "light"), (400, "dark")]
 
 TEXTS = {
