@@ -46,7 +46,10 @@ ON_CPU = {
         "Inductor compilation was disabled by user settings",
     ),
     "vllm.engine.arg_utils": ("The global random seed is set to",),
-    "vllm.platforms.cpu": ("Triton is not installed",),
+    "vllm.platforms.cpu": (
+        "Triton is not installed",
+        "Reset SSM cache type to float32",  # of layers that the model need not have
+    ),
     "vllm.triton_utils.importing": ("Triton is installed, but doesn't include CPU backend",),
     "vllm.v1.worker.cpu_worker": (
         "is not found in LD_PRELOAD",  # docs/troubleshooting.md says it

@@ -29,6 +29,9 @@ from helpers import (
 HELDOUT = ROOT / "example-data" / "heldout.jsonl"
 TASK = ROOT / "example-data" / "language_classification.yaml"
 COLUMNS = ["--text_column", "text", "--id_column", "nr"]
+# vLLM's probability of an answer and transformers' were up to 6e-4 apart on a CPU with instructions
+# for bfloat16, and less than 2e-4 on others
+CLOSE = 2e-3
 
 
 def read_csv(path):
@@ -149,7 +152,7 @@ def test_confidence_is_the_probability_that_transformers_gives(distilled, predic
         for place, token in enumerate(encoded["labels"]):
             if token != -100:
                 total += float(logprobs[place - 1, token])
-        assert math.exp(sure[int(row["index"])]) == pytest.approx(math.exp(total), abs=2e-4)
+        assert math.exp(sure[int(row["index"])]) == pytest.approx(math.exp(total), abs=CLOSE)
 
 
 @pytest.mark.slow
