@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from helpers import ENDS, ROOT, assert_gone, run
+from small_tokenizers import byte_tokenizer
 from vllm_server import free_port
 
 # `-m vllm...` fails or sleeps, as the test says; anything else is Python
@@ -27,19 +28,21 @@ exec {python} "$@"
 
 @pytest.fixture
 def env(tmp_path):
+    for name in ("a", "b"):
+        byte_tokenizer().save_pretrained(tmp_path / name)
     python = tmp_path / "python"
     python.write_text(STAND_IN.replace("{python}", sys.executable))
     python.chmod(0o755)
     further = {
         "PYTHON": str(python),
         "LOG_DIR": str(tmp_path),
-        "STUDENT": "models/a",
-        "TEACHER": "models/b",
+        "STUDENT": str(tmp_path / "a"),
+        "TEACHER": str(tmp_path / "b"),
         "STUDENT_GPUS": "0",
         "TEACHER_GPUS": "1,2",
         "STUDENT_PORT": str(free_port()),
         "TEACHER_PORT": str(free_port()),
-        "FAILS": "models/none",
+        "FAILS": "nothing",
     }
     return {**os.environ, **further}
 
@@ -49,14 +52,21 @@ def test_wrong_flags_end_all_before_a_model_is_loaded(env):
     assert "serve.py: --threshold 7.0: must be between 0 and 1" in result.stderr
 
 
+def test_a_model_that_is_not_there_ends_all_before_the_other_is_loaded(env, tmp_path):
+    env["STUDENT"] = str(tmp_path / "none")
+    flags = ["--temperature", 1, "--threshold", 0.5]
+    result = run("bash", ROOT / "serve.sh", *flags, env=env, code=2, timeout=ENDS)
+    assert f"serve.py: {tmp_path}/none: no tokenizer that transformers can load" in result.stderr
+
+
 def test_the_log_of_a_server_that_fails_is_shown(env, tmp_path):
-    env["FAILS"] = "models/b"
+    env["FAILS"] = f"--model {env['TEACHER']}"
     flags = ["--temperature", 1, "--threshold", 0.5]
     result = run("bash", ROOT / "serve.sh", *flags, env=env, code=1, timeout=ENDS)
     assert "no such model" in result.stderr
     assert f"the teacher's server has ended; its log is {tmp_path}/teacher.log" in result.stderr
     started = (tmp_path / "teacher.log").read_text()
-    assert started.startswith("1,2 -m vllm.entrypoints.openai.api_server --model models/b ")
+    assert started.startswith(f"1,2 -m vllm.entrypoints.openai.api_server --model {tmp_path}/b ")
     assert "--reasoning-parser qwen3" in started
     assert (tmp_path / "student.log").read_text().startswith("0 -m vllm")
 
