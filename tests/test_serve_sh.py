@@ -15,9 +15,11 @@ from helpers import ENDS, ROOT, assert_gone, run
 from small_tokenizers import byte_tokenizer
 from vllm_server import free_port
 
-# `-m vllm...` fails or sleeps, as the test says; anything else is Python
+# `-m vllm...` fails or sleeps, as the test says, and may not heed TERM, as vLLM's server while it
+# loads a model; anything else is Python
 STAND_IN = """#!/usr/bin/env bash
 if [ "$1" = -m ]; then
+  if [[ "$*" == *"$DEAF"* ]]; then trap "" TERM; fi
   echo "$CUDA_VISIBLE_DEVICES $*"
   if [[ "$*" == *"$FAILS"* ]]; then echo "no such model" && exit 3; fi
   sleep 100 & wait
@@ -43,6 +45,8 @@ def env(tmp_path):
         "STUDENT_PORT": str(free_port()),
         "TEACHER_PORT": str(free_port()),
         "FAILS": "nothing",
+        "DEAF": "nobody",
+        "ENDS_WITHIN": "1",
     }
     return {**os.environ, **further}
 
@@ -71,7 +75,9 @@ def test_the_log_of_a_server_that_fails_is_shown(env, tmp_path):
     assert (tmp_path / "student.log").read_text().startswith("0 -m vllm")
 
 
-def test_ctrl_c_ends_all(env, tmp_path):
+@pytest.mark.parametrize("deaf", ["nobody", "--port"])
+def test_ctrl_c_ends_all(env, tmp_path, deaf):
+    env["DEAF"] = deaf
     command = ["bash", str(ROOT / "serve.sh"), "--temperature", "1", "--threshold", "0.5"]
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
     end = time.monotonic() + ENDS
