@@ -21,7 +21,10 @@ STAND_IN = """#!/usr/bin/env bash
 if [ "$1" = -m ]; then
   if [[ "$*" == *"$DEAF"* ]]; then trap "" TERM; fi
   echo "$CUDA_VISIBLE_DEVICES $*"
-  if [[ "$*" == *"$FAILS"* ]]; then echo "no such model" && exit 3; fi
+  if [[ "$*" == *"$FAILS"* ]]; then # when the other one has begun
+    while [ ! -s "$LOG_DIR/student.log" ]; do sleep 0.02; done
+    echo "no such model" && exit 3
+  fi
   sleep 100 & wait
 fi
 exec {python} "$@"
