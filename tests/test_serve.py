@@ -154,8 +154,8 @@ def test_the_teacher_answers_what_the_student_is_not_sure_of(flags, tmp_path, st
 
         assert [model.id for model in served.client.models.list()] == ["cascade"]
         assert served.client.models.retrieve("cascade").threshold == 0.9
-        with pytest.raises(openai.NotFoundError, match="the model 'gpt' is not served here"):
-            served.client.models.retrieve("gpt")
+        with pytest.raises(openai.NotFoundError, match="the model 'org/gpt' is not served here"):
+            served.client.models.retrieve("org/gpt")
         for method in ("GET", "HEAD"):
             assert request(served.url, method, "/health")[0] == 200
         _, figures, headers = request(served.url, "GET", "/metrics")

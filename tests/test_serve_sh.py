@@ -12,13 +12,19 @@ import psutil
 import pytest
 
 from helpers import ENDS, ROOT, assert_gone, run
+from small_tokenizers import byte_tokenizer
 from vllm_server import free_port
 
-# `-m vllm...` fails or sleeps, as the test says; anything else is Python
+# `-m vllm...` fails or sleeps, as the test says, and may not heed TERM, as vLLM's server while it
+# loads a model; anything else is Python
 STAND_IN = """#!/usr/bin/env bash
 if [ "$1" = -m ]; then
+  if [[ "$*" == *"$DEAF"* ]]; then trap "" TERM; fi
   echo "$CUDA_VISIBLE_DEVICES $*"
-  if [[ "$*" == *"$FAILS"* ]]; then echo "no such model" && exit 3; fi
+  if [[ "$*" == *"$FAILS"* ]]; then # when the other one has begun
+    while [ ! -s "$LOG_DIR/student.log" ]; do sleep 0.02; done
+    echo "no such model" && exit 3
+  fi
   sleep 100 & wait
 fi
 exec {python} "$@"
@@ -27,19 +33,23 @@ exec {python} "$@"
 
 @pytest.fixture
 def env(tmp_path):
+    for name in ("a", "b"):
+        byte_tokenizer().save_pretrained(tmp_path / name)
     python = tmp_path / "python"
     python.write_text(STAND_IN.replace("{python}", sys.executable))
     python.chmod(0o755)
     further = {
         "PYTHON": str(python),
         "LOG_DIR": str(tmp_path),
-        "STUDENT": "models/a",
-        "TEACHER": "models/b",
+        "STUDENT": str(tmp_path / "a"),
+        "TEACHER": str(tmp_path / "b"),
         "STUDENT_GPUS": "0",
         "TEACHER_GPUS": "1,2",
         "STUDENT_PORT": str(free_port()),
         "TEACHER_PORT": str(free_port()),
-        "FAILS": "models/none",
+        "FAILS": "nothing",
+        "DEAF": "nobody",
+        "ENDS_WITHIN": "1",
     }
     return {**os.environ, **further}
 
@@ -49,19 +59,28 @@ def test_wrong_flags_end_all_before_a_model_is_loaded(env):
     assert "serve.py: --threshold 7.0: must be between 0 and 1" in result.stderr
 
 
+def test_a_model_that_is_not_there_ends_all_before_the_other_is_loaded(env, tmp_path):
+    env["STUDENT"] = str(tmp_path / "none")
+    flags = ["--temperature", 1, "--threshold", 0.5]
+    result = run("bash", ROOT / "serve.sh", *flags, env=env, code=2, timeout=ENDS)
+    assert f"serve.py: {tmp_path}/none: no tokenizer that transformers can load" in result.stderr
+
+
 def test_the_log_of_a_server_that_fails_is_shown(env, tmp_path):
-    env["FAILS"] = "models/b"
+    env["FAILS"] = f"--model {env['TEACHER']}"
     flags = ["--temperature", 1, "--threshold", 0.5]
     result = run("bash", ROOT / "serve.sh", *flags, env=env, code=1, timeout=ENDS)
     assert "no such model" in result.stderr
     assert f"the teacher's server has ended; its log is {tmp_path}/teacher.log" in result.stderr
     started = (tmp_path / "teacher.log").read_text()
-    assert started.startswith("1,2 -m vllm.entrypoints.openai.api_server --model models/b ")
+    assert started.startswith(f"1,2 -m vllm.entrypoints.openai.api_server --model {tmp_path}/b ")
     assert "--reasoning-parser qwen3" in started
     assert (tmp_path / "student.log").read_text().startswith("0 -m vllm")
 
 
-def test_ctrl_c_ends_all(env, tmp_path):
+@pytest.mark.parametrize("deaf", ["nobody", "--port"])
+def test_ctrl_c_ends_all(env, tmp_path, deaf):
+    env["DEAF"] = deaf
     command = ["bash", str(ROOT / "serve.sh"), "--temperature", "1", "--threshold", "0.5"]
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
     end = time.monotonic() + ENDS

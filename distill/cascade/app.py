@@ -76,7 +76,7 @@ def make_app(served: Served) -> FastAPI:
     async def models():
         return JSONResponse(models_of(served.served_name, served.cascade.threshold.threshold))
 
-    @app.get("/v1/models/{name}")
+    @app.get("/v1/models/{name:path}")
     async def model(name: str):
         if name != served.served_name:
             raise not_served(name, served.served_name)

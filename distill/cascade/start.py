@@ -84,18 +84,17 @@ def ask_when_there(server: Server, until: float) -> About:
             time.sleep(LOOK_EVERY)
 
 
-def exchange_of(server: Server, thinks: bool, task: Task | None, until: float) -> Exchange:
-    """How one of the servers is spoken to, which is asked about itself first.
+def tokenizer_of(server: Server, task: Task | None):
+    """The tokenizer of a server's model; None where none is named.
 
-    With a `task`, its prompt is tried on the tokenizer, if there is one. Raises ValueError.
+    With a `task`, its prompt is tried on it. Raises ValueError.
     """
-    about = ask_when_there(server, until)
-    tokenizer = None
-    if server.tokenizer:
-        tokenizer = load_tokenizer(server.tokenizer)
-        if task:
-            check_prompt(server.tokenizer, tokenizer, task)
-    return Exchange(server, about, thinks, tokenizer)
+    if not server.tokenizer:
+        return None
+    tokenizer = load_tokenizer(server.tokenizer)
+    if task:
+        check_prompt(server.tokenizer, tokenizer, task)
+    return tokenizer
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -131,10 +130,15 @@ async def serve(choices: Choices, task: Task, threshold: Threshold, metrics: Met
         keep = keep_nothing
         if choices.handed_over_file:
             keep = open_file(choices, task, at_end).add
+        # before the servers are waited for, which may take long
+        students = tokenizer_of(choices.student, None)
+        teachers = tokenizer_of(choices.teacher, task)
         until = time.monotonic() + choices.wait_for_servers
-        student_exchange = exchange_of(choices.student, False, None, until)
+        about = ask_when_there(choices.student, until)
+        student_exchange = Exchange(choices.student, about, False, students)
         at_end.push_async_callback(student_exchange.close)
-        teacher_exchange = exchange_of(choices.teacher, choices.settings.thinks, task, until)
+        about = ask_when_there(choices.teacher, until)
+        teacher_exchange = Exchange(choices.teacher, about, choices.settings.thinks, teachers)
         at_end.push_async_callback(teacher_exchange.close)
         student = Student(
             student_exchange, task, choices.student_max_tokens, choices.student_timeout
