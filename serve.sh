@@ -13,7 +13,7 @@ done
 student=${STUDENT:-models/merged} teacher=${TEACHER:-Qwen/Qwen3-30B-A3B-Thinking-2507} logs=${LOG_DIR:-$(mktemp -d)}
 ports=("${STUDENT_PORT:-8001}" "${TEACHER_PORT:-8002}") cpu=() names=() groups=() ended=0 code=0 # names: by process
 read -ra student_flags <<<"${STUDENT_FLAGS:-}" && read -ra teacher_flags <<<"${TEACHER_FLAGS:---reasoning-parser qwen3}"
-if ! nvidia-smi >/dev/null 2>&1; then export VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-2} cpu=(--enforce-eager); fi
+if ! nvidia-smi >/dev/null 2>&1; then export VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-2} cpu=(--enforce-eager --block-size 32); fi
 trap 'exit 130' INT && trap 'exit 143' TERM
 # each is a process group of its own, since vLLM's server has processes below it; while it loads a model it may not end at TERM
 trap 'trap "" INT TERM; kill -TERM -- "${groups[@]}" 2>/dev/null || true; late=$((SECONDS + ${ENDS_WITHIN:-15}))
