@@ -165,20 +165,29 @@ def merged_beside(adapter: str) -> str:
 
 
 def cascade_command(
-    adapter: str, task_file: str, teacher: str, revision: str | None, asked_with: dict
+    adapter: str,
+    task_file: str,
+    teacher: str,
+    revision: str | None,
+    asked_with: dict,
+    engine_flags: list[str],
 ) -> str:
     """How the merged student is served with its teacher behind it, on this machine.
 
-    `asked_with` has what the teacher was asked with, by the names in SAMPLING.
+    `asked_with` has what the teacher was asked with, by the names in SAMPLING. `engine_flags` are
+    vLLM's, for both models.
     """
     parser = asked_with["reasoning_parser"]
     settings = [f"STUDENT={shlex.quote(merged_beside(adapter))}"]
+    if engine_flags:
+        settings.append(f"STUDENT_FLAGS={shlex.quote(shlex.join(engine_flags))}")
     settings.append(f"TEACHER={shlex.quote(teacher)}")
-    if parser != REASONING_PARSER or revision:
+    if parser != REASONING_PARSER or revision or engine_flags:
         own = [] if parser == "none" else ["--reasoning-parser", parser]
         own += ["--revision", revision] if revision else []
+        own += engine_flags
         # empty flags would be taken for none that are given
-        settings.append(f"TEACHER_FLAGS={shlex.quote(' '.join(own) or ' ')}")
+        settings.append(f"TEACHER_FLAGS={shlex.quote(shlex.join(own) or ' ')}")
     words = ["--adapter", adapter, "--task", task_file]
     for name, default in SAMPLING.items():
         flag = "teacher_temperature" if name == "temperature" else name

@@ -197,6 +197,11 @@ def test_step_3_names_the_backlog_and_with_a_calibration_the_cascade(adapter, ca
     served = serve.parse_args([*serving[serving.index("serve.sh") + 1 :], *urls, *names])
     assert (served.task_file, served.settings.max_tokens) == ("my task.yaml", 100)
     assert (served.settings.temperature, served.settings.thinks) == (0.5, False)
+    flags = ["--tensor_parallel_size", 4, "--max_model_len", "8192"]
+    *_, serving = said_after(adapter, caplog, *flags)
+    on_four = "--tensor-parallel-size 4 --max_model_len 8192"
+    assert serving[1] == f"STUDENT_FLAGS={on_four}"
+    assert serving[3] == f"TEACHER_FLAGS=--reasoning-parser qwen3 {on_four}"
     (own_flags,) = said_after(adapter, caplog, "--reasoning_parser", "none")[2][2:3]
     assert own_flags == "TEACHER_FLAGS= "  # which the shell does not take for none given
     behind_url = ["--teacher_url", "http://t/v1", "--teacher_model", "t"]

@@ -49,7 +49,15 @@ def say_next(choices: Choices, systems: list[str]) -> None:
     )
     if CASCADE in systems and choices.asks_teacher and (Path(adapter) / CALIBRATION).is_file():
         asked_with = {name: getattr(choices, name) for name in SAMPLING}
+        gpus = []
+        if choices.tensor_parallel_size > 1:
+            gpus = ["--tensor-parallel-size", str(choices.tensor_parallel_size)]
         line = cascade_command(
-            adapter, task_file, choices.teacher_model, revisions.teacher, asked_with
+            adapter,
+            task_file,
+            choices.teacher_model,
+            revisions.teacher,
+            asked_with,
+            [*gpus, *choices.engine_flags],
         )
         log.info("next, that model with its teacher where it is unsure: %s", line)

@@ -102,6 +102,7 @@ class Beginning:
         lock, which `lock` takes. Raises Held if another run is at work that does something else.
         """
         end = time.monotonic() + TURN_WITHIN
+        written = 0  # bytes of the new journal
         said = False
         while True:
             try:
@@ -112,7 +113,9 @@ class Beginning:
                 lock()
                 break
             except Held:
-                if being_written(self.journal.output).exists():
+                grown = size_of(being_written(self.journal.output))
+                if grown != written:  # one that was left by a killed run does not grow
+                    written = grown
                     end = time.monotonic() + TURN_WITHIN
                 elif time.monotonic() > end:
                     raise
@@ -286,6 +289,14 @@ class Rebuilding:
 def being_written(output: Path) -> Path:
     """The new journal of an output, from its first line until it takes the old one's place."""
     return own_journal(output).with_suffix(".jsonl.tmp")
+
+
+def size_of(path: Path) -> int:
+    """Of a file in bytes; 0 where there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def first_line(path: Path) -> dict:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distill.cli import ADAPTER, LABELS, STUDENT, check_model
-from distill.training.train_files import BETWEEN, ON_CONFLICT, named_files
+from distill.training.train_files import ON_CONFLICT, named_files, with_commas
 
 # of Recipe, where neither a flag nor few_rows.py says otherwise
 EPOCHS = 1.0
@@ -80,7 +80,7 @@ class ScriptArguments:
                 "below 1"
             )
         if isinstance(self.train_file, list):  # as YAML may have them
-            self.train_file = BETWEEN.join(map(str, self.train_file))
+            self.train_file = with_commas(self.train_file)
         if self.on_conflict not in (None, *ON_CONFLICT):
             raise ValueError(f"--on_conflict {self.on_conflict}: must be last, first or drop")
         named_files(self.train_file)

@@ -160,7 +160,8 @@ def recorded_run(script, args) -> dict:
     del run["calibration_sha256"]
     run["calibration_sha256"] = same_everywhere(script.calibration_sha256, CALIBRATION_ROWS)
     if len(files) > 1:  # so that a message can name them; their contents are compared
-        run["train_files"] = [Path(path).name for path in files]
+        names = [Path(path).name for path in files]
+        run["train_files"] = names if len(set(names)) == len(names) else files
     return run
 
 

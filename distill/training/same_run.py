@@ -23,13 +23,13 @@ NOT_COMPARED_PATHS = ("init_adapter", "train_files")
 def in_words(found: Difference, files: list[str] | None = None) -> str:
     """What a run was begun with, and what it would go on with.
 
-    `files` are the names of the train files, if there are several.
+    `files` are the names of the train files of today, if there are several.
     """
     if found.key not in IN_WORDS:
         return f"begun with {found.key} {found.before}, now {found.now}"
     what = IN_WORDS[found.key]
-    if found.key == "train_sha256" and files:
-        what = changed_files(hashes_of(found.before), hashes_of(found.now), files)
+    if found.key == "train_sha256":
+        what = changed_files(hashes_of(found.before), hashes_of(found.now), files) or what
     values = ""
     if not isinstance(found.before, dict):  # token ids of several texts
         values = f" ({shortened(found.before)}, now {shortened(found.now)})"
@@ -46,10 +46,12 @@ def shortened(value) -> str:
     return BETWEEN_HASHES.join(each[:SHOWN] for each in hashes_of(value))
 
 
-def changed_files(before: list[str], now: list[str], files: list[str]) -> str:
-    """What is another in the train files of today, whose names are `files`."""
+def changed_files(before: list[str], now: list[str], files: list[str] | None) -> str:
+    """What is another in the train files of today, whose names are `files`; empty for one file."""
     if len(before) != len(now):
         return "another number of files in --train_file"
+    if not files:
+        return ""
     if sorted(before) == sorted(now):
         return "the files of --train_file in another order"
     changed = []

@@ -4,6 +4,7 @@ Their rows count in the order in which the files are named. Rows contradict each
 same input has another answer; --on_conflict says which of them are left. No torch, no TRL.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,17 +107,30 @@ def named_files(train_file: str) -> list[str]:
     there, or that is named twice.
     """
     files = [train_file]
-    if BETWEEN in train_file and not Path(train_file).exists():
+    # os.path's: a list of many names is too long for one, which Path.exists() raises
+    if BETWEEN in train_file and not os.path.exists(train_file):
         files = [name.strip() for name in train_file.split(BETWEEN)]
     for place, name in enumerate(files):
         if not name:
             raise ValueError(f"--train_file {train_file}: a name is missing beside a comma")
-        if not Path(name).exists():
+        if not os.path.exists(name):
             raise ValueError(f"{name}: no such file; run create_data.py first or pass --train_file")
         for earlier in files[:place]:
             if Path(name).samefile(earlier):
                 raise ValueError(f"--train_file {train_file}: names {name} twice; name it once")
     return files
+
+
+def with_commas(names: list) -> str:
+    """The names of several files, as a list in YAML has them, as --train_file names them.
+
+    Raises ValueError for one that would be taken for two.
+    """
+    texts = [str(name) for name in names]
+    for text in texts:
+        if BETWEEN in text and len(texts) > 1:
+            raise ValueError(f"--train_file: {text!r} has a comma, and can only stand alone")
+    return BETWEEN.join(texts)
 
 
 def read_rows(path: str | Path) -> Iterator[tuple[int, list[dict]]]:
@@ -267,24 +281,33 @@ def recorded_tasks(path: str) -> list[dict]:
         return [manifest]
     found = []
     for journal in journals_of(Path(path)):
-        with open_journal(journal) as file:
-            for line in file:
-                if not line.startswith(b'{"run"'):
-                    continue
-                record = parse(line)
-                if record and "task" in record["run"]:
-                    found.append(record["run"])
+        try:
+            with open_journal(journal) as file:
+                starts = [line for line in file if line.startswith(b'{"run"')]
+        except OSError:  # it says nothing then, which is no reason not to train
+            continue
+        for line in starts:
+            record = parse(line)
+            if record and "task" in record["run"]:
+                found.append(record["run"])
     return found
 
 
 def other_task(files: list[str]) -> str:
-    """A warning where two files were labelled under different tasks; empty if none is known."""
+    """A warning where rows were labelled under different tasks; empty if that is not known."""
     first = None
     for path in files:
         for recorded in recorded_tasks(path):
             if first is None:
                 first = (path, recorded)
-            elif not same_task(first[1], recorded):
+            elif same_task(first[1], recorded):
+                continue
+            elif path == first[0]:
+                return (
+                    f"{path} has rows that were labelled under different tasks; the student "
+                    "learns all as one"
+                )
+            else:
                 return (
                     f"{path} was labelled under another task than {first[0]}; the student learns "
                     "both as one"

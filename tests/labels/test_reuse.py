@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 from contextlib import ExitStack
+from itertools import count
 
 import pytest
 
@@ -213,16 +214,23 @@ def waits(caplog):
 
 
 def test_a_shard_waits_as_long_as_another_makes_the_journals_theirs(rounds, waits, monkeypatch):
-    """Which takes minutes where they are large; for any other run it waits for a while."""
+    """Which takes minutes where they are large; for any other run it waits for a while.
+
+    So it does where a killed run has left a journal that nobody writes.
+    """
     monkeypatch.setattr(reuse, "TURN_WITHIN", 0.0)
     monkeypatch.setattr(reuse, "LOOK_EVERY", 0.001)
     rounds.write_inputs("a", "b", "c")
     choices = rounds.choices("--reuse", "same", "--shard", "1/2")
     refused = pytest.raises(ValueError, match="another run is writing it")
+    left = rounds.folder / f"{JOURNAL}.tmp"
+    left.write_text('{"run"')
     with OutputLock(rounds.output), ExitStack() as at_end, refused:
         begin(choices, at_end)
-    assert not waits.is_set()
+    waits.clear()
     found = []
+    sizes = count(1)
+    monkeypatch.setattr(reuse, "size_of", lambda path: next(sizes))
 
     def shard():
         with ExitStack() as at_end:
@@ -230,7 +238,6 @@ def test_a_shard_waits_as_long_as_another_makes_the_journals_theirs(rounds, wait
 
     thread = threading.Thread(target=shard)
     with OutputLock(rounds.output):
-        (rounds.folder / f"{JOURNAL}.tmp").write_text('{"run"')
         thread.start()
         assert waits.wait(60) and not found
     thread.join()

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,7 @@ from distill.training.train_files import (
     named_files,
     other_task,
     settle,
+    with_commas,
 )
 from helpers import fails, last_json, python, read_jsonl
 
@@ -73,6 +75,17 @@ def test_a_yaml_file_may_hold_a_list_of_them(small, files):
     """In --config."""
     script = ScriptArguments(model_name=str(small / "base"), train_file=list(files))
     assert script.train_file == ",".join(files)
+    with pytest.raises(ValueError, match="'n,c.jsonl' has a comma, and can only stand alone"):
+        with_commas([files[0], "n,c.jsonl"])
+
+
+def test_there_may_be_many(files, tmp_path, monkeypatch):
+    """More than a file system takes for one name."""
+    monkeypatch.chdir(tmp_path)
+    names = [f"part-{number:06}.jsonl" for number in range(400)]
+    for name in names:
+        Path(name).touch()
+    assert named_files(",".join(names)) == names
 
 
 def test_rows_of_two_files_that_contradict_each_other_are_refused_with_both_sources(files):
@@ -189,8 +202,9 @@ def test_which_files_have_changed_is_said():
     assert "begun with another number of files in --train_file (aa, now" in said("aa", "aa,bb")
     # and a run of several that would go on with one
     assert in_words(Difference("train_sha256", "aa,bb", "aa")) == (
-        "begun with other rows in --train_file (aa,bb, now aa)"
+        "begun with another number of files in --train_file (aa,bb, now aa)"
     )
+    assert in_words(Difference("train_sha256", "aa", "bb")).startswith("begun with other rows in")
 
 
 def manifest(path, **keys):
@@ -223,6 +237,7 @@ def test_the_task_of_what_was_handed_over_stands_in_its_journal(files, tmp_path)
     assert other_task(files) == ""
     journal.write_text(journal.read_text() + '{"run": {"task": "bb"}}\n{"run": {"ta')
     assert other_task(files).startswith(f"{other} was labelled under another task than {one}")
+    assert other_task([other]).startswith(f"{other} has rows that were labelled under different")
 
 
 # Real runs of a small random student.
@@ -315,7 +330,7 @@ def test_a_run_goes_on_with_the_same_files_alone(folder, finished, tmp_path):
     for train_file, said in {
         f"{labels},{grown}": "begun with other rows in handed.jsonl of --train_file (",
         f"{handed},{labels}": "begun with the files of --train_file in another order (",
-        labels: "begun with other rows in --train_file (",
+        labels: "begun with another number of files in --train_file (",
     }.items():
         line = command(folder, train_file, stopped, *flags)
         assert said in fails("train_sft_trl.py", *line)
