@@ -14,60 +14,35 @@ or at Ctrl-C, all end: within ENDS_WITHIN seconds, or they are killed.
 if __name__ == "__main__":
     from distill import early_stop  # noqa: F401
 
+import contextlib
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
+from distill.cascade.servers import (
+    Model,
+    Started,
+    end_all,
+    ended_lines,
+    first_to_end,
+    has_gpu,
+    start_server,
+)
 from distill.cli import HELP_ALL, REASONING_PARSER, TEACHER
 from distill.stopping import exit_code
 
 PYTHON = os.environ.get("PYTHON") or sys.executable
 SERVE = [PYTHON, str(Path(__file__).resolve().parent / "serve.py")]
-SERVER = [PYTHON, "-m", "vllm.entrypoints.openai.api_server"]
-# prompts are cached by blocks of 32 tokens, as our engine does on a CPU
-ON_CPU = ["--enforce-eager", "--block-size", "32"]
-CACHE_ON_CPU = "2"  # GiB, for keys and values
 LOADED_WITHIN = 3600  # seconds, which serve.py waits for the servers
-LOOK_EVERY = 0.1  # seconds
-SHOWN_LINES = 30  # of the log of a server that has ended
 
 
 def setting(name: str, default: str) -> str:
     """An environment variable, or the default where it is not set or empty."""
     return os.environ.get(name) or default
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model that gets a server."""
-
-    name: str  # student or teacher, as the server calls it
-    path: str
-    port: str
-    gpus: str  # such as 0,1; empty: all that are visible
-    flags: list[str]  # vLLM's
-
-    def flags_of_serve(self) -> list[str]:
-        """What serve.py is told of it."""
-        url = f"http://127.0.0.1:{self.port}/v1"
-        said = [f"--{self.name}_url", url, f"--{self.name}_name", self.name]
-        return [*said, f"--{self.name}_tokenizer", self.path]
-
-
-@dataclass(frozen=True)
-class Started:
-    """A process, which leads a group of its own: vLLM's server has processes below it."""
-
-    name: str
-    process: subprocess.Popen
-    log: Path | None = None  # None: it writes to the terminal
 
 
 def models() -> list[Model]:
@@ -90,75 +65,46 @@ def models() -> list[Model]:
     return [student, teacher]
 
 
-def has_gpu() -> bool:
-    """Whether NVIDIA's driver answers."""
-    if not shutil.which("nvidia-smi"):
-        return False
-    return subprocess.run(["nvidia-smi"], capture_output=True).returncode == 0
+def seconds_in(name: str, default: str) -> float:
+    """The number above 0 in an environment variable. Raises ValueError."""
+    text = setting(name, default)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"{name}={text}: must be a number of seconds above 0")
+    return seconds
 
 
-def start_server(model: Model, on_gpu: bool, log_dir: Path) -> Started:
-    """Start vLLM's server of a model."""
-    command = [*SERVER, "--model", model.path, "--served-model-name", model.name]
-    command += ["--host", "127.0.0.1", "--port", model.port]
-    environment = dict(os.environ)
-    if model.gpus:
-        environment["CUDA_VISIBLE_DEVICES"] = model.gpus
-    if not on_gpu:
-        command += ON_CPU
-        environment["VLLM_CPU_KVCACHE_SPACE"] = setting("VLLM_CPU_KVCACHE_SPACE", CACHE_ON_CPU)
-    log = log_dir / f"{model.name}.log"
-    with open(log, "wb") as file:
-        process = subprocess.Popen(
-            [*command, *model.flags],
-            stdout=file,
-            stderr=file,
-            env=environment,
-            start_new_session=True,
-        )
-    return Started(model.name, process, log)
+def heard_signals() -> list[int]:
+    """The signals that end all, as they come; a terminal that is closed sends one of them."""
+    heard = []
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # which nohup and & have asked for
+            signal.signal(number, lambda number, _: heard.append(number))
+    return heard
 
 
-def first_to_end(started: list[Started], signals: list[int]) -> Started | None:
-    """Wait until one of them has ended, and return it; None: a signal has come."""
-    while not signals:
-        for each in started:
-            if each.process.poll() is not None:
-                return each
-        time.sleep(LOOK_EVERY)
-    return None
+def say(text: str) -> None:
+    """Write a line for the user, if there still is a terminal."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
-def end_all(started: list[Started]) -> None:
-    """End them with all processes below; what does not heed SIGTERM is killed.
-
-    vLLM's server does not while it loads a model.
-    """
-    signal_groups(started, signal.SIGTERM)
-    late = time.monotonic() + float(setting("ENDS_WITHIN", "15"))
-    while any(each.process.poll() is None for each in started) and time.monotonic() < late:
-        time.sleep(LOOK_EVERY)
-    signal_groups(started, signal.SIGKILL)
-    for each in started:
-        each.process.wait()
-
-
-def signal_groups(started: list[Started], number: int) -> None:
-    """Send a signal to each process with all below it, as far as they are there."""
-    for each in started:
-        try:
-            os.killpg(each.process.pid, number)
-        except ProcessLookupError:
-            continue
-
-
-def say_ended(server: Started) -> None:
-    """Say that a server has ended, below the end of its log."""
-    lines = server.log.read_text(encoding="utf-8", errors="replace").splitlines()
-    print("\n".join(lines[-SHOWN_LINES:]), file=sys.stderr)
-    print(
-        f"serve.sh: the {server.name}'s server has ended; its log is {server.log}",
-        file=sys.stderr,
+def start_all(flags: list[str], log_dir: Path, started: list[Started]) -> None:
+    """Start serve.py and both servers, and put each into `started`. Raises OSError."""
+    student, teacher = models()
+    # first: wrong flags end all at once, before a model is loaded
+    command = [*SERVE, *student.flags_of_serve(), *teacher.flags_of_serve()]
+    command += ["--wait_for_servers", str(LOADED_WITHIN), *flags]
+    started.append(Started("serve.py", subprocess.Popen(command, start_new_session=True)))
+    on_gpu = has_gpu()
+    for model in (student, teacher):
+        started.append(start_server(PYTHON, model, on_gpu, log_dir))
+    say(
+        f"serve.sh: student {student.path} and teacher {teacher.path} start; "
+        f"their logs are in {log_dir}"
     )
 
 
@@ -167,32 +113,29 @@ def main() -> int:
     for flag in flags:  # help needs no server
         if flag in ("-h", "--help", *HELP_ALL):
             os.execvp(SERVE[0], [*SERVE, flag])
-    signals = []  # that have come
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: signals.append(number))
-    student, teacher = models()
-    log_dir = Path(setting("LOG_DIR", "") or tempfile.mkdtemp())
-    log_dir.mkdir(parents=True, exist_ok=True)
-    # first: wrong flags end all at once, before a model is loaded
-    command = [*SERVE, *student.flags_of_serve(), *teacher.flags_of_serve()]
-    command += ["--wait_for_servers", str(LOADED_WITHIN), *flags]
-    front = Started("serve.py", subprocess.Popen(command, start_new_session=True))
-    started = [front]
-    on_gpu = has_gpu()
-    for model in (student, teacher):
-        started.append(start_server(model, on_gpu, log_dir))
-    print(
-        f"serve.sh: student {student.path} and teacher {teacher.path} start; "
-        f"their logs are in {log_dir}",
-        file=sys.stderr,
-    )
-    ended = first_to_end(started, signals)
-    end_all(started)
+    heard = heard_signals()
+    started = []
+    try:
+        within = seconds_in("ENDS_WITHIN", "15")
+        log_dir = Path(setting("LOG_DIR", "") or tempfile.mkdtemp())
+        log_dir.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        say(f"serve.sh: {error}")
+        return 2
+    try:
+        start_all(flags, log_dir, started)
+        ended = first_to_end(started, heard)
+    except OSError as error:
+        say(f"serve.sh: {error}")
+        return 2
+    finally:
+        end_all(started, within)
     if ended is None:
-        return 128 + signals[0]
-    if ended is front:
-        return exit_code(front.process.returncode)
-    say_ended(ended)
+        return 128 + heard[0]
+    if ended.log is None:
+        return exit_code(ended.process.returncode)
+    for line in ended_lines(ended):
+        say(line)
     return 1
 
 

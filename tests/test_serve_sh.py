@@ -78,8 +78,25 @@ def test_the_log_of_a_server_that_fails_is_shown(env, tmp_path):
     assert (tmp_path / "student.log").read_text().startswith("0 -m vllm")
 
 
-@pytest.mark.parametrize("deaf", ["nobody", "--port"])
-def test_ctrl_c_ends_all(env, tmp_path, deaf):
+def test_nothing_is_left_where_one_cannot_start(env, tmp_path):
+    (tmp_path / "teacher.log").mkdir()
+    flags = ["--temperature", 1, "--threshold", 0.5]
+    result = run("bash", ROOT / "serve.sh", *flags, env=env, code=2, timeout=ENDS)
+    assert "serve.sh: [Errno 21] Is a directory" in result.stderr
+    mine = str(tmp_path)
+    left = [process for process in psutil.process_iter(["cmdline"]) if mine in str(process.info)]
+    assert not left
+    env["ENDS_WITHIN"] = "15s"
+    said = run("bash", ROOT / "serve.sh", *flags, env=env, code=2, timeout=ENDS).stderr
+    assert said == "serve.sh: ENDS_WITHIN=15s: must be a number of seconds above 0\n"
+
+
+@pytest.mark.parametrize(
+    ("deaf", "number"),
+    [("nobody", signal.SIGINT), ("--port", signal.SIGINT), ("nobody", signal.SIGHUP)],
+    ids=["Ctrl-C", "servers that heed no SIGTERM", "terminal closed"],
+)
+def test_a_signal_ends_all(env, tmp_path, deaf, number):
     env["DEAF"] = deaf
     command = ["bash", str(ROOT / "serve.sh"), "--temperature", "1", "--threshold", "0.5"]
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
@@ -90,7 +107,7 @@ def test_ctrl_c_ends_all(env, tmp_path, deaf):
         time.sleep(0.1)
     processes = psutil.Process(process.pid).children(recursive=True)
     assert len(processes) >= 3
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     process.communicate(timeout=ENDS)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert_gone(processes, 30)

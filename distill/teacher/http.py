@@ -40,6 +40,8 @@ FAILURES_OF_A_ROW = 8
 # What is said while a server is busy, is started again, or stands behind a gateway without it.
 AWAY = (408, 409, 429, 502, 503, 504)
 OTHERS_ANSWERED = 20
+# Silence is an outage where it lasts as long as so many of the slowest answers.
+MISSED_ANSWERS = 3
 # So many refusals in a row are not the rows' fault.
 REFUSALS_IN_A_ROW = 32
 
@@ -90,6 +92,8 @@ class HTTPTeacher(Teacher):
         self.sleeping = 0  # requests that wait after a failure which is not a matter of pace
         self.rested: deque[asyncio.Future] = deque()  # of these: they have, and want a place
         self.failing_since: float | None = None
+        self.silent_since: float | None = None  # no answer and no 429
+        self.slowest = 0.0  # seconds that an answer has taken
         self.said_at = float("-inf")
         self.not_before = 0.0  # when the server may be asked again, as it has said
         self.is_back = asyncio.Event()  # for those that wait since it was away
@@ -210,7 +214,7 @@ class HTTPTeacher(Teacher):
             try:
                 async with asyncio.timeout(self.server.request_timeout):
                     found = await self.exchange.ask(request.prompt, request.sampling)
-                self._went_well(found)
+                self._went_well(found, time.monotonic() - started)
                 return found
             except openai.APIStatusError as error:
                 if self.exchange.learned_from(error, sent_as):
@@ -231,6 +235,10 @@ class HTTPTeacher(Teacher):
                 is_there = False
             except ValueError as error:  # half a reply, or none of the protocol
                 reason = f"a reply that cannot be read: {error}"
+            if too_many:
+                self.silent_since = None
+            elif self.silent_since is None:
+                self.silent_since = time.monotonic()
             failures += 1
             own_failures += is_there
             others = self.answered - answered_before
@@ -263,15 +271,30 @@ class HTTPTeacher(Teacher):
             self._send_rested()
             await place
 
-    def _went_well(self, found: Completion) -> None:
-        """Take in that the server has answered. Raises ServerEnded if it is another model now."""
+    def _was_away(self) -> bool:
+        """Whether nothing has been answered for so long that the server cannot have been there.
+
+        That is longer than its answers take: beside slow ones a few rows that always fail are no
+        outage.
+        """
+        if self.silent_since is None:
+            return False
+        longest = max(self.pace.outage, MISSED_ANSWERS * self.slowest)
+        return time.monotonic() - self.silent_since > longest
+
+    def _went_well(self, found: Completion, seconds: float) -> None:
+        """Take in that the server has answered, in so many seconds.
+
+        Raises ServerEnded if it is another model now.
+        """
         self.answered += 1
         self.refused = 0
-        now = time.monotonic()
-        if self.failing_since is not None and now - self.failing_since > self.pace.outage:
+        if self._was_away():
             self.is_back.set()
             self.is_back = asyncio.Event()  # for the next time
         self.failing_since = None
+        self.silent_since = None
+        self.slowest = max(self.slowest, seconds)
         self.pace.went_well()
         self.served_by = self.served_by or found.served_by
         if found.served_by not in (None, self.served_by):

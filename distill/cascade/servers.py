@@ -1,0 +1,112 @@
+"""The processes of serve.sh: two servers of vLLM and serve.py, started, watched and ended."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+# prompts are cached by blocks of 32 tokens, as our engine does on a CPU
+ON_CPU = ["--enforce-eager", "--block-size", "32"]
+CACHE = "VLLM_CPU_KVCACHE_SPACE"
+CACHE_ON_CPU = "2"  # GiB, for keys and values
+LOOK_EVERY = 0.1  # seconds
+SHOWN_LINES = 30  # of the log of a server that has ended
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that gets a server."""
+
+    name: str  # student or teacher, as the server calls it
+    path: str
+    port: str
+    gpus: str  # such as 0,1; empty: all that are visible
+    flags: list[str]  # vLLM's
+
+    def flags_of_serve(self) -> list[str]:
+        """What serve.py is told of it."""
+        url = f"http://127.0.0.1:{self.port}/v1"
+        said = [f"--{self.name}_url", url, f"--{self.name}_name", self.name]
+        return [*said, f"--{self.name}_tokenizer", self.path]
+
+
+@dataclass(frozen=True)
+class Started:
+    """A process, which leads a group of its own: vLLM's server has processes below it."""
+
+    name: str
+    process: subprocess.Popen
+    log: Path | None = None  # None: it writes to the terminal
+
+
+def has_gpu() -> bool:
+    """Whether NVIDIA's driver answers."""
+    if not shutil.which("nvidia-smi"):
+        return False
+    return subprocess.run(["nvidia-smi"], capture_output=True).returncode == 0
+
+
+def start_server(python: str, model: Model, on_gpu: bool, log_dir: Path) -> Started:
+    """Start vLLM's server of a model in a Python; raises OSError if its log cannot be written."""
+    server = [python, "-m", "vllm.entrypoints.openai.api_server"]
+    command = [*server, "--model", model.path, "--served-model-name", model.name]
+    command += ["--host", "127.0.0.1", "--port", model.port]
+    environment = dict(os.environ)
+    if model.gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = model.gpus
+    if not on_gpu:
+        command += ON_CPU
+        environment.setdefault(CACHE, CACHE_ON_CPU)
+    log = log_dir / f"{model.name}.log"
+    with open(log, "wb") as file:
+        process = subprocess.Popen(
+            [*command, *model.flags],
+            stdout=file,
+            stderr=file,
+            env=environment,
+            start_new_session=True,
+        )
+    return Started(model.name, process, log)
+
+
+def first_to_end(started: list[Started], signals: list[int]) -> Started | None:
+    """Wait until one of them has ended, and return it; None: a signal has come."""
+    while not signals:
+        for each in started:
+            if each.process.poll() is not None:
+                return each
+        time.sleep(LOOK_EVERY)
+    return None
+
+
+def end_all(started: list[Started], within: float) -> None:
+    """End them with all processes below; what does not heed SIGTERM `within` seconds is killed.
+
+    vLLM's server does not while it loads a model.
+    """
+    signal_groups(started, signal.SIGTERM)
+    late = time.monotonic() + within
+    while any(each.process.poll() is None for each in started) and time.monotonic() < late:
+        time.sleep(LOOK_EVERY)
+    signal_groups(started, signal.SIGKILL)
+    for each in started:
+        each.process.wait()
+
+
+def signal_groups(started: list[Started], number: int) -> None:
+    """Send a signal to each process with all below it, as far as they are there."""
+    for each in started:
+        try:
+            os.killpg(each.process.pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def ended_lines(server: Started) -> list[str]:
+    """What there is to say of a server that has ended: the end of its log, and where that is."""
+    lines = server.log.read_text(encoding="utf-8", errors="replace").splitlines()
+    said = f"serve.sh: the {server.name}'s server has ended; its log is {server.log}"
+    return [*lines[-SHOWN_LINES:], said]
