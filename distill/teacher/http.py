@@ -271,7 +271,7 @@ class HTTPTeacher(Teacher):
             self._send_rested()
             await place
 
-    def _was_away(self) -> bool:
+    def was_away(self) -> bool:
         """Whether nothing has been answered for so long that the server cannot have been there.
 
         That is longer than its answers take: beside slow ones a few rows that always fail are no
@@ -289,7 +289,7 @@ class HTTPTeacher(Teacher):
         """
         self.answered += 1
         self.refused = 0
-        if self._was_away():
+        if self.was_away():
             self.is_back.set()
             self.is_back = asyncio.Event()  # for the next time
         self.failing_since = None

@@ -1,5 +1,6 @@
 """A teacher behind a URL, against a server on loopback that misbehaves on purpose. No model."""
 
+import contextlib
 import json
 import threading
 import time
@@ -209,6 +210,20 @@ def test_what_fails_while_a_gateway_has_no_server_is_no_row_s_fault(task, key, m
         records = label(server, task, concurrency=1, pace=pace)
     assert {record["answer"] for record in records.values()} == {"en"}
     assert server.requests()[TEXTS[0]] == 3
+
+
+@pytest.mark.parametrize(
+    ("slowest", "silent", "away"),
+    [(0.1, 4.0, False), (0.1, 6.0, True), (10.0, 20.0, False), (10.0, 31.0, True)],
+)
+def test_an_outage_is_longer_than_answers_take(key, slowest, silent, away):
+    """Beside slow answers a row that always fails is at fault itself."""
+    with LoopbackTeacher(thought_of) as server, contextlib.closing(teacher_of(server)) as asked:
+        assert not asked.was_away()
+        asked.slowest = slowest
+        asked.silent_since = time.monotonic() - silent
+        asked.pace = Pace(8)
+        assert asked.was_away() == away
 
 
 def test_those_that_have_waited_after_a_failure_wait_for_a_place_too(task, key):
