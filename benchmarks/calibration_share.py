@@ -14,10 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from figures import finish, parser_of
+from figures import finish, parser_of, show_shares
 from hand_over import label, measure, train
-
-from distill.wording import percent
 
 
 def split(labels: Path, development: Path, rest: Path, rows: int) -> None:
@@ -73,9 +71,7 @@ def main() -> int:
         for title in titles:
             values = [figures[title] for figures in runs]
             medians[f"{title}, {fraction:g}"] = statistics.median(values)
-            least = percent(min(values))
-            most = percent(max(values))
-            cells.append(f"{percent(statistics.median(values))} ({least} to {most})")
+            cells.append(show_shares(values))
         table.append([f"{fraction:g}", *cells])
     title = f"The share of the rows kept for calibration, {args.seeds} trainings each"
     header = ["--calibration_fraction", *titles]

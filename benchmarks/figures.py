@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from distill.evaluation.apart import in_child  # noqa: E402
-from distill.wording import markdown  # noqa: E402
+from distill.wording import markdown, percent  # noqa: E402
 
 LIBRARIES = ["torch", "peft.peft_model", "trl.trainer.sft_trainer"]
 
@@ -46,6 +46,14 @@ def show(values: dict, digits: int = 1) -> str:
     low = format(values["low"], form)
     high = format(values["high"], form)
     return f"{median} ({low} to {high})"
+
+
+def show_shares(values: list[float]) -> str:
+    """Shares as text, in percent: median (lowest to highest)."""
+    shown = spread(values)
+    least = percent(shown["low"])
+    most = percent(shown["high"])
+    return f"{percent(shown['median'])} ({least} to {most})"
 
 
 def size(tensors) -> int:

@@ -15,9 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from figures import ROOT, finish, parser_of
-
-from distill.wording import percent
+from figures import ROOT, finish, parser_of, show_shares
 
 TEACHER = "models/tiny-thinking"
 STUDENT = "models/tiny-instruct"
@@ -104,9 +102,7 @@ def main() -> int:
         for share in args.hand_over:
             values = [figures[title] for figures in found[share]]
             medians[f"{title}, {share:g}"] = statistics.median(values)
-            least = percent(min(values))
-            most = percent(max(values))
-            cells.append(f"{percent(statistics.median(values))} ({least} to {most})")
+            cells.append(show_shares(values))
         rows.append([title, *cells])
     title = f"The student that hands over, {args.seeds} trainings"
     return finish(title, header, rows, [], {"seeds": args.seeds, **medians})

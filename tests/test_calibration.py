@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from calibrations import MADE
 from distill.calibration import (
     CALIBRATION,
     Calibration,
@@ -15,17 +16,6 @@ from distill.calibration import (
 from distill.task import load_task
 
 SETTINGS = '{"r": 8, "base_model_name_or_path": "base"}'
-MADE = {
-    "temperature": 2.0,
-    "threshold": 0.8,
-    "chosen_by": "hand_over",
-    "wanted": 0.05,
-    "rows": 200,
-    "handed_over": 10,
-    "agreed": 185,
-    "agreement_bound": 0.94,
-    "task_file": "task.yaml",
-}
 
 
 @pytest.fixture

@@ -5,23 +5,14 @@ import math
 
 import pytest
 
+from calibrations import MADE
 from distill.adapter_files import adapter_identity
 from distill.calibration import CALIBRATION, Calibration, tempered, write_calibration
 from distill.task import load_task
 from list_student import ListStudent
 from predictions import ANSWERS, choices, last_line, make_folder, rows, run_once
 
-FITTED = {
-    "temperature": 2.0,
-    "threshold": 0.6,
-    "chosen_by": "hand_over",
-    "wanted": 0.05,
-    "rows": 200,
-    "handed_over": 10,
-    "agreed": 185,
-    "agreement_bound": 0.94,
-    "task_file": "task.yaml",
-}
+FITTED = {**MADE, "threshold": 0.6}
 
 
 @pytest.fixture
