@@ -1,7 +1,8 @@
 """The teacher's tokenizer as far as it is on this disk, for a run that loads no model.
 
-It takes about a second instead of ten: transformers' tokenizers need no torch, and nobody asks the
-hub. A tokenizer that is not here, or that runs code which a model brings along, is left out.
+Most tokenizers are there at once (quick_tokenizer.py), others in a second or two instead of ten:
+transformers' need no torch, and nobody asks the hub. A tokenizer that is not here, or that runs
+code which a model brings along, is left out.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from distill.labels.quick_tokenizer import load_quickly
 from distill.model_tokenizer import load_tokenizer
 from distill.revisions import commit_in_cache, resolve
 from distill.teacher.check import TeacherModel
@@ -21,7 +23,7 @@ from distill.teacher.engine_flags import given
 class Here:
     """What is known of a teacher without loading it."""
 
-    tokenizer: object | None  # transformers'
+    tokenizer: object | None  # transformers', or as much of one as is needed
     why_not: str  # why there is no tokenizer; empty if there is one
     context: int | None  # tokens of prompt and answer together; None: not known
 
@@ -42,6 +44,9 @@ def look(teacher: TeacherModel) -> Here:
         return Here(None, f"the tokenizer of {named} is not on this disk", context)
     if wants_code(teacher.engine_flags):
         return Here(None, f"the tokenizer of {named} may bring code, which is not run", context)
+    quick = load_quickly(folder)
+    if quick is not None:
+        return Here(quick, "", context)
     try:
         return Here(load_tokenizer(str(folder)), "", context)
     except ValueError as error:

@@ -15,8 +15,8 @@ from helpers import ROOT, fails, last_json, python, run
 from hub_cache import make_hub_cache
 from small_tokenizers import CHATML, DROPS, save_model
 
-HEAVY = ("torch", "vllm", "xgrammar", "ray", "trl", "peft", "datasets")
-LIGHT_SECONDS = 60  # on a machine that does something else too; it takes less than two
+HEAVY = ("torch", "transformers", "vllm", "xgrammar", "ray", "trl", "peft", "datasets")
+LIGHT_SECONDS = 60  # on a machine that does something else too; it takes less than one
 PROMPT = "Sort the message. " * 50
 TASK = {
     "prompt": PROMPT,
