@@ -31,6 +31,7 @@ from distill.labels import replicas
 from distill.labels.inputs import scan_inputs
 from distill.labels.journal import Journal
 from distill.labels.labelling import record_rows
+from distill.labels.ray_cluster import connect
 from distill.labels.replicas import Assignment
 from distill.task import load_task
 from distill.wording import markdown
@@ -143,7 +144,7 @@ def driver_alone(rows: int, folder: Path) -> Driver:
     # Ray's workers look beside the script that was called, which is not ours here
     os.environ["PYTHONPATH"] = str(ROOT)
     replicas.Replica = Echo
-    replicas.connect(choices.cluster)
+    connect(choices.cluster)
     laps.end(STARTING)
     cpu = time.process_time()
     journal.start()

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import psutil
 
@@ -70,12 +70,12 @@ def end_with_children(code: int) -> None:
     os._exit(code)
 
 
-def end_children() -> None:
-    """Kill all processes below this one and wait until they are gone.
+def end_children(but: Sequence[psutil.Process] = ()) -> None:
+    """Kill all processes below this one, `but` some, and wait until they are gone.
 
     The next run then finds all they held free.
     """
-    children = psutil.Process().children(recursive=True)
+    children = [c for c in psutil.Process().children(recursive=True) if c not in but]
     for child in children:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()

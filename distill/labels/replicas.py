@@ -5,23 +5,18 @@ chunks of inputs, replaces a replica that is lost and holds back when replicas a
 needs this repository and its environment under the same path.
 """
 
-import contextlib
 import json
 import logging
 import math
 import os
 import platform
 import queue
-import socket
 import sys
 import threading
 import time
-import warnings
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import islice
-from pathlib import Path
 from typing import Protocol
 
 from distill.chats import input_hash, read_inputs
@@ -30,6 +25,7 @@ from distill.columns import Columns
 from distill.labels.choices import Cluster
 from distill.labels.inputs import Inputs, InputsChanged
 from distill.labels.labelling import Labelling, Settings
+from distill.labels.ray_cluster import LOGS, last_line
 from distill.task import Task
 from distill.teacher import child
 from distill.teacher.check import TeacherModel, check_teacher
@@ -43,8 +39,6 @@ CHUNK = 64  # inputs that travel together
 CHUNKS = 64
 # seconds after which a replica sends what it has decided, if no chunk is finished meanwhile
 EVERY = 1.0
-ANSWERS_WITHIN = 5.0  # seconds, a cluster on this machine
-LOGS = "Ray's logs say why, usually under /tmp/ray/session_latest/logs on each node"
 
 
 class ReplicasFailed(Exception):
@@ -91,90 +85,6 @@ class Assignment:
         return Labelling(VLLMTeacher(engine, self.settings.thinks), self.task, self.settings)
 
 
-def connect(cluster: Cluster) -> None:
-    """Join the cluster that RAY_ADDRESS names, or start a local one.
-
-    Raises ValueError without Ray or GPUs.
-    """
-    if not find_spec("ray"):
-        raise ValueError("--num_replicas needs Ray; pip install -r requirements/ray.txt")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray would warn of what we do about lost replicas
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # with Ray's 15 a replica's process waits for whatever else runs on the machine
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    token = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
-    if token or (Path.home() / ".ray" / "auth_token").exists():
-        # as `ray start` decides it; a driver would not by itself
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-    if os.environ.get("RAY_ADDRESS"):
-        # of 20 attempts each takes 40 s where nothing answers
-        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
-    import ray
-
-    # max_task_retries has no other way
-    warnings.filterwarnings("ignore", message=".*ray_remote_args. is deprecated")
-
-    try:
-        with silent_stderr():
-            ray.init(address_to_join(), log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
-        remedy = "start it, or bring its ~/.ray/auth_token here"
-        raise ValueError(
-            f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS')}: {last_line(error)}; {remedy}"
-        ) from error
-    kind = "GPU"
-    each = cluster.tensor_parallel_size
-    other = "; without GPUs pass --cpus_per_replica"
-    if cluster.cpus_per_replica:
-        kind = "CPU"
-        each = cluster.cpus_per_replica
-        other = ""
-    there = int(ray.cluster_resources().get(kind, 0))
-    needed = each * cluster.num_replicas
-    if there < needed:
-        raise ValueError(
-            f"--num_replicas {cluster.num_replicas}: needs {needed} {kind}s, "
-            f"the cluster has {there}{other}"
-        )
-
-
-def address_to_join() -> str | None:
-    """What Ray is to join.
-
-    None is the cluster that RAY_ADDRESS names or that runs here, "local" one of our own. A
-    cluster that was killed leaves its address behind, and Ray would try for many minutes to
-    reach it.
-    """
-    from ray._private.utils import read_ray_address
-
-    recorded = read_ray_address()
-    if os.environ.get("RAY_ADDRESS") or not recorded:
-        return None
-    host, _, port = recorded.rpartition(":")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_WITHIN):
-            return None
-    except (OSError, ValueError):
-        return "local"
-
-
-@contextlib.contextmanager
-def silent_stderr():
-    """Nothing reaches stderr, from compiled code either.
-
-    Ray tells there which log level it uses.
-    """
-    kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
 def label_on_replicas(cluster: Cluster, work: Work, inputs: Inputs, missing):
     """What Labelling.label() does, on replicas: yields (index, record) as the inputs are decided.
 
@@ -208,11 +118,6 @@ def label_on_replicas(cluster: Cluster, work: Work, inputs: Inputs, missing):
                 again,
                 failure or LOGS,
             )
-
-
-def last_line(error: Exception) -> str:
-    """Of a message that Ray has put a traceback in front of."""
-    return str(error).strip().splitlines()[-1]
 
 
 def pass_over(cluster: Cluster, work: Work, inputs: Inputs, missing):

@@ -14,7 +14,8 @@ from distill.labels.console import say_start
 from distill.labels.inputs import Inputs, scan_inputs
 from distill.labels.journal import Journal
 from distill.labels.labelling import Labelling, record_rows
-from distill.labels.replicas import Assignment, connect, label_on_replicas
+from distill.labels.ray_cluster import connect
+from distill.labels.replicas import Assignment, label_on_replicas
 from distill.labels.reuse import Beginning
 from distill.labels.sizes import Sizes, measure_inputs
 from distill.locks import OutputLock

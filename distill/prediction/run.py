@@ -11,7 +11,8 @@ from distill.adapter import check_plan
 from distill.cli import check_writable
 from distill.labels.inputs import Inputs, scan_inputs
 from distill.labels.journal import Journal
-from distill.labels.replicas import connect, label_on_replicas
+from distill.labels.ray_cluster import connect
+from distill.labels.replicas import label_on_replicas
 from distill.locks import OutputLock, open_journal, own_journal
 from distill.next_step import manifest_of
 from distill.old_values import first_difference

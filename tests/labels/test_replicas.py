@@ -17,7 +17,7 @@ import pytest
 
 from create_data import parse_args
 from distill.columns import Columns
-from distill.labels import replicas
+from distill.labels import ray_cluster, replicas
 from helpers import (
     ENDS,
     HANGS,
@@ -154,6 +154,7 @@ def test_stopped_by_ctrl_c_and_resumed_on_one_engine(on_one_engine, tmp_path):
     )
     while len(trace(output)) <= 40 and process.poll() is None:
         time.sleep(0.1)
+    assert process.poll() is None, process.communicate()[1][-3000:]
     tree = descendants(process)
     assert len(replicas_of(process)) == 2
     os.killpg(process.pid, signal.SIGINT)
@@ -233,9 +234,9 @@ def test_what_is_missing_is_said_in_one_line(pair, tmp_path, monkeypatch):
     assert "RAY_ADDRESS 127.0.0.1:6399: Token authentication is enabled but no" in fails(
         "create_data.py", *flags, env=os.environ
     )
-    monkeypatch.setattr(replicas, "find_spec", lambda name: None)
+    monkeypatch.setattr(ray_cluster, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install -r requirements/ray.txt"):
-        replicas.connect(parse_args([str(flag) for flag in flags]).cluster)
+        ray_cluster.connect(parse_args([str(flag) for flag in flags]).cluster)
 
 
 def test_replicas_are_given_the_rows_of_a_table(tmp_path):
@@ -250,17 +251,41 @@ def test_replicas_are_given_the_rows_of_a_table(tmp_path):
     assert texts == [(0, "a"), (2, "c")]
 
 
-@pytest.mark.parametrize("named", ["", "10.0.0.1:6379"])
+@pytest.mark.parametrize("named", ["", "10.0.0.1:6379", "local"])
 def test_the_address_of_a_cluster_that_is_gone_is_not_tried(named, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.setenv("RAY_ADDRESS", named)
-    assert replicas.address_to_join() is None
+    assert ray_cluster.address_to_join() == (named or "local")
     (tmp_path / "ray").mkdir()
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         (tmp_path / "ray" / "ray_current_cluster").write_text(address)
-        assert replicas.address_to_join() is None
-    assert replicas.address_to_join() == (None if named else "local")
+        assert ray_cluster.address_to_join() == (named or address)
+    assert ray_cluster.address_to_join() == (named or "local")
+
+
+SLOW = "The current node timed out during startup. This could happen because some of the"
+
+
+@pytest.mark.parametrize("failures", [1, ray_cluster.STARTS])
+def test_a_cluster_that_comes_up_too_slowly_is_started_again(failures, monkeypatch, caplog):
+    """What came up of one that failed is gone before the next one is started."""
+    parts = []
+
+    def start_slowly(address, **_):
+        assert address == "local" and all(part.poll() is not None for part in parts)
+        if len(parts) < failures:
+            parts.append(subprocess.Popen(["sleep", "100"]))
+            raise Exception(f"{SLOW} raylet failed to startup.")
+
+    monkeypatch.setattr("ray.init", start_slowly)
+    if failures < ray_cluster.STARTS:
+        ray_cluster.start()
+    else:
+        with pytest.raises(ValueError, match="Ray does not start here: The current node timed"):
+            ray_cluster.start()
+    assert len(parts) == failures and all(part.poll() is not None for part in parts)
+    assert caplog.text.count("it is tried again") == min(failures, ray_cluster.STARTS - 1)
 
 
 @pytest.fixture

@@ -5,6 +5,6 @@ connect_to_cluster.py N
 import sys
 
 from distill.labels.choices import Cluster
-from distill.labels.replicas import connect
+from distill.labels.ray_cluster import connect
 
 connect(Cluster(num_replicas=int(sys.argv[1]), tensor_parallel_size=1, cpus_per_replica=1))
