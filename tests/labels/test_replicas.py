@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -38,7 +39,7 @@ from helpers import (
 from hub_cache import commit_of, make_hub_cache
 from nodes import NODES, kill_node, on_node
 
-ROWS = 400
+ROWS = 240
 # few rows at once, so that what is killed is at work
 ON_CPU = ["--num_replicas", 2, "--cpus_per_replica", 1, "--max_num_seqs", 16]
 
@@ -167,73 +168,70 @@ def test_stopped_by_ctrl_c_and_resumed_on_one_engine(on_one_engine, tmp_path):
     assert read_jsonl(output) == read_jsonl(on_one_engine)
 
 
-@pytest.mark.slow
-def test_replicas_that_cannot_start(pair, tmp_path):
-    flags = label_flags(tmp_path / "out.jsonl", *ON_CPU, "--max_model_len", 999999)
-    flags += ["--num_replicas", 1]
-    said = python("create_data.py", *flags, code=2, env=os.environ).stderr
-    assert "no replica could decide any of 400 inputs" in said and "max_model_len (999999)" in said
-    assert "the engine cannot start: User-specified" in said
+@pytest.fixture(scope="module")
+def other_node(tmp_path_factory):
+    """What the environment of a driver has that joins a cluster with two cores and no GPU.
 
-
-@pytest.fixture
-def other_node(tmp_path):
-    """The address of a cluster with two cores, whose nodes' cache of the hub lacks the revision
-    v2.
+    Its nodes' cache of the hub lacks the revision v2.
     """
-    cache = make_hub_cache(tmp_path / "other", "team/teacher", {"main": TEACHER})
-    cache["RAY_worker_niceness"] = "0"
+    folder = tmp_path_factory.mktemp("other")
+    cache = make_hub_cache(folder / "hub", "team/teacher", {"main": TEACHER})
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [
-        Path(sys.executable).with_name("ray"),
-        "start",
-        "--head",
-        "--node-ip-address=127.0.0.1",
-    ]
-    command += [f"--port={address.split(':')[1]}", "--num-cpus=2", "--include-dashboard=false"]
-    command += ["--disable-usage-stats", "--block"]
-    said = tmp_path / "ray.log"
-    with open(said, "w") as log:
-        node = subprocess.Popen(command, env=cache, stdout=log, stderr=log)
-    while "Ray runtime started" not in said.read_text() and node.poll() is None:
-        time.sleep(0.1)
-    yield address
-    kill_node(node)
+    ray = Path(sys.executable).with_name("ray")
+    command = [ray, "start", "--head", "--node-ip-address=127.0.0.1", "--num-cpus=2", "--block"]
+    command += [f"--port={address.split(':')[1]}", "--include-dashboard=false"]
+    command += ["--disable-usage-stats"]
+    said = folder / "ray.log"
+    # a folder of its own, so that nobody else finds it and joins; short, as names of sockets are
+    with tempfile.TemporaryDirectory(prefix="ray") as own, open(said, "w") as log:
+        own = {"RAY_TMPDIR": own}
+        environment = {**cache, **own, "RAY_worker_niceness": "0"}
+        node = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        while "Ray runtime started" not in said.read_text() and node.poll() is None:
+            time.sleep(0.1)
+        yield {**own, "RAY_ADDRESS": address}
+        kill_node(node)
+
+
+@pytest.mark.slow
+def test_replicas_that_cannot_start(pair, other_node, tmp_path):
+    flags = label_flags(tmp_path / "out.jsonl", *ON_CPU, "--max_model_len", 999999)
+    flags += ["--num_replicas", 1]
+    said = python("create_data.py", *flags, code=2, env={**os.environ, **other_node}).stderr
+    assert f"no replica could decide any of {ROWS} inputs" in said
+    assert "max_model_len (999999)" in said
+    assert "the engine cannot start: User-specified" in said
 
 
 @pytest.mark.slow
 def test_replicas_whose_node_has_another_revision_are_refused(pair, other_node, tmp_path):
     cache = make_hub_cache(tmp_path / "hub", "team/teacher", {"main": STUDENT, "v2": TEACHER})
-    environment = {**cache, "RAY_ADDRESS": other_node}
     flags = label_flags(tmp_path / "out.jsonl", *ON_CPU, "--revision", "v2", model="team/teacher")
     flags += ["--num_replicas", 1]
+    environment = {**cache, **other_node}
     said = run(sys.executable, ROOT / "create_data.py", *flags, code=2, env=environment).stderr
     [_, line] = [line for line in said.splitlines() if "create_data.py: " in line]
     assert (
         f"team/teacher: --revision {commit_of('v2')} is neither on the hub nor in its cache" in line
     )
-    assert "no replica could decide any of 400 inputs" in line and not trace(tmp_path / "out.jsonl")
+    assert f"no replica could decide any of {ROWS} inputs" in line
+    assert not trace(tmp_path / "out.jsonl")
 
 
 @pytest.mark.slow
-def test_what_is_missing_is_said_in_one_line(pair, tmp_path, monkeypatch):
+def test_what_is_missing_is_said_in_one_line(pair, other_node, tmp_path, monkeypatch):
     flags = label_flags(tmp_path / "out.jsonl", "--num_replicas", 2)
     assert "needs 2 GPUs, the cluster has 0; without GPUs pass --cpus_per_replica" in fails(
-        "create_data.py", *flags, env=os.environ
+        "create_data.py", *flags, env={**os.environ, **other_node}
     )
     assert "drop --shard" in fails("create_data.py", *flags, "--shard", "0/2")
     assert "drop --num_replicas" in fails("create_data.py", *flags, "--pipeline_parallel_size", 2)
-    for name, value in {
-        "RAY_ADDRESS": "127.0.0.1:6399",
-        "RAY_AUTH_MODE": "token",
-        "HOME": str(tmp_path),
-    }.items():
-        monkeypatch.setenv(name, value)
-    assert "RAY_ADDRESS 127.0.0.1:6399: Token authentication is enabled but no" in fails(
-        "create_data.py", *flags, env=os.environ
-    )
+    environment = {"RAY_ADDRESS": "127.0.0.1:6399", "RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
+    joining = program("connect_to_cluster.py", 1)
+    said = run(*joining, code=1, env={**os.environ, **environment}).stderr
+    assert "RAY_ADDRESS 127.0.0.1:6399: Token authentication is enabled but no" in said
     monkeypatch.setattr(ray_cluster, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install -r requirements/ray.txt"):
         ray_cluster.connect(parse_args([str(flag) for flag in flags]).cluster)
