@@ -109,7 +109,10 @@ def main() -> None:
     signals = []  # that have come
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: signals.append(number))
-    instances = start_all(label, flags, of_each)
+    try:
+        instances = start_all(label, flags, of_each)
+    except OSError as error:
+        refuse(f"an instance cannot be started: {error}")
     failed = wait_for(instances, signals)
     if signals:
         stop(instances)

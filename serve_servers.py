@@ -34,6 +34,7 @@ from distill.cascade.servers import (
 )
 from distill.cli import HELP_ALL, REASONING_PARSER, TEACHER
 from distill.stopping import exit_code
+from distill.teacher.engine_flags import given
 
 PYTHON = os.environ.get("PYTHON") or sys.executable
 SERVE = [PYTHON, str(Path(__file__).resolve().parent / "serve.py")]
@@ -45,22 +46,41 @@ def setting(name: str, default: str) -> str:
     return os.environ.get(name) or default
 
 
-def models() -> list[Model]:
-    """Student and teacher, as the environment variables have them."""
-    parser = f"--reasoning-parser {REASONING_PARSER}"
+def words_in(name: str) -> list[str]:
+    """The flags in an environment variable. Raises ValueError for a quote that does not end."""
+    try:
+        return shlex.split(setting(name, ""))
+    except ValueError as error:
+        raise ValueError(f"{name}={setting(name, '')}: {error}") from error
+
+
+def teacher_flags(flags: list[str]) -> list[str]:
+    """Those of the teacher's server: it reads thoughts as serve.py, whose `flags` these are."""
+    found = words_in("TEACHER_FLAGS")
+    parser = given(flags, "reasoning_parser") or REASONING_PARSER
+    if parser == "none" or given(found, "reasoning_parser"):
+        return found
+    return ["--reasoning-parser", parser, *found]
+
+
+def models(flags: list[str]) -> list[Model]:
+    """Student and teacher, as the environment variables and serve.py's flags have them.
+
+    Raises ValueError.
+    """
     student = Model(
         name="student",
         path=setting("STUDENT", "models/merged"),
         port=setting("STUDENT_PORT", "8001"),
         gpus=setting("STUDENT_GPUS", ""),
-        flags=shlex.split(setting("STUDENT_FLAGS", "")),
+        flags=words_in("STUDENT_FLAGS"),
     )
     teacher = Model(
         name="teacher",
         path=setting("TEACHER", TEACHER),
         port=setting("TEACHER_PORT", "8002"),
         gpus=setting("TEACHER_GPUS", ""),
-        flags=shlex.split(setting("TEACHER_FLAGS", parser)),
+        flags=teacher_flags(flags),
     )
     return [student, teacher]
 
@@ -92,9 +112,9 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def start_all(flags: list[str], log_dir: Path, started: list[Started]) -> None:
+def start_all(flags: list[str], both: list[Model], log_dir: Path, started: list[Started]) -> None:
     """Start serve.py and both servers, and put each into `started`. Raises OSError."""
-    student, teacher = models()
+    student, teacher = both
     # first: wrong flags end all at once, before a model is loaded
     command = [*SERVE, *student.flags_of_serve(), *teacher.flags_of_serve()]
     command += ["--wait_for_servers", str(LOADED_WITHIN), *flags]
@@ -117,13 +137,14 @@ def main() -> int:
     started = []
     try:
         within = seconds_in("ENDS_WITHIN", "15")
+        both = models(flags)
         log_dir = Path(setting("LOG_DIR", "") or tempfile.mkdtemp())
         log_dir.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         say(f"serve.sh: {error}")
         return 2
     try:
-        start_all(flags, log_dir, started)
+        start_all(flags, both, log_dir, started)
         ended = first_to_end(started, heard)
     except OSError as error:
         say(f"serve.sh: {error}")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from helpers import ENDS, ROOT, run
@@ -77,6 +78,23 @@ def test_wrapper_says_how_an_instance_failed(tmp_path):
     assert said[2] == "instance 0 failed with exit code 3; the end of its log:"
     assert said[3].endswith("--shard 0/2")
     assert len(said) == 4
+
+
+def test_what_cannot_be_started_ends_all_in_one_line(tmp_path):
+    """The second one's log cannot be written; nor, further down, the directory of all be made."""
+    say_instead_of_step_1(tmp_path, f"echo $$ > {tmp_path}/pid\nexec sleep 60")
+    (tmp_path / "instance-1.log").mkdir()
+    environment = {**gpu_machine(tmp_path, 8), "LOG_DIR": str(tmp_path)}
+    script = ROOT / "create_data_h100x8.sh"
+    said = run("bash", script, env=environment, code=2).stderr.splitlines()
+    assert said[1:] == [
+        f"an instance cannot be started: [Errno 21] Is a directory: '{tmp_path}/instance-1.log'"
+    ]
+    begun = tmp_path / "pid"
+    assert not begun.exists() or not psutil.pid_exists(int(begun.read_text()))
+    environment["LOG_DIR"] = "/dev/null/logs"
+    [said] = run("bash", script, env=environment, code=2).stderr.splitlines()
+    assert "Not a directory: '/dev/null/logs'" in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

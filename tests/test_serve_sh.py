@@ -11,6 +11,8 @@ import time
 import psutil
 import pytest
 
+import serve_servers
+from distill.cascade.servers import Model
 from helpers import ENDS, ROOT, assert_gone, run
 from small_tokenizers import byte_tokenizer
 from vllm_server import free_port
@@ -64,6 +66,47 @@ def test_a_model_that_is_not_there_ends_all_before_the_other_is_loaded(env, tmp_
     flags = ["--temperature", 1, "--threshold", 0.5]
     result = run("bash", ROOT / "serve.sh", *flags, env=env, code=2, timeout=ENDS)
     assert f"serve.py: {tmp_path}/none: no tokenizer that transformers can load" in result.stderr
+
+
+def test_flags_with_a_quote_that_does_not_end_are_refused(env):
+    env["TEACHER_FLAGS"] = "--max-model-len '8192"
+    result = run("bash", ROOT / "serve.sh", env=env, code=2, timeout=ENDS)
+    assert result.stderr == (
+        "serve.sh: TEACHER_FLAGS=--max-model-len '8192: No closing quotation\n"
+    )
+
+
+PARSER = ["--reasoning-parser", "qwen3"]
+FLAGS_OF_TEACHERS = {
+    "a thinking one": ("", [], PARSER),
+    "with a flag of vLLM's": ("--max-model-len 9000", [], [*PARSER, "--max-model-len", "9000"]),
+    "with another parser": ("--reasoning_parser=r1", [], ["--reasoning_parser=r1"]),
+    "as serve.py reads it": ("", ["--reasoning_parser", "r1"], ["--reasoning-parser", "r1"]),
+    "one that does not think": ("", ["--reasoning_parser", "none"], []),
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "flags", "wanted"), FLAGS_OF_TEACHERS.values(), ids=FLAGS_OF_TEACHERS
+)
+def test_the_teachers_server_reads_thoughts_as_serve_py_does(given, flags, wanted, monkeypatch):
+    monkeypatch.setenv("TEACHER_FLAGS", given)
+    _, teacher = serve_servers.models(flags)
+    assert teacher.flags == wanted
+
+
+SPLITS = {
+    "one GPU": ("0", [], []),
+    "all that are visible": ("", [], []),
+    "two": ("1,2", [], ["--tensor-parallel-size", "2"]),
+    "two, otherwise": ("1,2", ["--data-parallel-size", "2"], []),
+    "two, in short": ("1,2", ["-pp", "2"], []),
+}
+
+
+@pytest.mark.parametrize(("gpus", "flags", "wanted"), SPLITS.values(), ids=SPLITS)
+def test_a_model_is_split_over_the_gpus_that_it_is_given(gpus, flags, wanted):
+    assert Model("teacher", "model", "8002", gpus, flags).split() == wanted
 
 
 def test_the_log_of_a_server_that_fails_is_shown(env, tmp_path):

@@ -8,10 +8,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from distill.teacher.engine_flags import given
+
 # prompts are cached by blocks of 32 tokens, as our engine does on a CPU
 ON_CPU = ["--enforce-eager", "--block-size", "32"]
 CACHE = "VLLM_CPU_KVCACHE_SPACE"
 CACHE_ON_CPU = "2"  # GiB, for keys and values
+SHORT = {"-tp", "-pp", "-dp"}  # how vLLM spells the flags that split a model
 LOOK_EVERY = 0.1  # seconds
 SHOWN_LINES = 30  # of the log of a server that has ended
 
@@ -31,6 +34,14 @@ class Model:
         url = f"http://127.0.0.1:{self.port}/v1"
         said = [f"--{self.name}_url", url, f"--{self.name}_name", self.name]
         return [*said, f"--{self.name}_tokenizer", self.path]
+
+    def split(self) -> list[str]:
+        """vLLM's flag that splits the model over its GPUs, unless `flags` say how."""
+        names = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+        said = any(given(self.flags, name) for name in names)
+        said = said or not SHORT.isdisjoint(self.flags)
+        count = len([gpu for gpu in self.gpus.split(",") if gpu])
+        return [] if said or count < 2 else ["--tensor-parallel-size", str(count)]
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,9 @@ def start_server(python: str, model: Model, on_gpu: bool, log_dir: Path) -> Star
     environment = dict(os.environ)
     if model.gpus:
         environment["CUDA_VISIBLE_DEVICES"] = model.gpus
-    if not on_gpu:
+    if on_gpu:
+        command += model.split()
+    else:
         command += ON_CPU
         environment.setdefault(CACHE, CACHE_ON_CPU)
     log = log_dir / f"{model.name}.log"

@@ -166,9 +166,9 @@ def choose_by_target(judged: Judged, temperature: float, target: float) -> Choic
     (fixed-sequence testing, A. Angelopoulos et al., Learn then Test, arXiv 2110.01052). Raises
     NotShown.
     """
-    order = judged.surest_first(temperature)
     rows = len(judged.answered().agrees)
     found = None
+    failed = None
     errors = 0
     while True:
         answered = rows_needed(target, errors)
@@ -176,27 +176,32 @@ def choose_by_target(judged: Judged, temperature: float, target: float) -> Choic
             break
         choice = choice_at(judged, temperature, answered)
         if choice.bound < target:
+            failed = choice
             break
         found = choice
         errors += 1
     if found is None:
-        raise NotShown(not_shown(judged, order, rows, target))
+        raise NotShown(not_shown(judged, rows, target, failed))
     return found
 
 
-def not_shown(judged: Judged, order: list[int], rows: int, target: float) -> str:
-    """Why a target cannot be shown, how many rows it takes, and what these show."""
+def not_shown(judged: Judged, rows: int, target: float, failed: Choice | None) -> str:
+    """Why a target cannot be shown, how many rows it takes, and what these show.
+
+    `failed` is the first choice that was tested, with at least as many rows as it takes; None:
+    there are fewer.
+    """
     least = rows_needed(target, 0)
-    if rows < least:
-        agreed = sum(judged.agrees[row] for row in order[:rows])
+    if failed is None:
+        agreed = sum(judged.answered().agrees)
         shown = at_least(agreed, rows) if rows else 0.0
         return (
             f"{rows} calibration rows cannot show an agreement of {target:.1%}, for which it takes "
             f"{least} at least; {agreed} of them agree, which shows {shown:.1%}"
         )
-    agreed = sum(judged.agrees[row] for row in order[:least])
+    kept = len(judged.agrees) - failed.handed_over
     return (
-        f"the calibration rows do not show an agreement of {target:.1%}: of the {least} of which "
-        f"the student is surest the teacher answers {least - agreed} otherwise, which shows "
-        f"{at_least(agreed, least):.1%}; more rows may show more"
+        f"the calibration rows do not show an agreement of {target:.1%}: of the {kept} of which "
+        f"the student is surest the teacher answers {kept - failed.agreed} otherwise, which shows "
+        f"{failed.bound:.1%}; more rows may show more"
     )

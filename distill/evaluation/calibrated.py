@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distill.adapter_files import adapter_identity
 from distill.calibration import CALIBRATION, Calibration, write_calibration
-from distill.cli import on_one_line
+from distill.cli import ADAPTER, on_one_line
 from distill.confidence import confidence
 from distill.evaluation.calibrate import (
     Judged,
@@ -101,9 +101,7 @@ def calibrate(
             wanted = handing_over.target_agreement
             choice = choose_by_target(judged, temperature, wanted)
     except NotShown as error:
-        log.warning(
-            "evaluate.py: --target_agreement %g: %s; no %s is written", wanted, error, CALIBRATION
-        )
+        log.warning("evaluate.py: --target_agreement %g: %s; %s", wanted, error, left_as(adapter))
         return None
     calibration = Calibration(
         temperature=temperature,
@@ -122,6 +120,13 @@ def calibrate(
     return Calibrated(calibration, judged, found["answers"], self_agreement(pairs))
 
 
+def left_as(adapter: str) -> str:
+    """What becomes of calibration.json where nothing could be chosen."""
+    if (Path(adapter) / CALIBRATION).exists():
+        return f"{adapter}/{CALIBRATION} stays as an earlier run has written it"
+    return f"no {CALIBRATION} is written"
+
+
 def self_agreement(pairs: list[list[str | None]] | None) -> dict | None:
     """How often the teacher gives the same answer twice: nobody can agree with it more often.
 
@@ -137,10 +142,11 @@ def self_agreement(pairs: list[list[str | None]] | None) -> dict | None:
     return {"rows": len(both), "agreed": sum(both), "share": sum(both) / len(both)}
 
 
-def save(adapter: str, calibrated: Calibrated) -> None:
+def save(adapter: str, calibrated: Calibrated, is_served: bool) -> None:
     """Write calibration.json beside the adapter; that it cannot be written is a warning.
 
-    There may be no adapter where a server has the student.
+    Where the student `is_served` by somebody else there may be no adapter. The one of the default
+    directory may be another student's then, so it keeps what it has.
     """
     chosen = calibrated.calibration
     log.info(
@@ -151,7 +157,7 @@ def save(adapter: str, calibrated: Calibrated) -> None:
         chosen.rows,
     )
     try:
-        check_adapter(adapter)
+        check_adapter(adapter, is_served)
         write_calibration(adapter, chosen, **calibrated.figures)
     except OSError as error:
         log.warning(
@@ -162,8 +168,10 @@ def save(adapter: str, calibrated: Calibrated) -> None:
         )
 
 
-def check_adapter(adapter: str) -> None:
-    """Raise FileNotFoundError if there is no adapter that could be calibrated."""
+def check_adapter(adapter: str, is_served: bool) -> None:
+    """Raise FileNotFoundError if no adapter is known that could be calibrated."""
+    if is_served and adapter == ADAPTER:
+        raise FileNotFoundError("--adapter does not say which one the server has")
     if not (Path(adapter) / "adapter_config.json").is_file():
         raise FileNotFoundError("there is no adapter")
 

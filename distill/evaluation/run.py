@@ -275,7 +275,7 @@ def score(plan: Plan) -> dict:
     )
     add_confidence(results.get("student", {}), calibrated)
     if calibrated:
-        save(choices.adapter, calibrated)
+        save(choices.adapter, calibrated, is_served=choices.student_server is not None)
         if "teacher" in results:
             calibration = calibrated.calibration
             results[CASCADE] = cascade_result(results["student"], results["teacher"], calibration)

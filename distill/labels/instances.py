@@ -64,13 +64,20 @@ def say_failed(instance: Instance) -> int:
 
 
 def start_all(command: list[str], flags: list[str], of_each: list[str]) -> list[Instance]:
-    """Start an instance for each shard, on its GPUs in `of_each`; their logs go to LOG_DIR."""
+    """Start an instance for each shard, on its GPUs in `of_each`; their logs go to LOG_DIR.
+
+    Raises OSError, after which none runs, where one cannot be started or its log not be written.
+    """
     log_dir = Path(os.environ.get("LOG_DIR") or tempfile.mkdtemp())
     log_dir.mkdir(parents=True, exist_ok=True)
     instances = []
     for number, mine in enumerate(of_each):
         shard = [*command, "--shard", f"{number}/{len(of_each)}", *flags]
-        instances.append(start(number, mine, shard, log_dir))
+        try:
+            instances.append(start(number, mine, shard, log_dir))
+        except OSError:
+            stop(instances)
+            raise
     return instances
 
 

