@@ -49,7 +49,13 @@ from distill.teacher.attempts import MAX_REPEATS, MAX_RETRIES, default_thinking_
 from distill.teacher.base import TeacherEnded
 from distill.teacher.check import TeacherModel
 from distill.teacher.child import begin_child
-from distill.teacher.engine_flags import ENGINE, ENGINE_FLAGS, ENGINE_TITLE, print_engine_flags
+from distill.teacher.engine_flags import (
+    ENGINE,
+    ENGINE_FLAGS,
+    ENGINE_TITLE,
+    print_engine_flags,
+    refuse_ours,
+)
 from distill.teacher.server import OF_AN_ENGINE, add_server_flags, server_of
 
 log = logging.getLogger("create_data")
@@ -99,6 +105,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.help_all(print_engine_flags, whose=ENGINE)
     args, engine_flags = parser.parse_known_args(argv)
     try:
+        refuse_ours(engine_flags, "--model_name")
         shard = shard_of(args.shard)
         check_together(args, shard)
         columns = from_flags(Columns, args, label_column="")

@@ -56,6 +56,7 @@ from distill.teacher.engine_flags import (
     ENGINE_TITLE,
     further_gpus,
     print_engine_flags,
+    refuse_ours,
 )
 from distill.teacher.server import (
     FlagNames,
@@ -119,6 +120,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.help_all(print_engine_flags, whose=ENGINE)
     args, engine_flags = parser.parse_known_args(argv)
     try:
+        refuse_ours(engine_flags, "--teacher_model or --student_model")
         systems = systems_of(args.systems, TITLES)
         if args.teacher_answers and "teacher" not in systems:
             raise ValueError("--teacher_answers: --systems leaves the teacher out")

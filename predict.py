@@ -40,6 +40,7 @@ from distill.teacher.engine_flags import (
     ENGINE_TITLE,
     further_gpus,
     print_engine_flags,
+    refuse_ours,
 )
 from distill.teacher.server import add_pace_flags
 from distill.teacher.student_server import add_student_flags, student_server_of
@@ -94,6 +95,7 @@ def parse_args(argv: list[str] | None = None) -> Choices:
     parser.help_all(print_engine_flags, whose=ENGINE)
     args, engine_flags = parser.parse_known_args(argv)
     try:
+        refuse_ours(engine_flags, "--model_name")
         if args.overwrite and args.skip_finished:
             raise ValueError("--overwrite and --skip_finished contradict each other")
         columns = from_flags(Columns, args, label_column="")

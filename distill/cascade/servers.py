@@ -14,7 +14,6 @@ from distill.teacher.engine_flags import given
 ON_CPU = ["--enforce-eager", "--block-size", "32"]
 CACHE = "VLLM_CPU_KVCACHE_SPACE"
 CACHE_ON_CPU = "2"  # GiB, for keys and values
-SHORT = {"-tp", "-pp", "-dp"}  # how vLLM spells the flags that split a model
 LOOK_EVERY = 0.1  # seconds
 SHOWN_LINES = 30  # of the log of a server that has ended
 
@@ -39,7 +38,6 @@ class Model:
         """vLLM's flag that splits the model over its GPUs, unless `flags` say how."""
         names = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
         said = any(given(self.flags, name) for name in names)
-        said = said or not SHORT.isdisjoint(self.flags)
         count = len([gpu for gpu in self.gpus.split(",") if gpu])
         return [] if said or count < 2 else ["--tensor-parallel-size", str(count)]
 

@@ -21,13 +21,21 @@ ENGINE_FLAGS = {
 }
 
 
+# how vLLM spells some of them in short
+SHORT = {
+    "tensor_parallel_size": "-tp",
+    "pipeline_parallel_size": "-pp",
+    "data_parallel_size": "-dp",
+}
+
+
 def given(engine_flags: list[str], name: str) -> str | None:
     """What a flag of vLLM's has been given, read without vLLM, which takes seconds to import.
 
     The last one counts. None: it is not there, or has no value of its own.
     """
     value = None
-    spellings = (f"--{name}", f"--{name.replace('_', '-')}")
+    spellings = (f"--{name}", f"--{name.replace('_', '-')}", SHORT.get(name))
     for place, word in enumerate(engine_flags):
         flag, equals, after = word.partition("=")
         if flag not in spellings:
@@ -37,6 +45,18 @@ def given(engine_flags: list[str], name: str) -> str | None:
         elif place + 1 < len(engine_flags):
             value = engine_flags[place + 1]
     return value
+
+
+def refuse_ours(engine_flags: list[str], model_flag: str) -> None:
+    """Refuse vLLM's flags that ours take the place of, which would be passed over in silence.
+
+    `model_flag` says what names the model. Raises ValueError.
+    """
+    ours = {"model": model_flag, "tensor_parallel_size": "--tensor_parallel_size"}
+    for name, flag in ours.items():
+        if given(engine_flags, name) is not None:
+            spelled = SHORT.get(name, f"--{name}")
+            raise ValueError(f"{spelled}: is {flag} here")
 
 
 def further_gpus(engine_flags: list[str]) -> int:
