@@ -83,6 +83,8 @@ class LoraTrainer(SFTTrainer):
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(TrainingBar())
+        # a model that was loaded is in evaluation mode, in which no layer is checkpointed
+        self.model.train()
         self.model.train = partial(switch, self.model)
         keep_lora_beside_experts(self.model)
         use_fewer_kernels(self.model)

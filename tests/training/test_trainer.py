@@ -11,7 +11,10 @@ from distill.training.trainer import LoraTrainer, exact_answers, row_of_each_tok
 
 
 def test_long_micro_batches_alone_are_checkpointed(qwen, tmp_path):
-    """Each layer computes a checkpointed micro-batch a second time; the steps are the same."""
+    """Each layer computes a checkpointed micro-batch a second time; the steps are the same.
+
+    Also where the model was loaded, which leaves it in evaluation mode.
+    """
     sizes = {
         "hidden_size": 32,
         "num_hidden_layers": 2,
@@ -31,7 +34,7 @@ def test_long_micro_batches_alone_are_checkpointed(qwen, tmp_path):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(
             Qwen3MoeConfig(**sizes, **experts, vocab_size=len(qwen))
-        )
+        ).eval()
         settings = {
             "use_cpu": True,
             "bf16": False,
@@ -62,6 +65,7 @@ def test_long_micro_batches_alone_are_checkpointed(qwen, tmp_path):
             with_kwargs=True,
         )
         found.append(trainer.train().training_loss)
+        assert all(module.training for module in trainer.model.modules())
         computed.append(seen)
     assert computed == [[11, 11, 181, 181], [11, 181, 181], [11, 181]]
     assert found[1:] == pytest.approx([found[0]] * 2, abs=1e-6)
