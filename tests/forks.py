@@ -28,12 +28,15 @@ MESSAGE = 2**20  # bytes, at most: a line of Python and an environment
 
 
 def begin_as_process(environment) -> None:
-    """What a new process has: an environment of its own, which Python's temporary files and vLLM's
-    log heed, and at its end nothing to do for what was preloaded.
+    """What a new process has: an environment of its own, which Python's temporary files, PyTorch's
+    threads and vLLM's log heed, and at its end nothing to do for what was preloaded.
     """
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None
+    threads = environment.get("OMP_NUM_THREADS")
+    if threads and "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(int(threads))
     atexit._clear()
     level = environment.get("VLLM_LOGGING_LEVEL")
     if level:
