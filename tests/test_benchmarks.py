@@ -55,8 +55,8 @@ def test_the_drivers_cost_is_extrapolated_from_what_was_measured(pair):
 
 @pytest.mark.slow
 def test_script_and_bare_loop_do_the_same_steps(pair, train_file):
-    result = python(
-        "benchmarks/training.py",
+    result = in_fork(
+        ROOT / "benchmarks/training.py",
         "--repeats",
         1,
         "--train_file",

@@ -25,7 +25,7 @@ TINY = ["--config", ROOT / "configs" / "tiny.yaml"]
 LABELLED = slice(0, 300)
 ROUND = slice(270, 900)
 REPORT = slice(1400, 1500)
-OTHERS = slice(1500, 1900)
+OTHERS = slice(1500, 1800)
 AT_ONCE = 16  # clients
 
 
@@ -124,7 +124,7 @@ def test_what_is_handed_over_is_learned(pair, tmp_path):
             calibration = calibrate(flywheel, student)
             with flywheel.serve("collecting.log", collecting) as served:
                 # some of them twice
-                ask_all(served, [*lines[ROUND], *lines[ROUND][:100]])
+                ask_all(served, [*lines[ROUND], *lines[ROUND][:40]])
                 collected = read_jsonl(tmp_path / "handed_over.jsonl")
                 trained = flywheel.train(training)  # on the file as it is, while it is served
                 before = ask_all(served, lines[OTHERS])

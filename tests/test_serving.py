@@ -290,7 +290,8 @@ def test_a_server_answers_as_the_dense_student_was_evaluated(dense, dense_evalua
         # one at a time as in step 3's batch
         alone = [confidence_of(choice) for choice in choices]
         assert alone == pytest.approx(confidences_of(rows), abs=ROUNDING)
-        assert ask(client, str(base), rows, temperature=0) != expected
+        # the base, which does not end its answers
+        assert ask(client, str(base), rows[:5], temperature=0) != expected[:5]
         check_the_adapter_is_asked_there(client, rows, base, tmp_path)
 
 

@@ -7,8 +7,6 @@ import os
 import pickle
 import re
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,6 +16,7 @@ import pytest
 
 from distill.teacher import engine
 from distill.teacher.engine import EngineFailed, engine_arguments, find_nvcc
+from forks import start_in_fork
 from helpers import (
     AS_A_USER,
     ENDS,
@@ -28,6 +27,7 @@ from helpers import (
     TEACHER,
     assert_gone,
     descendants,
+    in_fork,
     labelling_flags,
     python,
     trace,
@@ -133,6 +133,7 @@ def near():
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["create_data.py", "evaluate.py"])
 def test_an_engine_that_cannot_start(pair, near, script):
+    """Step 1 in a test's fork, step 3 in processes as a user starts them."""
     flags = [
         "--model_name",
         TEACHER,
@@ -146,7 +147,10 @@ def test_an_engine_that_cannot_start(pair, near, script):
         flags = ["--systems", "base", "--student_model", STUDENT, "--test_file", heldout]
         flags += ["--report_dir", near / "report"]
     environment = {**os.environ, **TOO_LARGE, "TMPDIR": str(near)}
-    result = python(script, *flags, code=2, env=environment)
+    if script == "create_data.py":
+        result = in_fork(ROOT / script, *flags, code=2, environment=environment)
+    else:
+        result = python(script, *flags, code=2, env=environment)
     said = result.stderr.splitlines()
     reasons = [line for line in said if "the engine cannot start: " in line]
     assert len(reasons) == 1 and reasons[0].startswith(f"{script}: "), result.stderr
@@ -189,33 +193,22 @@ def shared_memory_of(processes) -> set[Path]:
 @pytest.mark.slow
 def test_ctrl_c_with_several_workers_leaves_nothing(pair, tmp_path):
     output = tmp_path / "out.jsonl"
-    command = [
-        sys.executable,
-        ROOT / "create_data.py",
-        "--model_name",
-        TEACHER,
-        "--input_file",
-        SENTENCES,
-    ]
-    command += ["--output_file", output, "--tensor_parallel_size", 2, "--max_num_seqs", 4]
-    environment = {
-        **os.environ,
-        **APART,
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": "1",
-    }
-    with open(tmp_path / "log", "w") as log:
-        command = [str(word) for word in command]
-        process = subprocess.Popen(command, stderr=log, env=environment, start_new_session=True)
-        end = time.monotonic() + HANGS
-        while not trace(output) and process.poll() is None and time.monotonic() < end:
-            time.sleep(0.05)
-        family = descendants(process)
-        used = shared_memory_of(family)
-        os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(ENDS) == 130
-    said = (tmp_path / "log").read_text()
-    assert len(family) >= 3 and used, said[-3000:]
+    flags = [*labelling_flags(output), "--tensor_parallel_size", 2, "--max_num_seqs", 4]
+    threads = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **APART, **threads}
+    settings = {"folder": tmp_path, "environment": environment, "session": True}
+    process = start_in_fork(ROOT / "create_data.py", *flags, **settings)
+    end = time.monotonic() + HANGS
+    while not trace(output) and process.is_alive() and time.monotonic() < end:
+        time.sleep(0.05)
+    family = descendants(process)
+    used = shared_memory_of(family)
+    sharing = [each for each in family if shared_memory_of([each])]  # others only stand by
+    os.killpg(process.pid, signal.SIGINT)
+    process.join(ENDS)
+    said = (tmp_path / "stderr").read_text()
+    assert process.exitcode == 130, said[-3000:]
+    assert len(sharing) >= 3, said[-3000:]
     assert_gone(family)
     assert not [path for path in used if path.exists()]
     assert "Traceback" not in said and "force killing" not in said and "leaked" not in said

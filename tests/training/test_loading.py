@@ -24,7 +24,7 @@ from distill.training.loading import (
     load_student,
 )
 from distill.training.lora import lora_config
-from helpers import PROGRAM_PATH, PROGRAMS, ROOT, STUDENT, last_json, python, run
+from helpers import PROGRAM_PATH, PROGRAMS, ROOT, STUDENT, in_fork, last_json, run
 
 CONFIGS = ROOT / "accelerate_configs"
 GPUS = 8
@@ -251,9 +251,8 @@ def test_rank_0_alone_holds_the_student_on_the_host():
     """Anonymous memory until training begins, in copies of the student, in fp32 on two gloo
     processes.
     """
-    found = last_json(python("benchmarks/host_memory.py", "--processes", 2, "--layers", 14))[
-        "host_memory"
-    ]
+    flags = ["--processes", 2, "--layers", 14]
+    found = last_json(in_fork(ROOT / "benchmarks/host_memory.py", *flags))["host_memory"]
     first, other = found["ranks"]
     assert found["student"] > 200 * 2**20
     assert 0.5 < first["copies"] <= 1.1 and other["copies"] <= 0.1, found
