@@ -3,6 +3,7 @@
 import atexit
 import fcntl
 import json
+import logging
 import multiprocessing
 import os
 import runpy
@@ -20,27 +21,37 @@ LIBRARIES = [
     "vllm.v1.engine.core",
     "vllm.v1.worker.cpu_worker",
 ]
-SERVER_OF_FORKS = "from multiprocessing.forkserver import main;"
+# what a new Python is told to do: to be a server of forks, or one process that a script spawns
+AS_MULTIPROCESSING = ("from multiprocessing.forkserver import main;", "from multiprocessing.spawn ")
+STAND_BYS = 3  # for a process: step 1's engine has one of its own, and that two workers
 MESSAGE = 2**20  # bytes, at most: a line of Python and an environment
 
 
 def begin_as_process(environment) -> None:
-    """What a new process has: an environment of its own, and at its end nothing to do for what was
-    preloaded.
+    """What a new process has: an environment of its own, which Python's temporary files and vLLM's
+    log heed, and at its end nothing to do for what was preloaded.
     """
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None
     atexit._clear()
+    level = environment.get("VLLM_LOGGING_LEVEL")
+    if level:
+        logger = logging.getLogger("vllm")
+        for each in (logger, *logger.handlers):
+            each.setLevel(level)
+        for handler in logger.handlers:
+            handler.setStream(sys.stderr)  # as distill/teacher/engine.py chooses
 
 
 def stand_by(requests: socket.socket) -> None:
-    """Become the script's own server of forks when it is asked for, which ends this process."""
-    message, descriptors, _, _ = socket.recv_fds(requests, MESSAGE, 16)
+    """Become a process of the script when it is asked for, which ends this process."""
+    message, descriptors, _, _ = socket.recv_fds(requests, MESSAGE, 64)
     requests.close()
     if not message:  # the script has ended without one
         return
     asked = json.loads(message)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_SETMASK, asked["blocked"])
     begin_as_process(asked["environment"])
     # first out of the way, then to the numbers that the command names
     above = max(asked["descriptors"]) + 1
@@ -48,46 +59,84 @@ def stand_by(requests: socket.socket) -> None:
     for fd, number in zip(moved, asked["descriptors"], strict=True):
         os.dup2(fd, number)
         os.close(fd)
-    exec(asked["code"], {})
+    fork_processes_from_here()
+    sys.argv = ["-c", *asked["arguments"]]
+    try:
+        exec(asked["code"], {})
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        raise
+    finally:
+        atexit._run_exitfuncs()
 
 
-def fork_server_from_here() -> None:
-    """Let a server of forks that this process will start be a fork of what it is now.
+def wait_in_fork(others: list[socket.socket]) -> tuple[int, socket.socket]:
+    """Fork a process that stands by: its id, and where it is asked.
 
-    It does what the command says that a new Python would be given, but has the libraries at once.
+    It lets go of the `others`, which end when the script does.
     """
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            ours.close()
+            for each in (ours, *others):
+                each.close()
             stand_by(its)
             code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
         finally:
             os._exit(code)
     its.close()
-    spawn = util.spawnv_passfds
+    return pid, ours
+
+
+def fork_processes_from_here() -> None:
+    """Let the first processes that multiprocessing will start be forks of what this one is now.
+
+    Each does what the command says that a new Python would be given, but has the libraries at once,
+    and so have those that it starts.
+    """
+    owner = os.getpid()
+    waiting: list[tuple[int, socket.socket]] = []
+    for _ in range(STAND_BYS):
+        waiting.append(wait_in_fork([ours for _, ours in waiting]))
+    spawn = getattr(util.spawnv_passfds, "real", util.spawnv_passfds)
 
     def spawn_or_wake(path, args, passfds):
-        if not args[-1].startswith(SERVER_OF_FORKS):
+        at = len(args)
+        if "-c" in args:
+            at = args.index("-c") + 1
+        asked_for = at < len(args) and args[at].startswith(AS_MULTIPROCESSING)
+        # what a fork of this process starts has another parent; later ones are processes as any
+        if not asked_for or os.getpid() != owner or not waiting:
             return spawn(path, args, passfds)
-        asked = {"code": args[-1], "descriptors": list(passfds), "environment": dict(os.environ)}
+        asked = {
+            "code": args[at],
+            "arguments": args[at + 1 :],
+            "descriptors": list(passfds),
+            "environment": dict(os.environ),
+            "blocked": list(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
+        }
+        pid, ours = waiting.pop(0)
         socket.send_fds(ours, [json.dumps(asked).encode()], passfds)
-        util.spawnv_passfds = spawn  # another one would be a process as any
         ours.close()
         return pid
 
+    spawn_or_wake.real = spawn
     util.spawnv_passfds = spawn_or_wake
 
 
-def as_script(path, flags, environment, cwd, folder):
+def as_script(path, flags, environment, cwd, folder, session):
     """What `python path flags` does in a directory, with its output in two files of `folder`."""
+    if session:
+        os.setsid()
     begin_as_process(environment)
     os.chdir(cwd)
     for number, name in enumerate(("stdout", "stderr"), 1):
         os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT), number)
-    fork_server_from_here()
+    fork_processes_from_here()
     sys.argv = [path, *flags]
     sys.path.insert(0, os.path.dirname(path))
     try:
@@ -96,15 +145,22 @@ def as_script(path, flags, environment, cwd, folder):
         atexit._run_exitfuncs()  # as a process does that is no fork
 
 
-def run_in_fork(path, *flags, environment=os.environ, cwd="/"):
-    """The finished process of a script, run as_script()."""
+def start_in_fork(path, *flags, folder, environment=os.environ, cwd="/", session=False):
+    """The process of a script, run as_script(), as it begins; `session`: in a group of its own."""
     arguments = [str(flag) for flag in flags]
     warm = multiprocessing.get_context("forkserver")
     warm.set_forkserver_preload(LIBRARIES)
+    asked = (str(path), arguments, dict(environment), str(cwd), str(folder), session)
+    process = warm.Process(target=as_script, args=asked)
+    process.start()
+    return process
+
+
+def run_in_fork(path, *flags, **settings):
+    """The finished process of a script, run as_script()."""
     with tempfile.TemporaryDirectory() as folder:
-        asked = (str(path), arguments, dict(environment), str(cwd), folder)
-        process = warm.Process(target=as_script, args=asked)
-        process.start()
+        process = start_in_fork(path, *flags, folder=folder, **settings)
         process.join()
         stdout, stderr = (Path(folder, name).read_text() for name in ("stdout", "stderr"))
-    return subprocess.CompletedProcess([str(path), *arguments], process.exitcode, stdout, stderr)
+    command = [str(path), *(str(flag) for flag in flags)]
+    return subprocess.CompletedProcess(command, process.exitcode, stdout, stderr)
