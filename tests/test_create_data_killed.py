@@ -5,24 +5,26 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
+from pathlib import Path
 
 import psutil
 import pytest
 
+from forks import start_in_fork
 from helpers import (
     ENDS,
     HANGS,
+    PROGRAMS,
     ROOT,
     SENTENCES,
     TEACHER,
     assert_gone,
     descendants,
     fails,
+    in_fork,
     last_json,
     python,
     read_jsonl,
@@ -30,7 +32,7 @@ from helpers import (
     trace,
 )
 
-ROWS = 500
+ROWS = 350
 # of the engine, so that a kill finds it at work even on a machine that is busy
 SLOWLY = ["--max_num_seqs", 16]
 # On a CPU the engine runs in the script's own process unless this says otherwise; on a GPU it has
@@ -51,15 +53,15 @@ def assert_complete(output, inputs):
     assert len(records) == len(inputs) == len({r["index"] for r in records})
 
 
-def start(*command, **kwargs):
-    """A command in the background; what it prints is shown by pytest if the test fails."""
-    log = tempfile.TemporaryFile("w+")  # noqa: SIM115
-    env = {**os.environ, **kwargs}
-    command = [str(c) for c in command]
-    process = subprocess.Popen(
-        command, stdout=log, stderr=log, cwd="/", env=env, start_new_session=True
-    )
-    process.log = log
+def start(script, *flags, folder, **environment):
+    """A script in the background, in a fork that has the libraries and a group of its own.
+
+    What it prints is shown by pytest if the test fails.
+    """
+    folder = Path(tempfile.mkdtemp(dir=folder))
+    settings = {"folder": folder, "environment": {**os.environ, **environment}, "session": True}
+    process = start_in_fork(script, *flags, **settings)
+    process.stderr = folder / "stderr"
     return process
 
 
@@ -68,7 +70,7 @@ def wait_for_rows(output, count, process, seconds=HANGS):
     begin = polled = time.monotonic()
     # the longest time without a look at the journal; a busy machine can keep this process waiting
     pause = 0.0
-    while len(trace(output)) < count and process.poll() is None:
+    while len(trace(output)) < count and process.is_alive():
         assert time.monotonic() < begin + seconds
         time.sleep(0.05)
         pause = max(pause, time.monotonic() - polled)
@@ -76,15 +78,27 @@ def wait_for_rows(output, count, process, seconds=HANGS):
     found = trace(output)
     print(
         f"waited {polled - begin:.1f} s for {count} rows, {len(found)} there, "
-        f"exit code {process.poll()};"
+        f"exit code {process.exitcode};"
     )
     print(
         f"longest pause {pause:.1f} s, the last rows were recorded at "
         f"{[r['seconds'] for r in found[-200::40]]} s"
     )
-    if process.poll() is not None:
-        process.log.seek(0)
-        print(process.log.read()[-3000:])
+    if not process.is_alive():
+        print(process.stderr.read_text()[-3000:])
+
+
+def ended(process, seconds=ENDS):
+    """The exit code of a process that is about to end."""
+    process.join(seconds)
+    return process.exitcode
+
+
+def at_work(processes):
+    """Those that have begun: they have forks that stand by for what they may start, which have
+    none.
+    """
+    return [process for process in processes if process.children()]
 
 
 @contextlib.contextmanager
@@ -109,7 +123,7 @@ def source(tmp_path_factory):
 def kill(process, children):
     """As the kernel does where memory is short."""
     process.kill()
-    process.wait()
+    assert ended(process) == -signal.SIGKILL
 
 
 def kill_engine(process, children):
@@ -120,16 +134,15 @@ def kill_engine(process, children):
         # it tidies up /dev/shm behind the others
         if "resource_tracker" not in " ".join(child.cmdline()):
             child.kill()
-    assert process.wait(ENDS) == 1
-    process.log.seek(0)
-    said = process.log.read()
+    assert ended(process) == 1
+    said = process.stderr.read_text()
     assert "the engine has ended: one of its processes ended without saying why" in said
 
 
 def press_ctrl_c(process, children):
     """A terminal sends it to all processes. Test_engine.py has it with an engine of its own."""
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(ENDS) == 130
+    assert ended(process) == 130
 
 
 @pytest.mark.slow
@@ -138,21 +151,21 @@ def test_ended_at_any_moment_and_resumed(pair, source, tmp_path):
     output = tmp_path / "out.jsonl"
     flags = ["--model_name", TEACHER, "--max_tokens", 128]
     flags += ["--input_file", path, "--output_file", output]
-    command = [sys.executable, ROOT / "create_data.py", *flags, *SLOWLY]
     rng = random.Random(0)
     kept = []
     for end, where in ((kill, ENGINE_APART), (kill_engine, ENGINE_APART), (press_ctrl_c, {})):
-        process = start(*command, **where)
+        process = start(ROOT / "create_data.py", *flags, *SLOWLY, folder=tmp_path, **where)
         wait_for_rows(output, len(kept) + rng.randrange(1, 50), process)
         children = descendants(process)
-        assert len(children) >= 2 * len(where) and process.poll() is None and not output.exists()
+        assert len(at_work(children)) >= 2 * len(where)  # the engine and its worker
+        assert process.is_alive() and not output.exists()
         if end is kill:  # the same command at the same time takes nothing from it
             # a busy machine takes long for these two
             with at_rest([psutil.Process(process.pid), *children]):
                 for more in ([], ["--overwrite"]):
                     said = fails("create_data.py", *flags, *more)
                     assert "another run is writing it" in said
-            assert process.poll() is None
+            assert process.is_alive()
         end(process, children)
         assert_gone(children)
         records = trace(output)
@@ -183,30 +196,28 @@ def test_instances_killed_and_resumed(pair, source, tmp_path):
         "--output_file",
         output,
     ]
-    command = ["bash", ROOT / "create_data_h100x8.sh", *flags]
+    in_forks = PROGRAMS / "instances_in_forks.py"
     rng = random.Random(1)
     environment = {
         "LOG_DIR": str(tmp_path / "logs of instances"),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     }
     # one instance is killed; the other one finishes its share
-    process = start(*command, *SLOWLY, **environment)
+    process = start(in_forks, *flags, *SLOWLY, folder=tmp_path, **environment, **ENGINE_APART)
     wait_for_rows(output, rng.randrange(1, 50), process)
-    drivers = [
-        p
-        for p in psutil.Process(process.pid).children()
-        if "create_data.py" in " ".join(p.cmdline())
-    ]
+    drivers = at_work(psutil.Process(process.pid).children())
     assert len(drivers) == 2
     victim = rng.choice(drivers)
     children = victim.children(recursive=True)
+    assert len(at_work(children)) >= 2
     victim.kill()
     assert_gone(children)
-    assert process.wait(HANGS) not in (0, None) and not output.exists()
+    assert ended(process, HANGS) == 128 + signal.SIGKILL and not output.exists()
     kept = trace(output)
     assert ROWS / 2 <= len(kept) < ROWS
     failed = run(
-        *command[:2],
+        "bash",
+        ROOT / "create_data_h100x8.sh",
         "--limit",
         5,
         *flags[:-1],
@@ -220,11 +231,12 @@ def test_instances_killed_and_resumed(pair, source, tmp_path):
         and "/nowhere.yaml: No such file" in failed.stderr
     )
     # TERM ends both and their engines
-    process = start(*command, *SLOWLY, **environment, **ENGINE_APART)
+    process = start(in_forks, *flags, *SLOWLY, folder=tmp_path, **environment, **ENGINE_APART)
     wait_for_rows(output, len(kept) + 1, process)
     children = descendants(process)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(ENDS) == 130
+    assert len(at_work(children)) >= 3  # of one instance: the other one has finished its share
+    process.terminate()
+    assert ended(process) == 130
     assert_gone(children)
     records = {r["index"]: r for r in trace(output)}
     assert all(records[r["index"]] == r for r in kept) and len(kept) < len(records) < ROWS
@@ -232,7 +244,7 @@ def test_instances_killed_and_resumed(pair, source, tmp_path):
     # what agrees with itself agrees more than half: the responses are read again, by one instance
     # for both, and hold
     again = ["--min_agreement", 0.5, "--reuse", "same"]
-    result = run(*command, *again, env={**os.environ, **environment})
+    result = in_fork(in_forks, *flags, *again, environment={**os.environ, **environment})
     assert last_json(result)["rows"] == last_json(result)["compared"] + len(texts) - len(kept)
     assert last_json(result)["changed"] == 0 and len(trace(output)) == len(texts)
     assert_complete(output, texts)

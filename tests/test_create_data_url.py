@@ -1,10 +1,7 @@
 """Step 1 with a teacher behind a URL, as a user runs it: on vLLM's server, and on a stand-in."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 import time
 import urllib.request
 
@@ -13,6 +10,7 @@ import pytest
 from distill.prices import TokenPrices
 from distill.teacher.base import Prompt, Request, Sampling
 from distill.teacher.purse import Purse
+from forks import start_in_fork
 from helpers import (
     HANGS,
     ROOT,
@@ -246,31 +244,28 @@ def test_a_server_of_vllm_that_is_killed_gives_the_labels_of_the_engine(pair, tm
     asked = ["--input_file", SENTENCES, "--model_name", TEACHER, "--max_tokens", 128]
     asked += ["--temperature", 0, "--max_retries", 0]
     local = tmp_path / "local.jsonl"
-    rows = last_json(
-        python("create_data.py", *asked, "--output_file", local, "--dtype", "float32")
-    )["rows"]
+    engine = ["--dtype", "float32"]
+    rows = last_json(python("create_data.py", *asked, "--output_file", local, *engine))["rows"]
     output = tmp_path / "url.jsonl"
     port = free_port()
-    command = [sys.executable, ROOT / "create_data.py", *asked, "--output_file", output]
-    command += ["--teacher_url", f"http://127.0.0.1:{port}/v1", "--teacher_tokenizer", TEACHER]
-    command += ["--concurrency", AT_ONCE]
-    serving = ["--dtype", "float32", "--reasoning-parser", "qwen3"]
+    flags = [*asked, "--output_file", output, "--concurrency", AT_ONCE]
+    flags += ["--teacher_url", f"http://127.0.0.1:{port}/v1", "--teacher_tokenizer", TEACHER]
+    serving = [*engine, "--reasoning-parser", "qwen3"]
     journal = output.with_name("url.jsonl.trace.jsonl")
     with server(tmp_path / "first.log", TEACHER, *serving, port=port, killed=True):
-        process = subprocess.Popen(
-            [str(word) for word in command], stdout=subprocess.PIPE, text=True, env=os.environ
-        )
+        process = start_in_fork(ROOT / "create_data.py", *flags, folder=tmp_path)
         request.addfinalizer(process.kill)  # it would wait for its server for ten minutes
         end = time.monotonic() + HANGS
         while not journal.exists() or journal.read_bytes().count(b"\n") < rows // 4:
-            assert process.poll() is None and time.monotonic() < end
+            assert process.is_alive() and time.monotonic() < end
             time.sleep(0.1)
     before = len(trace(output))
-    assert rows // 4 - 1 <= before < rows and process.poll() is None
+    assert rows // 4 - 1 <= before < rows and process.is_alive()
     with server(tmp_path / "second.log", TEACHER, *serving, port=port) as client:
-        out, _ = process.communicate(timeout=HANGS)
+        process.join(HANGS)
         answered_again = answered_by(client)
-    assert process.returncode == 0
+    assert process.exitcode == 0
+    out = (tmp_path / "stdout").read_text()
     assert json.loads(out.splitlines()[-1])["rows"] == rows == 2101
     assert answered_again <= rows - before
     assert read_jsonl(output) == read_jsonl(local)

@@ -11,7 +11,7 @@ from distill.labels.labelling import Labelling
 from distill.task import load_task
 from distill.teacher import http
 from distill.teacher.http import HTTPTeacher, ServerEnded
-from distill.teacher.pace import Pace
+from distill.teacher.pace import LONGEST_WAIT, Pace
 from distill.teacher.server import OPENAI, About, Server
 from helpers import HANGS
 from list_teacher import SETTINGS
@@ -19,18 +19,8 @@ from loopback_teacher import KEY, MODEL, LoopbackTeacher
 
 TEXTS = [f"input {number}" for number in range(20)]
 # each is asked again, as if nothing had been sent
-PASSING = [
-    "429",
-    "429 ms",
-    "429 bare",
-    "500",
-    "503",
-    "half",
-    "closed",
-    "no JSON",
-    "HTML",
-    "no choices",
-]
+PASSING = ["429", "429 ms", "429 bare", "500", "503", "half", "closed", "no JSON"]
+PASSING += ["HTML", "no choices"]
 
 
 def thought_of(text):
@@ -310,8 +300,9 @@ class OneComesFirst:
         return next(self.waits, high)
 
 
-def test_those_that_failed_together_do_not_wait_on_when_one_is_answered(task, key):
+def test_those_that_failed_together_do_not_wait_on_when_one_is_answered(task, key, monkeypatch):
     """A server that was restarted is asked at once by all that broke off."""
+    monkeypatch.setattr(http, "MISSED_ANSWERS", 0)  # it is away for less than answers take
     gone = threading.Event()
 
     def thought_until(text):
@@ -330,8 +321,10 @@ def test_those_that_failed_together_do_not_wait_on_when_one_is_answered(task, ke
                 server.kill()
                 gone.set()
                 server.start()
+                back = time.monotonic()
         teacher.close()
     assert sorted(decided) == list(range(20))
+    assert time.monotonic() - back < LONGEST_WAIT / 2
 
 
 def test_another_model_in_the_middle_ends_the_run(task, key):
