@@ -48,10 +48,11 @@ def setting(name: str, default: str) -> str:
 
 def words_in(name: str) -> list[str]:
     """The flags in an environment variable. Raises ValueError for a quote that does not end."""
+    text = setting(name, "")
     try:
-        return shlex.split(setting(name, ""))
+        return shlex.split(text)
     except ValueError as error:
-        raise ValueError(f"{name}={setting(name, '')}: {error}") from error
+        raise ValueError(f"{name}={text}: {error}") from error
 
 
 def teacher_flags(flags: list[str]) -> list[str]:

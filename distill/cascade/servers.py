@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill.teacher.engine_flags import given
+from distill.teacher.engine_flags import SPLITTING, given
 
 # prompts are cached by blocks of 32 tokens, as our engine does on a CPU
 ON_CPU = ["--enforce-eager", "--block-size", "32"]
@@ -36,8 +36,7 @@ class Model:
 
     def split(self) -> list[str]:
         """vLLM's flag that splits the model over its GPUs, unless `flags` say how."""
-        names = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
-        said = any(given(self.flags, name) for name in names)
+        said = any(given(self.flags, name) for name in SPLITTING)
         count = len([gpu for gpu in self.gpus.split(",") if gpu])
         return [] if said or count < 2 else ["--tensor-parallel-size", str(count)]
 

@@ -7,7 +7,6 @@ for more are left to transformers.
 
 import json
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 
 from jinja2 import TemplateError
@@ -28,8 +27,13 @@ QWEN2_WORDS = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 # what changes the tokens, where a configuration sets it
-CHANGES_TOKENS = ("add_prefix_space", "split_special_tokens", "auto_map", "fix_mistral_regex")
-CHANGES_TOKENS += ("fast_tokenizer_files",)
+CHANGES_TOKENS = (
+    "add_prefix_space",
+    "auto_map",
+    "fast_tokenizer_files",
+    "fix_mistral_regex",
+    "split_special_tokens",
+)
 # files of older formats, which may change them too
 OLD_FILES = ("special_tokens_map.json", "added_tokens.json", "additional_chat_templates")
 PROPERTIES = ("content", "lstrip", "rstrip", "normalized", "single_word", "special")
@@ -69,10 +73,6 @@ class QuickTokenizer:
         )
 
     def get_vocab(self) -> dict[str, int]:
-        return self.vocab
-
-    @cached_property
-    def vocab(self) -> dict[str, int]:
         return self.backend_tokenizer.get_vocab(with_added_tokens=True)
 
 

@@ -12,7 +12,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill.labels.quick_tokenizer import load_quickly
 from distill.model_tokenizer import load_tokenizer
 from distill.revisions import commit_in_cache, resolve
 from distill.teacher.check import TeacherModel
@@ -44,6 +43,8 @@ def look(teacher: TeacherModel) -> Here:
         return Here(None, f"the tokenizer of {named} is not on this disk", context)
     if wants_code(teacher.engine_flags):
         return Here(None, f"the tokenizer of {named} may bring code, which is not run", context)
+    from distill.labels.quick_tokenizer import load_quickly  # jinja2, for a dry run alone
+
     quick = load_quickly(folder)
     if quick is not None:
         return Here(quick, "", context)

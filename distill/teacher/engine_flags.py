@@ -21,8 +21,8 @@ ENGINE_FLAGS = {
 }
 
 
-# how vLLM spells some of them in short
-SHORT = {
+# vLLM's flags that split a model over GPUs, and how it spells them in short
+SPLITTING = {
     "tensor_parallel_size": "-tp",
     "pipeline_parallel_size": "-pp",
     "data_parallel_size": "-dp",
@@ -35,7 +35,7 @@ def given(engine_flags: list[str], name: str) -> str | None:
     The last one counts. None: it is not there, or has no value of its own.
     """
     value = None
-    spellings = (f"--{name}", f"--{name.replace('_', '-')}", SHORT.get(name))
+    spellings = (f"--{name}", f"--{name.replace('_', '-')}", SPLITTING.get(name))
     for place, word in enumerate(engine_flags):
         flag, equals, after = word.partition("=")
         if flag not in spellings:
@@ -55,7 +55,7 @@ def refuse_ours(engine_flags: list[str], model_flag: str) -> None:
     ours = {"model": model_flag, "tensor_parallel_size": "--tensor_parallel_size"}
     for name, flag in ours.items():
         if given(engine_flags, name) is not None:
-            spelled = SHORT.get(name, f"--{name}")
+            spelled = SPLITTING.get(name, f"--{name}")
             raise ValueError(f"{spelled}: is {flag} here")
 
 

