@@ -149,7 +149,7 @@ def main() -> int:
             if choices.dry_run:
                 return dry_run(run)
             if run.asked:
-                started = start_teacher(run, stop)
+                started = start_teacher(run)
         except (ValueError, OSError) as error:
             print(f"create_data.py: {one_line(error)}", file=sys.stderr)
             return 2

@@ -134,7 +134,7 @@ def main() -> int:
             if run.finished:
                 return leave_finished(run)
             if run.asked:
-                work, started = start(run, plan_run(run), stop)
+                work, started = start(run, plan_run(run))
         except (ValueError, OSError) as error:
             print(f"predict.py: {one_line(error)}", file=sys.stderr)
             return 2

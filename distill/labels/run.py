@@ -22,7 +22,6 @@ from distill.locks import OutputLock
 from distill.model_tokenizer import check_prompt, load_tokenizer
 from distill.outputs import check_apart
 from distill.prices import TokenPrices
-from distill.stopping import UnwindAtSignals
 from distill.system import versions
 from distill.task import Task, load_task
 from distill.teacher.check import (
@@ -148,7 +147,7 @@ def check_guards(run: Run) -> None:
         refuse_empty_guard(choices.task_file, run.task, choices.settings.guards)
 
 
-def start_teacher(run: Run, stop: UnwindAtSignals) -> Started:
+def start_teacher(run: Run) -> Started:
     """Check the teacher and start its engine, unless replicas on a cluster start theirs.
 
     Raises ValueError or OSError.
@@ -173,7 +172,6 @@ def start_teacher(run: Run, stop: UnwindAtSignals) -> Started:
             "--pipeline_parallel_size spans nodes, a replica does not; drop --num_replicas"
         )
     connect(choices.cluster)
-    stop.listen()  # Ray has put its own handler of SIGTERM in the place
     say_start(*asked, replicas=choices.cluster.num_replicas)
     return Started(model, None)
 

@@ -32,7 +32,6 @@ from distill.prediction.served import Served, ServedWork, open_student
 from distill.prediction.student import Student, find_student
 from distill.prediction.table_files import check_ending
 from distill.staging import Staging
-from distill.stopping import UnwindAtSignals
 from distill.system import versions
 
 MARK_TEXT = (
@@ -189,7 +188,7 @@ def plan_run(run: Run) -> Plan:
     return plan_student(run.choices, run.student, run.inputs.roles, run.journal.commit)
 
 
-def start(run: Run, plan: Plan, stop: UnwindAtSignals):
+def start(run: Run, plan: Plan):
     """Start the student's engine, unless replicas on a cluster start theirs or a server has it.
 
     Returns the StudentWork, and what it has Started or None; or ServedWork and Served. Raises
@@ -211,7 +210,6 @@ def start(run: Run, plan: Plan, stop: UnwindAtSignals):
     )
     if replicas:
         connect(choices.cluster)
-        stop.listen()  # Ray has put its own handler of SIGTERM in the place
     say_start(choices, run.student, len(run.inputs), run.asked, plan.served_as)
     if replicas:
         return work, None
