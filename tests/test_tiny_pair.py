@@ -48,7 +48,7 @@ def test_another_task_other_sentences_or_another_recipe_need_another_pair(
     monkeypatch.setattr(tiny_pair, "build", lambda *arguments: built.append(arguments))
     other = tmp_path / "other"
     other.write_text("something else")
-    monkeypatch.setattr(tiny_pair, changed, 2 if changed == "RECIPE" else other)
+    monkeypatch.setattr(tiny_pair, changed, 0 if changed == "RECIPE" else other)
     assert tiny_pair.provide(tmp_path / "models") == "built"
     assert len(built) == 1
 
@@ -64,8 +64,8 @@ def test_a_short_training_gives_two_models(tmp_path):
     """Two steps each: what comes out knows nothing, but it is a pair with its stamp and its two
     templates.
     """
-    assert tiny_pair.provide(tmp_path, base_steps=2, teacher_steps=2) == "built"
-    assert tiny_pair.provide(tmp_path, base_steps=2, teacher_steps=2) == "there"
+    assert tiny_pair.provide(tmp_path, student_steps=2, teacher_steps=2) == "built"
+    assert tiny_pair.provide(tmp_path, student_steps=2, teacher_steps=2) == "there"
     openings = {}
     for name in ("tiny-thinking", "tiny-instruct"):
         tokenizer = AutoTokenizer.from_pretrained(tmp_path / name)

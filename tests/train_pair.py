@@ -2,9 +2,9 @@
 
 Both are Qwen3-MoE models of 1.9 M parameters with one tokenizer and two chat templates, so that
 every code path of the 30B pair runs on a machine without a GPU. The student base can chat a little
-and knows no task; the teacher, trained from it, thinks and classifies languages, but only under the
-prompt of the example task. They are trained on example-data/multilingual_gold.jsonl and on text
-made here, never on the held-out rows.
+and knows no task; the teacher, trained from such a base that has seen less, thinks and classifies
+languages, but only under the prompt of the example task. They are trained on
+example-data/multilingual_gold.jsonl and on text made here, never on the held-out rows.
 """
 
 import math
@@ -266,26 +266,9 @@ def save(model, tokenizer, opening: str, stamp: str, directory: Path):
     model.float()
 
 
-def train_pair(
-    output_dir: Path,
-    stamp: str,
-    task_file: Path,
-    gold_file: Path,
-    base_steps: int,
-    teacher_steps: int,
-    seed: int,
-) -> None:
-    """Train both models and save each below output_dir, as a whole, with its stamp."""
-    task = load_task(task_file)
-    rng = random.Random(seed)
-    torch.manual_seed(seed)
-    sampler = Sampler(read_rows(gold_file), rng)
-    texts = [r.text for r in sampler.rows]
-    replies = ["".join(t for t, _ in thought(r)) for r in sampler.rows]
-    tokenizer = train_tokenizer(
-        [*texts, *replies, *ASK * 50, *OTHER_PROMPTS * 50, *[task.prompt] * 20], task.labels
-    )
-    model = Qwen3MoeForCausalLM(
+def new_model(tokenizer) -> Qwen3MoeForCausalLM:
+    """A model of the pair's size whose weights are random."""
+    return Qwen3MoeForCausalLM(
         Qwen3MoeConfig(
             vocab_size=VOCAB_SIZE,
             hidden_size=128,
@@ -304,7 +287,41 @@ def train_pair(
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    train_base(model, tokenizer, sampler, task.labels, rng, base_steps)
-    save(model, tokenizer, "", stamp, output_dir / STUDENT_NAME)
-    train_teacher(model, tokenizer, sampler, task.prompt, rng, teacher_steps)
-    save(model, tokenizer, "<think>\\n", stamp, output_dir / TEACHER_NAME)
+
+
+def train_pair(
+    output_dir: Path,
+    stamp: str,
+    task_file: Path,
+    gold_file: Path,
+    student_steps: int,
+    teacher_steps: int,
+    seed: int,
+) -> None:
+    """Train both models and save each below output_dir, as a whole, with its stamp.
+
+    Each begins with the seed, so that the steps of one do not change the other.
+    """
+    task = load_task(task_file)
+    rows = read_rows(gold_file)
+    texts = [row.text for row in rows]
+    replies = ["".join(t for t, _ in thought(row)) for row in rows]
+    tokenizer = train_tokenizer(
+        [*texts, *replies, *ASK * 50, *OTHER_PROMPTS * 50, *[task.prompt] * 20], task.labels
+    )
+
+    def base(steps: int):
+        """A base that has been trained for some steps, and what goes on drawing."""
+        rng = random.Random(seed)
+        torch.manual_seed(seed)
+        sampler = Sampler(rows, rng)
+        model = new_model(tokenizer)
+        train_base(model, tokenizer, sampler, task.labels, rng, steps)
+        return model, sampler, rng
+
+    student, _, _ = base(student_steps)
+    save(student, tokenizer, "", stamp, output_dir / STUDENT_NAME)
+    teacher, sampler, rng = base(teacher_steps)
+    teacher.to(torch.bfloat16).float()  # rounded, as a base that was saved
+    train_teacher(teacher, tokenizer, sampler, task.prompt, rng, teacher_steps)
+    save(teacher, tokenizer, "<think>\\n", stamp, output_dir / TEACHER_NAME)
