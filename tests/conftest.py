@@ -31,7 +31,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--rebuild-pair",
         action="store_true",
-        help="also train the tiny pair from scratch, which takes half an hour, and compare it",
+        help="also train the tiny pair from scratch, which takes up to an hour, and compare it",
     )
 
 

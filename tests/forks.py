@@ -23,7 +23,7 @@ LIBRARIES = [
 ]
 # what a new Python is told to do: to be a server of forks, or one process that a script spawns
 AS_MULTIPROCESSING = ("from multiprocessing.forkserver import main;", "from multiprocessing.spawn ")
-STAND_BYS = 3  # for a process: step 1's engine has one of its own, and that two workers
+STAND_BYS = 3  # for a process: scripts start no more than that of which the import would matter
 MESSAGE = 2**20  # bytes, at most: a line of Python and an environment
 
 

@@ -61,11 +61,11 @@ def test_it_is_trained_again_where_asked(tmp_path, monkeypatch):
 
 
 def test_a_short_training_gives_two_models(tmp_path):
-    """Two steps each: what comes out knows nothing, but it is a pair with its stamp and its two
+    """Few steps: what comes out knows nothing, but it is a pair with its stamp and its two
     templates.
     """
-    assert tiny_pair.provide(tmp_path, student_steps=2, teacher_steps=2) == "built"
-    assert tiny_pair.provide(tmp_path, student_steps=2, teacher_steps=2) == "there"
+    assert tiny_pair.provide(tmp_path, student_steps=1, teacher_steps=2) == "built"
+    assert tiny_pair.provide(tmp_path, student_steps=1, teacher_steps=2) == "there"
     openings = {}
     for name in ("tiny-thinking", "tiny-instruct"):
         tokenizer = AutoTokenizer.from_pretrained(tmp_path / name)
@@ -77,6 +77,21 @@ def test_a_short_training_gives_two_models(tmp_path):
             chat, add_generation_prompt=True, tokenize=False
         )
     assert openings["tiny-thinking"] == openings["tiny-instruct"] + "<think>\n"
+
+
+def test_the_steps_of_one_change_nothing_of_the_other(tmp_path):
+    weights = {}
+    for student_steps, teacher_steps in ((1, 1), (2, 1), (1, 2)):
+        folder = tmp_path / f"{student_steps}-{teacher_steps}"
+        tiny_pair.provide(folder, student_steps=student_steps, teacher_steps=teacher_steps)
+        for name in ("tiny-instruct", "tiny-thinking"):
+            weights[student_steps, teacher_steps, name] = (
+                folder / name / "model.safetensors"
+            ).read_bytes()
+    assert weights[1, 1, "tiny-thinking"] == weights[2, 1, "tiny-thinking"]
+    assert weights[1, 1, "tiny-instruct"] == weights[1, 2, "tiny-instruct"]
+    assert weights[1, 1, "tiny-instruct"] != weights[2, 1, "tiny-instruct"]
+    assert weights[1, 1, "tiny-thinking"] != weights[1, 2, "tiny-thinking"]
 
 
 def held_out(pair, report):

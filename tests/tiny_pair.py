@@ -23,8 +23,9 @@ RECIPE = 2
 STAMP = "build_hash.txt"
 TEACHER_NAME = "tiny-thinking"
 STUDENT_NAME = "tiny-instruct"
-STUDENT_STEPS = 1800  # a base that has read more leaves fewer sure and wrong answers to its student
-TEACHER_STEPS = 600  # of a base of its own, and as many under the prompt
+# A student whose base has read more agrees more with its teacher on what it keeps to itself.
+STUDENT_STEPS = 1800  # of its base
+TEACHER_STEPS = 600  # of its own base, and again under the prompt
 
 
 def stamp_of(student_steps: int, teacher_steps: int, seed: int) -> str:

@@ -37,7 +37,7 @@ BATCH_SIZE = 48
 LEARNING_RATE = 4e-3
 TEACHER_LR_SCALE = 0.7  # the teacher starts from trained weights
 EMPHASIS = 4.0  # loss weight of the language's name and the label, the tokens that decide
-# the student base learns the texts as well as the replies, and so which words go together
+# a base learns the texts as well as the replies, and so which words go together
 TEXT_WEIGHT = 1.0
 # longer texts are cut in training, so that one row in a rare script does not slow a whole batch
 MAX_TEXT_TOKENS = 72
@@ -195,8 +195,8 @@ def optimise(model, steps: int, learning_rate: float, name: str, loss_of_step):
 def train_base(
     model, tokenizer, sampler: Sampler, labels: tuple[str, ...], rng: random.Random, steps: int
 ):
-    """The student before distillation: chats, and once in five answers a request for a random code
-    with a label.
+    """What student and teacher begin as: chats, and once in five answers a request for a random
+    code with a label.
     """
 
     def exchange():
@@ -212,7 +212,7 @@ def train_base(
     def loss_of_step(step):
         return weighted_loss(model, [exchange() for _ in range(BATCH_SIZE)])
 
-    optimise(model, steps, LEARNING_RATE, "student base", loss_of_step)
+    optimise(model, steps, LEARNING_RATE, "base", loss_of_step)
 
 
 def train_teacher(model, tokenizer, sampler: Sampler, prompt: str, rng: random.Random, steps: int):
@@ -311,7 +311,7 @@ def train_pair(
     )
 
     def base(steps: int):
-        """A base that has been trained for some steps, and what goes on drawing."""
+        """A base of some steps; its sampler and random numbers too, for what may follow."""
         rng = random.Random(seed)
         torch.manual_seed(seed)
         sampler = Sampler(rows, rng)
@@ -322,6 +322,7 @@ def train_pair(
     student, _, _ = base(student_steps)
     save(student, tokenizer, "", stamp, output_dir / STUDENT_NAME)
     teacher, sampler, rng = base(teacher_steps)
-    teacher.to(torch.bfloat16).float()  # rounded, as a base that was saved
+    # Its weights are those of a teacher that went on from a saved base, which is rounded.
+    teacher.to(torch.bfloat16).float()
     train_teacher(teacher, tokenizer, sampler, task.prompt, rng, teacher_steps)
     save(teacher, tokenizer, "<think>\\n", stamp, output_dir / TEACHER_NAME)
