@@ -115,7 +115,7 @@ def behind(student_server, tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_thousand_requests_are_answered_as_by_both_alone(behind):
-    """None is lost or mixed up, as confidences and lengths show, which tell inputs apart."""
+    """None is lost or mixed up, as answers, lengths and confidences show, which tell them apart."""
 
     def ask(text):
         return behind.served.ask(text).parse()
@@ -144,7 +144,7 @@ def test_a_thousand_requests_are_answered_as_by_both_alone(behind):
         if (reply.choices[0].message.content, tokens) != (wanted, student.prompt_tokens):
             others.append(text)
         gaps.append(abs(reply.cascade["confidence"] - student.confidence))
-        known.add((tokens, round(student.confidence / ROUNDING)))
+        known.add((wanted, tokens, round(student.confidence / ROUNDING)))
     print(f"{len(by_teacher)} by the teacher, gap up to {max(gaps):.1e}, {len(known)} told apart")
     assert others == [] and max(gaps) < ROUNDING
     assert len(known) > 0.9 * REQUESTS
