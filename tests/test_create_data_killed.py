@@ -35,6 +35,8 @@ from helpers import (
 ROWS = 350
 # of the engine, so that a kill finds it at work even on a machine that is busy
 SLOWLY = ["--max_num_seqs", 16]
+# where one share of two is left: this process has been kept waiting for 4 s
+VERY_SLOWLY = ["--max_num_seqs", 2]
 # On a CPU the engine runs in the script's own process unless this says otherwise; on a GPU it has
 # one of its own.
 ENGINE_APART = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
@@ -231,7 +233,7 @@ def test_instances_killed_and_resumed(pair, source, tmp_path):
         and "/nowhere.yaml: No such file" in failed.stderr
     )
     # TERM ends both and their engines
-    process = start(in_forks, *flags, *SLOWLY, folder=tmp_path, **environment, **ENGINE_APART)
+    process = start(in_forks, *flags, *VERY_SLOWLY, folder=tmp_path, **environment, **ENGINE_APART)
     wait_for_rows(output, len(kept) + 1, process)
     children = descendants(process)
     assert len(at_work(children)) >= 3  # of one instance: the other one has finished its share
