@@ -12,15 +12,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-from multiprocessing import util
+from multiprocessing import forkserver, util
 from pathlib import Path
 
-LIBRARIES = [
-    "peft.peft_model",
-    "trl.trainer.sft_trainer",
-    "vllm.v1.engine.core",
-    "vllm.v1.worker.cpu_worker",
-]
 # what a new Python is told to do: to be a server of forks, or one process that a script spawns
 AS_MULTIPROCESSING = ("from multiprocessing.forkserver import main;", "from multiprocessing.spawn ")
 STAND_BYS = 3  # for a process: scripts start no more than that of which the import would matter
@@ -148,15 +142,25 @@ def as_script(path, flags, environment, cwd, folder, session):
         atexit._run_exitfuncs()  # as a process does that is no fork
 
 
+def start(target, *arguments):
+    """The process of a function, as it begins: a fork of one that has the libraries."""
+    warm = multiprocessing.get_context("forkserver")
+    warm.set_forkserver_preload(["warm"])
+    found_by = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # where it finds warm.py
+    forkserver.ensure_running()
+    del os.environ["PYTHONPATH"]
+    if found_by is not None:
+        os.environ["PYTHONPATH"] = found_by
+    process = warm.Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
 def start_in_fork(path, *flags, folder, environment=os.environ, cwd="/", session=False):
     """The process of a script, run as_script(), as it begins; `session`: in a group of its own."""
     arguments = [str(flag) for flag in flags]
-    warm = multiprocessing.get_context("forkserver")
-    warm.set_forkserver_preload(LIBRARIES)
-    asked = (str(path), arguments, dict(environment), str(cwd), str(folder), session)
-    process = warm.Process(target=as_script, args=asked)
-    process.start()
-    return process
+    return start(as_script, str(path), arguments, dict(environment), str(cwd), str(folder), session)
 
 
 def run_in_fork(path, *flags, **settings):

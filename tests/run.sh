@@ -16,6 +16,8 @@ bash requirements/install_cpu.sh "$venv" requirements/ray.txt requirements/test.
 export PATH=$venv/bin:$PATH
 unset PYTHON # the environment is made, and the wrappers take its own
 export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
+# the processes share the cores, and the tiny models are no faster on two of them
+export OMP_NUM_THREADS=1 VLLM_CPU_KVCACHE_SPACE=1 # GiB, which each engine fills with zeros
 
 ruff check .
 ruff format --check .

@@ -21,7 +21,7 @@ from distill.training.loading import empty_model
 from distill.training.lora import lora_of
 from distill.training.recipe import ScriptArguments
 from distill.training.rows import load_rows
-from helpers import ROOT, STUDENT, TEACHER, fails, last_json, program, python, run
+from helpers import PROGRAMS, ROOT, STUDENT, TEACHER, fails, in_fork, last_json, python
 from small_models import QWEN3_30B, adapted
 
 sys.path.append(str(ROOT / "benchmarks"))
@@ -139,7 +139,7 @@ def test_kv_cache_of_a_real_engine(pair, monkeypatch):
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     # in one process it starts in a third of the time
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    tokens = last_json(run(*program("count_kv_cache.py", TEACHER)))
+    tokens = last_json(in_fork(PROGRAMS / "count_kv_cache.py", TEACHER))
     expected = GIB / Model.of(AutoConfig.from_pretrained(TEACHER)).kv_bytes()
     assert expected - 32 < tokens <= expected  # whole blocks of 32
 

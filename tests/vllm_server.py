@@ -1,7 +1,6 @@
 """vLLM's own server of the OpenAI protocol, on loopback."""
 
 import contextlib
-import multiprocessing
 import os
 import runpy
 import socket
@@ -10,7 +9,7 @@ import time
 
 import openai
 
-from forks import LIBRARIES, begin_as_process
+from forks import begin_as_process, start
 from helpers import ENDS, HANGS, assert_gone, descendants
 
 MODULE = "vllm.entrypoints.openai.api_server"
@@ -42,13 +41,10 @@ def server(log, model, *flags, port=None, killed=False):
     port = port or free_port()
     given = ["--model", model, "--port", port, *flags, "--enforce-eager"]
     given += ["--block-size", 32]  # as an engine of ours: fewer tokens miss the prefix cache
-    env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"}
+    env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
     env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # one process less, which would import all again
     log.touch()
-    warm = multiprocessing.get_context("forkserver")
-    warm.set_forkserver_preload(LIBRARIES)
-    process = warm.Process(target=serve, args=([str(flag) for flag in given], env, str(log)))
-    process.start()
+    process = start(serve, [str(flag) for flag in given], env, str(log))
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
     try:
         end = time.monotonic() + HANGS

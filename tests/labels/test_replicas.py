@@ -19,6 +19,7 @@ import pytest
 from create_data import parse_args
 from distill.columns import Columns
 from distill.labels import ray_cluster, replicas
+from forks import start_in_fork
 from helpers import (
     ENDS,
     HANGS,
@@ -29,6 +30,7 @@ from helpers import (
     assert_gone,
     descendants,
     fails,
+    in_fork,
     last_json,
     program,
     python,
@@ -108,29 +110,26 @@ def test_a_replica_is_killed_and_nothing_is_lost(on_one_engine, tmp_path):
     output = tmp_path / "out.jsonl"
     earlier_round(on_one_engine, output, ROWS, temperature=0.6)
     flags = label_flags(output, *ON_CPU, "--num_replicas", 1, "--reuse", "changed")
-    command = [sys.executable, ROOT / "create_data.py", *flags]
-    with open(tmp_path / "log.txt", "w") as log:
-        # the engines in processes of their own, as on GPUs, which must end with their replica
-        environment = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
-        command = [str(c) for c in command]
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=log, text=True, cwd="/", env=environment
-        )
-        # the round before has left its journal until this one may begin
-        while not was_begun(output) and process.poll() is None:
-            time.sleep(0.1)
-        tree = descendants(process)
-        [victim] = replicas_of(process)
-        before = len(trace(output))
-        engine = descendants(victim)
-        assert engine and before < ROWS
-        victim.kill()
-        assert_gone(engine)
-        out, _ = process.communicate(timeout=HANGS)
-    said = (tmp_path / "log.txt").read_text()
-    assert process.returncode == 0 and json.loads(out.splitlines()[-1])["rows"] == ROWS, said[
-        -3000:
-    ]
+    # the engines in processes of their own, as on GPUs, which must end with their replica
+    environment = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    process = start_in_fork(
+        ROOT / "create_data.py", *flags, folder=tmp_path, environment=environment
+    )
+    # the round before has left its journal until this one may begin
+    while not was_begun(output) and process.is_alive():
+        time.sleep(0.1)
+    tree = descendants(process)
+    [victim] = replicas_of(process)
+    before = len(trace(output))
+    engine = descendants(victim)
+    assert engine and before < ROWS
+    victim.kill()
+    assert_gone(engine)
+    process.join(HANGS)
+    said = (tmp_path / "stderr").read_text()
+    assert process.exitcode == 0, said[-3000:]
+    summary = json.loads((tmp_path / "stdout").read_text().splitlines()[-1])
+    assert summary["rows"] == ROWS
     assert "a replica was lost;" in said
     assert Counter(record["index"] for record in trace(output)) == Counter(range(ROWS))
     for ending in ("", ".rejected.jsonl"):
@@ -138,7 +137,6 @@ def test_a_replica_is_killed_and_nothing_is_lost(on_one_engine, tmp_path):
         assert read_jsonl(output.with_name(name)) == read_jsonl(on_one_engine.with_name(name)), (
             ending
         )
-    summary = json.loads(out.splitlines()[-1])
     assert (summary["compared"], summary["changed"]) == (ROWS, 0)
     assert_gone(tree)
 
@@ -149,17 +147,15 @@ def test_stopped_by_ctrl_c_and_resumed_on_one_engine(on_one_engine, tmp_path):
     output = tmp_path / "out.jsonl"
     earlier_round(on_one_engine, output, 40, inputs="others")
     flags = label_flags(output, *ON_CPU, "--reuse", "same")
-    command = [sys.executable, ROOT / "create_data.py", *flags]
-    process = subprocess.Popen(
-        [str(c) for c in command], stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    while len(trace(output)) <= 40 and process.poll() is None:
+    process = start_in_fork(ROOT / "create_data.py", *flags, folder=tmp_path, session=True)
+    while len(trace(output)) <= 40 and process.is_alive():
         time.sleep(0.1)
-    assert process.poll() is None, process.communicate()[1][-3000:]
+    assert process.is_alive(), (tmp_path / "stderr").read_text()[-3000:]
     tree = descendants(process)
     assert len(replicas_of(process)) == 2
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(ENDS) == 130
+    process.join(ENDS)
+    assert process.exitcode == 130
     assert_gone(tree)
     kept = trace(output)
     assert 40 < len(kept) < ROWS and not output.exists()
@@ -199,7 +195,8 @@ def other_node(tmp_path_factory):
 def test_replicas_that_cannot_start(pair, other_node, tmp_path):
     flags = label_flags(tmp_path / "out.jsonl", *ON_CPU, "--max_model_len", 999999)
     flags += ["--num_replicas", 1]
-    said = python("create_data.py", *flags, code=2, env={**os.environ, **other_node}).stderr
+    environment = {**os.environ, **other_node}
+    said = in_fork(ROOT / "create_data.py", *flags, code=2, environment=environment).stderr
     assert f"no replica could decide any of {ROWS} inputs" in said
     assert "max_model_len (999999)" in said
     assert "the engine cannot start: User-specified" in said
@@ -223,9 +220,9 @@ def test_replicas_whose_node_has_another_revision_are_refused(pair, other_node, 
 @pytest.mark.slow
 def test_what_is_missing_is_said_in_one_line(pair, other_node, tmp_path, monkeypatch):
     flags = label_flags(tmp_path / "out.jsonl", "--num_replicas", 2)
-    assert "needs 2 GPUs, the cluster has 0; without GPUs pass --cpus_per_replica" in fails(
-        "create_data.py", *flags, env={**os.environ, **other_node}
-    )
+    environment = {**os.environ, **other_node}
+    said = in_fork(ROOT / "create_data.py", *flags, code=2, environment=environment).stderr
+    assert "needs 2 GPUs, the cluster has 0; without GPUs pass --cpus_per_replica" in said
     assert "drop --shard" in fails("create_data.py", *flags, "--shard", "0/2")
     assert "drop --num_replicas" in fails("create_data.py", *flags, "--pipeline_parallel_size", 2)
     environment = {"RAY_ADDRESS": "127.0.0.1:6399", "RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
