@@ -1,9 +1,11 @@
 """Scripts run in forks of a process that has the libraries, whose import takes longest."""
 
 import atexit
+import ctypes
 import fcntl
 import json
 import logging
+import math
 import multiprocessing
 import os
 import runpy
@@ -12,11 +14,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
+from dataclasses import dataclass
 from multiprocessing import forkserver, util
 from pathlib import Path
 
 # what a new Python is told to do: to be a server of forks, or one process that a script spawns
 AS_MULTIPROCESSING = ("from multiprocessing.forkserver import main;", "from multiprocessing.spawn ")
+AS_SCRIPT = "from forks import run; "
 STAND_BYS = 3  # for a process: scripts start no more than that of which the import would matter
 MESSAGE = 2**20  # bytes, at most: a line of Python and an environment
 
@@ -89,46 +94,123 @@ def wait_in_fork(others: list[socket.socket]) -> tuple[int, socket.socket]:
     return pid, ours
 
 
-def fork_processes_from_here() -> None:
-    """Let the first processes that multiprocessing will start be forks of what this one is now.
+@dataclass
+class StandBys:
+    """The forks that stand by for what a process will start: their ids, and where each is asked."""
 
-    Each does what the command says that a new Python would be given, but has the libraries at once,
-    and so have those that it starts.
-    """
-    owner = os.getpid()
-    waiting: list[tuple[int, socket.socket]] = []
-    for _ in range(STAND_BYS):
-        waiting.append(wait_in_fork([ours for _, ours in waiting]))
-    spawn = getattr(util.spawnv_passfds, "real", util.spawnv_passfds)
+    owner: int  # a fork of it, whose parent is another, has none
+    waiting: list[tuple[int, socket.socket]]
 
-    def spawn_or_wake(path, args, passfds):
-        at = len(args)
-        if "-c" in args:
-            at = args.index("-c") + 1
-        asked_for = at < len(args) and args[at].startswith(AS_MULTIPROCESSING)
-        # what a fork of this process starts has another parent; later ones are processes as any
-        if not asked_for or os.getpid() != owner or not waiting:
-            return spawn(path, args, passfds)
+    def wake(self, code: str, arguments, descriptors, environment) -> int | None:
+        """Let one run a line of Python; its process id, None where there is none left."""
+        if os.getpid() != self.owner or not self.waiting:
+            return None
         asked = {
-            "code": args[at],
-            "arguments": args[at + 1 :],
-            "descriptors": list(passfds),
-            "environment": dict(os.environ),
+            "code": code,
+            "arguments": list(arguments),
+            "descriptors": list(descriptors),
+            "environment": dict(environment),
             "blocked": list(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
         }
-        pid, ours = waiting.pop(0)
-        socket.send_fds(ours, [json.dumps(asked).encode()], passfds)
+        pid, ours = self.waiting.pop(0)
+        socket.send_fds(ours, [json.dumps(asked).encode()], descriptors.values())
         ours.close()
         return pid
 
-    spawn_or_wake.real = spawn
-    util.spawnv_passfds = spawn_or_wake
+
+stand_bys = StandBys(0, [])
+spawn = util.spawnv_passfds
 
 
-def as_script(path, flags, environment, cwd, folder, session):
+def fork_processes_from_here() -> None:
+    """Let the first processes that this one will start be forks of what it is now.
+
+    Each does what the command says that a new Python would be given, but has the libraries at once,
+    and so have those that it starts. It holds for what multiprocessing starts and for Process.
+    """
+    stand_bys.owner = os.getpid()
+    stand_bys.waiting = []
+    for _ in range(STAND_BYS):
+        stand_bys.waiting.append(wait_in_fork([ours for _, ours in stand_bys.waiting]))
+    util.spawnv_passfds = wake_or_spawn
+
+
+def wake_or_spawn(path, args, passfds):
+    """In place of multiprocessing's function that starts a Python."""
+    at = len(args)
+    if "-c" in args:
+        at = args.index("-c") + 1
+    pid = None
+    if at < len(args) and args[at].startswith(AS_MULTIPROCESSING):
+        same = {number: number for number in passfds}
+        pid = stand_bys.wake(args[at], args[at + 1 :], same, os.environ)
+    return spawn(path, args, passfds) if pid is None else pid
+
+
+class Process:
+    """In place of subprocess.Popen where a script starts a Python with a file."""
+
+    def __init__(self, args, env=None, stdout=None, stderr=None, start_new_session=False):
+        _, *words = [word for word in args if word != "-u"]
+        numbers = {}
+        for number, file in ((1, stdout), (2, stderr)):
+            numbers[number] = number if file is None else file.fileno()
+        code = AS_SCRIPT + ("import os; os.setsid(); " if start_new_session else "") + "run()"
+        self.args = args
+        self.returncode = None
+        self.pid = stand_bys.wake(code, words, numbers, os.environ if env is None else env)
+        assert self.pid, "more processes than stand by"
+
+    def poll(self):
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, timeout=None):
+        end = time.monotonic() + (timeout or math.inf)
+        while self.poll() is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            time.sleep(0.02)
+        return self.returncode
+
+    def send_signal(self, number):
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self):
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+
+def run():
+    """What Python does that is given a file and its flags, which are in sys.argv after `-c`."""
+    sys.argv = sys.argv[1:]
+    sys.path.insert(0, os.path.dirname(sys.argv[0]))
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+CLONE_NEWNET = 0x40000000  # of Linux' sched.h
+
+
+def enter_node(name: str) -> None:
+    """Have the network of a node of tests/nodes.py, as after `ip netns exec`."""
+    with open(f"/run/netns/{name}", "rb") as namespace:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.setns(namespace.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"cannot enter the network of {name}")
+
+
+def as_script(path, flags, environment, cwd, folder, session, node):
     """What `python path flags` does in a directory, with its output in two files of `folder`."""
     if session:
         os.setsid()
+    if node:
+        enter_node(node)
     begin_as_process(environment)
     os.chdir(cwd)
     for number, name in enumerate(("stdout", "stderr"), 1):
@@ -157,10 +239,14 @@ def start(target, *arguments):
     return process
 
 
-def start_in_fork(path, *flags, folder, environment=os.environ, cwd="/", session=False):
-    """The process of a script, run as_script(), as it begins; `session`: in a group of its own."""
+def start_in_fork(path, *flags, folder, environment=os.environ, cwd="/", session=False, node=None):
+    """The process of a script, run as_script(), as it begins.
+
+    `session`: in a group of its own. `node`: the name of one of tests/nodes.py, on which it is.
+    """
     arguments = [str(flag) for flag in flags]
-    return start(as_script, str(path), arguments, dict(environment), str(cwd), str(folder), session)
+    where = (str(cwd), str(folder), session, node)
+    return start(as_script, str(path), arguments, dict(environment), *where)
 
 
 def run_in_fork(path, *flags, **settings):

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
-from forks import run_in_fork
+from forks import run_in_fork, start_in_fork
 
 ROOT = Path(__file__).resolve().parent.parent
 TEACHER = ROOT / "models" / "tiny-thinking"
@@ -165,18 +166,64 @@ def training_command(mode, output_dir, train_file, *flags):
     return line, {**os.environ, **environment, "OMP_NUM_THREADS": "1"}
 
 
+def launched(line, own):
+    """What a wrapper lets launch.py do: (its flags, its environment)."""
+    with tempfile.TemporaryDirectory() as folder:
+        stand_in = {"PYTHON": str(PROGRAMS / "print_command.sh"), "PRINTED": folder}
+        run(*line, env={**own, **stand_in}, cwd=ROOT)
+        _, *flags = read_strings(Path(folder, "arguments"))
+        variables = read_strings(Path(folder, "environment"))
+    return flags, dict(variable.split("=", 1) for variable in variables)
+
+
+def start_launch(line, own, **settings):
+    """The process of the launch.py of a wrapper, as it begins; those that it starts are forks."""
+    flags, environment = launched(line, own)
+    settings = {"environment": environment, "cwd": ROOT, **settings}
+    return start_in_fork(PROGRAMS / "launch_in_forks.py", *flags, **settings)
+
+
+def launch(line, own, code=0):
+    """Run the launch.py of a wrapper; those that it starts are forks."""
+    flags, environment = launched(line, own)
+    settings = {"environment": environment, "cwd": ROOT, "code": code}
+    return in_fork(PROGRAMS / "launch_in_forks.py", *flags, **settings)
+
+
+def read_strings(path):
+    """The strings of a file that ends each with a zero."""
+    return path.read_text(encoding="utf-8").split("\0")[:-1]
+
+
+def of_script(line):
+    """The flags of train_sft_trl.py in the line of training_command() for a single process.
+
+    train_trl.sh only replaces itself by the script then.
+    """
+    _, _, student, output_dir, train_file, *preset = line
+    names = ["--model_name", student, "--output_dir", output_dir, "--train_file", train_file]
+    return [*names, *preset]
+
+
+def start_training(mode, output_dir, train_file, **settings):
+    """The process of a training, as it begins, in forks."""
+    line, own = training_command(mode, output_dir, train_file)
+    if mode == "single":
+        return start_in_fork(ROOT / "train_sft_trl.py", *of_script(line), **settings)
+    return start_launch(line, own, **settings)
+
+
 def training(mode, output_dir, train_file, *flags, environment=None):
     """Train in a mode; returns the finished process.
 
-    A single one runs in a fork, unless it needs an environment of its own: train_trl.sh only
-    replaces itself by the script then.
+    It runs in forks, unless it needs an environment of its own.
     """
     line, own = training_command(mode, output_dir, train_file, *flags)
-    if mode != "single" or environment:
-        return run(*line, env={**own, **(environment or {})}, cwd=ROOT)
-    _, _, student, output_dir, train_file, *preset = line
-    names = ["--model_name", student, "--output_dir", output_dir, "--train_file", train_file]
-    return in_fork(ROOT / "train_sft_trl.py", *names, *preset)
+    if environment:
+        return run(*line, env={**own, **environment}, cwd=ROOT)
+    if mode == "single":
+        return in_fork(ROOT / "train_sft_trl.py", *of_script(line))
+    return launch(line, own)
 
 
 def train(mode, output_dir, train_file, *flags, environment=None):

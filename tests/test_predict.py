@@ -4,8 +4,6 @@ import csv
 import json
 import math
 import os
-import subprocess
-import sys
 import time
 
 import pytest
@@ -13,6 +11,7 @@ from pyarrow import parquet
 
 from distill.calibration import read_calibration
 from distill.task import load_task
+from forks import start_in_fork
 from helpers import (
     HANGS,
     ROOT,
@@ -20,6 +19,7 @@ from helpers import (
     assert_gone,
     descendants,
     fails,
+    in_fork,
     last_json,
     python,
     read_jsonl,
@@ -161,19 +161,15 @@ def test_killed_and_resumed(distilled, predicted, backlog, tmp_path):
     """As of an uninterrupted run, and then in another format from the journal alone."""
     output = tmp_path / "out.csv"
     flags = ["--adapter", distilled[0], "--input_file", backlog, *COLUMNS, "--output_file", output]
-    command = [sys.executable, ROOT / "predict.py", *flags, "--max_num_seqs", 2]
-    with open(tmp_path / "log.txt", "w") as log:
-        process = subprocess.Popen(
-            [str(word) for word in command], stdout=log, stderr=log, cwd="/", env=os.environ
-        )
-        end = time.monotonic() + HANGS
-        while len(trace(output)) < 30 and process.poll() is None:
-            assert time.monotonic() < end
-            time.sleep(0.02)
-        children = descendants(process)
-        process.kill()
-        process.wait()
-    assert process.returncode == -9, (tmp_path / "log.txt").read_text()[-2000:]
+    process = start_in_fork(ROOT / "predict.py", *flags, "--max_num_seqs", 2, folder=tmp_path)
+    end = time.monotonic() + HANGS
+    while len(trace(output)) < 30 and process.is_alive():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    children = descendants(process)
+    process.kill()
+    process.join()
+    assert process.exitcode == -9, (tmp_path / "stderr").read_text()[-2000:]
     assert_gone(children)
     kept = trace(output)
     assert 30 <= len(kept) < 421 and not output.exists()
@@ -181,7 +177,7 @@ def test_killed_and_resumed(distilled, predicted, backlog, tmp_path):
     replicas = ["--num_replicas", 2, "--cpus_per_replica", 1]
     # on a cluster of its own, whatever else runs here
     environment = {**os.environ, "RAY_ADDRESS": "local"}
-    line = last_json(python("predict.py", *flags, *replicas, env=environment))
+    line = last_json(in_fork(ROOT / "predict.py", *flags, *replicas, environment=environment))
     assert line["asked"] == 421 - len(kept)
     records = trace(output)
     assert records[: len(kept)] == kept and len(records) == 421

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
@@ -28,8 +27,10 @@ from helpers import (
     descendants,
     fails,
     last_json,
+    launch,
     losses,
     run,
+    start_training,
     train,
     training,
 )
@@ -157,18 +158,14 @@ def test_bad_input_is_one_line_under_a_launcher_too(pair, train_file, tmp_path):
 def test_killed_and_resumed_gives_the_same_adapter(trained, train_file, tmp_path, mode):
     """With DDP a node is killed, in test_train_trl_multi_gpu.py."""
     output_dir = tmp_path / "out"
-    line, environment = command(mode, output_dir, train_file)
-    silent = subprocess.DEVNULL
-    process = subprocess.Popen(
-        line, env=environment, cwd=ROOT, stdout=silent, stderr=silent, start_new_session=True
-    )
+    process = start_training(mode, output_dir, train_file, folder=tmp_path, session=True)
     end = time.monotonic() + HANGS
     while not (output_dir / "checkpoint-20" / "complete.json").exists():
-        assert process.poll() is None and time.monotonic() < end
+        assert process.is_alive() and time.monotonic() < end
         time.sleep(0.01)
     workers = descendants(process)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.join()
     assert_gone(workers)
     assert not (output_dir / "results.json").exists()
     newest = max(
@@ -318,7 +315,7 @@ def test_another_run_is_refused_before_the_launch(trained, train_file):
     results = output_dir / "results.json"
     results.rename(output_dir / "results.kept")  # as if it had been killed before its end
     try:
-        result = run(*line, env=environment, cwd=ROOT, code=2)
+        result = launch(line, environment, code=2)
     finally:
         (output_dir / "results.kept").rename(results)
     assert (
