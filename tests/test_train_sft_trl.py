@@ -158,9 +158,11 @@ def test_bad_input_is_one_line_under_a_launcher_too(pair, train_file, tmp_path):
 def test_killed_and_resumed_gives_the_same_adapter(trained, train_file, tmp_path, mode):
     """With DDP a node is killed, in test_train_trl_multi_gpu.py."""
     output_dir = tmp_path / "out"
-    process = start_training(mode, output_dir, train_file, folder=tmp_path, session=True)
+    saved = output_dir / "checkpoint-20" / "complete.json"
+    settings = {"folder": tmp_path, "session": True}
+    process = start_training(mode, output_dir, train_file, rests_at=saved, **settings)
     end = time.monotonic() + HANGS
-    while not (output_dir / "checkpoint-20" / "complete.json").exists():
+    while not saved.exists():
         assert process.is_alive() and time.monotonic() < end
         time.sleep(0.01)
     workers = descendants(process)

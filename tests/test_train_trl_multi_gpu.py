@@ -5,14 +5,16 @@ import time
 
 import pytest
 
+from forks import REST_AT
 from helpers import HANGS, STEPS, cosine, losses, start_launch, training_command
 from nodes import NODES, kill_node
 
 
-def on_nodes(nodes, mode, output_dir, train_file, folder):
+def on_nodes(nodes, mode, output_dir, train_file, folder, rests_at=""):
     """The wrapper on both nodes, one process on each; returns the launchers' processes.
 
-    Each says in a part of `folder` what it says.
+    Each says in a part of `folder` what it says. The second node stops as soon as there is the file
+    `rests_at`.
     """
     command, environment = training_command(mode, output_dir, train_file)
     started = []
@@ -21,7 +23,7 @@ def on_nodes(nodes, mode, output_dir, train_file, folder):
         where.update(MAIN_PROCESS_PORT="29511", GLOO_SOCKET_IFNAME=f"pd{rank}")
         said = folder / node
         said.mkdir(parents=True)
-        own = {**environment, **where}
+        own = {**environment, **where, REST_AT: str(rests_at) if rank else ""}
         started.append(start_launch(command, own, folder=said, node=node))
     return started
 
@@ -50,8 +52,9 @@ def test_two_nodes_train_what_one_does(nodes, trained, train_file, tmp_path):
 @pytest.mark.slow
 def test_a_node_is_killed_and_the_job_resumed(nodes, trained, train_file, tmp_path):
     output_dir = tmp_path / "adapter"
-    started = on_nodes(nodes, "ddp", output_dir, train_file, tmp_path / "first")
-    while not (output_dir / "checkpoint-10" / "complete.json").exists():
+    saved = output_dir / "checkpoint-10" / "complete.json"
+    started = on_nodes(nodes, "ddp", output_dir, train_file, tmp_path / "first", saved)
+    while not saved.exists():
         assert all(process.is_alive() for process in started)
         time.sleep(0.05)
     kill_node(started[1])

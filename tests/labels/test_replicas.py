@@ -43,7 +43,7 @@ from nodes import NODES, kill_node, on_node
 
 ROWS = 240
 # few rows at once, so that what is killed is at work
-ON_CPU = ["--num_replicas", 2, "--cpus_per_replica", 1, "--max_num_seqs", 16]
+ON_CPU = ["--num_replicas", 2, "--cpus_per_replica", 1, "--max_num_seqs", 4]
 
 
 def label_flags(output, *flags, model=TEACHER):
