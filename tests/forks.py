@@ -3,6 +3,7 @@
 import atexit
 import ctypes
 import fcntl
+import importlib
 import json
 import logging
 import math
@@ -41,7 +42,8 @@ def rest_at(file: Path) -> None:
 
 def begin_as_process(environment) -> None:
     """What a new process has: an environment of its own, which Python's temporary files, PyTorch's
-    threads and vLLM's log heed, and at its end nothing to do for what was preloaded.
+    threads, the hub's client and vLLM's log heed, and at its end nothing to do for what was
+    preloaded.
     """
     os.environ.clear()
     os.environ.update(environment)
@@ -49,6 +51,8 @@ def begin_as_process(environment) -> None:
     threads = environment.get("OMP_NUM_THREADS")
     if threads and "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(int(threads))
+    if "huggingface_hub.constants" in sys.modules:
+        importlib.reload(sys.modules["huggingface_hub.constants"])  # all that it is told
     atexit._clear()
     if environment.get(REST_AT):
         threading.Thread(target=rest_at, args=[Path(environment[REST_AT])], daemon=True).start()

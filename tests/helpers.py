@@ -216,15 +216,11 @@ def start_training(mode, output_dir, train_file, rests_at, **settings):
 
 
 def training(mode, output_dir, train_file, *flags, environment=None):
-    """Train in a mode; returns the finished process.
-
-    It runs in forks, unless it needs an environment of its own.
-    """
+    """Train in a mode, in forks; returns the finished process."""
     line, own = training_command(mode, output_dir, train_file, *flags)
-    if environment:
-        return run(*line, env={**own, **environment}, cwd=ROOT)
+    own = {**own, **(environment or {})}
     if mode == "single":
-        return in_fork(ROOT / "train_sft_trl.py", *of_script(line))
+        return in_fork(ROOT / "train_sft_trl.py", *of_script(line), environment=own)
     return launch(line, own)
 
 

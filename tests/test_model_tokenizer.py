@@ -22,9 +22,9 @@ from helpers import (
     STUDENT,
     TEACHER,
     fails,
+    in_fork,
     last_json,
     program,
-    python,
     read_jsonl,
     run,
     trace,
@@ -336,7 +336,8 @@ def test_step_1_tries_the_template_of_the_revision(cached, tmp_path):
     output = tmp_path / "out.jsonl"
     source.write_text("hola\n")
     flags = ["--model_name", "team/model", "--input_file", source, "--output_file", output]
-    said = python("create_data.py", *flags, "--revision", "v2", env=cached, code=2).stderr
+    flags += ["--revision", "v2"]
+    said = in_fork(ROOT / "create_data.py", *flags, environment=cached, code=2).stderr
     assert "no system messages here" in said and len(said.splitlines()) == 1
 
 
@@ -374,7 +375,7 @@ def test_step_1_asks_the_revision_and_rejects_rows_that_do_not_fit(pair, tmp_pat
         output,
     ]
     flags += ["--max_tokens", 256, "--min_success_rate", 0.9]
-    summary = last_json(python("create_data.py", *flags, env=environment))
+    summary = last_json(in_fork(ROOT / "create_data.py", *flags, environment=environment))
     assert (summary["rows"], summary["accepted"], summary["rejected"]) == (13, 12, 1)
     [rejected] = read_jsonl(tmp_path / "out.jsonl.rejected.jsonl")
     assert (rejected["index"], rejected["reason"]) == (5, "refused_by_template")

@@ -12,7 +12,7 @@ from peft import PeftConfig
 
 from distill.card import model_card
 from distill.training.same_run import refuse_another_run
-from helpers import ROOT, STUDENT, TEACHER, last_json, losses, python, run
+from helpers import ROOT, STUDENT, TEACHER, in_fork, last_json, losses
 from hub_cache import commit_of, make_hub_cache
 
 
@@ -69,15 +69,9 @@ def test_step_2_trains_the_revision(cached, trained, train_file, tmp_path):
         "steps",
     ]
     flags += ["--save_steps", 1, "--logging_steps", 1, "--revision", "v2"]
-    command = [
-        "bash",
-        ROOT / "train_trl.sh",
-        "team/tiny-instruct",
-        tmp_path / "out",
-        train_file,
-        *flags,
-    ]
-    run(*command, env={**cached, "OMP_NUM_THREADS": "1"})
+    flags += ["--model_name", "team/tiny-instruct", "--output_dir", tmp_path / "out"]
+    flags += ["--train_file", train_file]
+    in_fork(ROOT / "train_sft_trl.py", *flags, environment={**cached, "OMP_NUM_THREADS": "1"})
     # before the first step the loss is that of the base, on the same rows
     assert losses(tmp_path / "out", 1)[0] == pytest.approx(
         losses(trained["single"][0])[0], abs=1e-4
@@ -118,7 +112,7 @@ def test_step_3_asks_the_revision_and_leaves_out_what_cannot_be_asked(cached, di
         "--latency_rows",
         1,
     ]
-    result = python("evaluate.py", *flags, env=cached)
+    result = in_fork(ROOT / "evaluate.py", *flags, environment=cached)
     assert last_json(result)["student_accuracy"] > 0.9
     assert "base student, prompt is left out" in result.stderr
     metrics = json.loads((adapter / "report" / "metrics.json").read_text())
@@ -126,7 +120,8 @@ def test_step_3_asks_the_revision_and_leaves_out_what_cannot_be_asked(cached, di
     assert "refuses the chat (no system messages here)" in metrics["left_out"]["base_prompt"]
     assert "Left out: base student, prompt" in (adapter / "report" / "report.md").read_text()
 
-    again = python("evaluate.py", *flags, "--student_revision", "v3", env=cached, code=2)
+    flags += ["--student_revision", "v3"]
+    again = in_fork(ROOT / "evaluate.py", *flags, environment=cached, code=2)
     assert "--student_revision v3 is neither on the hub nor in its cache" in again.stderr
     assert len(again.stderr.splitlines()) == 1 and os.path.exists(
         adapter / "report" / "metrics.json"

@@ -208,7 +208,7 @@ def test_replicas_whose_node_has_another_revision_are_refused(pair, other_node, 
     flags = label_flags(tmp_path / "out.jsonl", *ON_CPU, "--revision", "v2", model="team/teacher")
     flags += ["--num_replicas", 1]
     environment = {**cache, **other_node}
-    said = run(sys.executable, ROOT / "create_data.py", *flags, code=2, env=environment).stderr
+    said = in_fork(ROOT / "create_data.py", *flags, code=2, environment=environment).stderr
     [_, line] = [line for line in said.splitlines() if "create_data.py: " in line]
     assert (
         f"team/teacher: --revision {commit_of('v2')} is neither on the hub nor in its cache" in line

@@ -2,7 +2,7 @@
 
 import json
 import os
-import subprocess
+import signal
 import time
 from types import SimpleNamespace
 
@@ -16,7 +16,18 @@ from transformers.trainer_utils import HubStrategy
 from distill.calibration import CALIBRATION_ROWS
 from distill.card import public_name
 from distill.training.hub import open_repository, without_paths
-from helpers import HANGS, MODES, ROOT, STUDENT, read_jsonl, run, train, training_command
+from forks import REST_AT, start_in_fork
+from helpers import (
+    HANGS,
+    MODES,
+    ROOT,
+    STUDENT,
+    in_fork,
+    of_script,
+    read_jsonl,
+    train,
+    training_command,
+)
 from loopback_hub import READ_TOKEN, LoopbackHub
 
 PUSHED = {
@@ -187,13 +198,15 @@ def test_a_bad_hub_is_found_before_anything_is_loaded_or_deleted(pair, train_fil
             # --overwrite must not have deleted it yet
             (output_dir / "results.json").write_text("{}")
             line, _ = training_command("single", output_dir, train_file, *flags)
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-            started[expected] = subprocess.Popen(
-                line, env={**environment, **setting}, cwd=ROOT, **pipes
-            )
-        for expected, process in started.items():
-            stdout, stderr = process.communicate()
-            assert process.returncode == 2 and stdout == ""
+            folder = tmp_path / f"said-{number}"
+            folder.mkdir()
+            where = {"folder": folder, "environment": {**environment, **setting}}
+            process = start_in_fork(ROOT / "train_sft_trl.py", *of_script(line), **where)
+            started[expected] = (process, folder)
+        for expected, (process, folder) in started.items():
+            process.join(HANGS)
+            stderr = (folder / "stderr").read_text()
+            assert process.exitcode == 2 and (folder / "stdout").read_text() == ""
             assert len(stderr.splitlines()) == 1 and expected in stderr, stderr
         assert hub.commits["ana/out"] == []
     for number in range(len(cases)):
@@ -206,17 +219,22 @@ def test_what_the_hub_did_not_take_is_pushed_by_the_same_command(pair, train_fil
     output_dir = tmp_path / "out"
     flags = ["--max_steps", 10, "--push_to_hub", "true", "--calibration_fraction", 0.15]
     line, environment = training_command("single", output_dir, train_file, *flags)
+    script = ROOT / "train_sft_trl.py"
     with LoopbackHub() as hub:
         environment.update(hub.environment)
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        process = subprocess.Popen(line, env=environment, cwd=ROOT, **pipes)
+        begun = output_dir / "run.json"
+        resting = {**environment, REST_AT: str(begun)}
+        process = start_in_fork(script, *of_script(line), folder=tmp_path, environment=resting)
         end = time.monotonic() + HANGS
-        while not (output_dir / "run.json").exists():
-            assert process.poll() is None and time.monotonic() < end
+        while not begun.exists():
+            assert process.is_alive() and time.monotonic() < end
             time.sleep(0.01)
         hub.stop()
-        stdout, stderr = process.communicate()
-        assert process.returncode == 1
+        while process.is_alive():  # it may not rest yet
+            os.kill(process.pid, signal.SIGCONT)
+            process.join(0.1)
+        stdout, stderr = ((tmp_path / name).read_text() for name in ("stdout", "stderr"))
+        assert process.exitcode == 1
         *_, error = stderr.strip().splitlines()
         begin = f"train_sft_trl.py: {output_dir}: finished, but not pushed to {hub.url}/ana/out: "
         assert error.startswith(begin) and "Connection refused" in error
@@ -227,12 +245,13 @@ def test_what_the_hub_did_not_take_is_pushed_by_the_same_command(pair, train_fil
 
         hub.start()
         # not what was trained
-        other = run(*line, "--learning_rate", 1, env=environment, cwd=ROOT, code=2)
+        changed = [*of_script(line), "--learning_rate", 1]
+        other = in_fork(script, *changed, environment=environment, code=2)
         assert (
             "begun with learning_rate 0.003, now 1.0" in other.stderr
             and hub.commits["ana/out"] == []
         )
-        again = run(*line, env=environment, cwd=ROOT)
+        again = in_fork(script, *of_script(line), environment=environment)
     assert json.loads(again.stdout.splitlines()[-1]) == {**summary, "hub_url": f"{hub.url}/ana/out"}
     assert "optimizer steps" not in again.stderr
     pushed = hub.commits["ana/out"][0].files
