@@ -1,15 +1,17 @@
 """serve.py as a process of its own, in front of whatever servers a test has."""
 
 import contextlib
+import os
 import re
 import signal
-import subprocess
-import sys
+import tempfile
 import time
 import urllib.request
+from pathlib import Path
 
 import openai
 
+from forks import start_in_fork
 from helpers import ENDS, HANGS, ROOT
 
 READY = re.compile(r"serve\.py: (http://\S+?)/v1, student ")
@@ -18,14 +20,15 @@ READY = re.compile(r"serve\.py: (http://\S+?)/v1, student ")
 class Cascade:
     """A running serve.py: `url` without /v1, `client`, `process`, and what it has said so far."""
 
-    def __init__(self, process, log):
+    def __init__(self, process, folder):
         self.process = process
-        self.log = log
+        self.folder = folder
         self.url = ""
         self.client = None
 
     def said(self) -> str:
-        return self.log.read_text()
+        log = self.folder / "stderr"
+        return log.read_text() if log.exists() else ""
 
     def ask(self, text, **settings):
         """The raw reply to one input."""
@@ -46,29 +49,24 @@ class Cascade:
 
     def end(self, number=signal.SIGINT) -> str:
         """End it by a signal; what it has written to stdout."""
-        self.process.send_signal(number)
-        out, _ = self.process.communicate(timeout=ENDS)
-        return out
+        os.kill(self.process.pid, number)
+        self.process.join(ENDS)
+        return (self.folder / "stdout").read_text()
 
 
 @contextlib.contextmanager
-def cascade(log, *flags, env=None, key="none"):
-    """serve.py under some flags, on a free port; it is ended when the test is over."""
-    command = [sys.executable, ROOT / "serve.py", "--port", 0, *flags]
-    with open(log, "w") as file:
-        process = subprocess.Popen(
-            [str(part) for part in command],
-            stdout=subprocess.PIPE,
-            stderr=file,
-            text=True,
-            env=env,
-            cwd="/",
-        )
-    found = Cascade(process, log)
+def cascade(within, *flags, key="none"):
+    """serve.py under some flags, on a free port; it is ended when the test is over.
+
+    What it says is in files of a new folder `within` another.
+    """
+    folder = Path(tempfile.mkdtemp(dir=within))
+    process = start_in_fork(ROOT / "serve.py", "--port", 0, *flags, folder=folder)
+    found = Cascade(process, folder)
     try:
         end = time.monotonic() + HANGS
         while not READY.search(found.said()):
-            assert process.poll() is None and time.monotonic() < end, found.said()
+            assert process.is_alive() and time.monotonic() < end, found.said()
             time.sleep(0.05)
         found.url = READY.search(found.said())[1]
         settings = {"base_url": f"{found.url}/v1", "api_key": key, "max_retries": 0}
@@ -76,4 +74,4 @@ def cascade(log, *flags, env=None, key="none"):
             yield found
     finally:
         process.kill()
-        process.communicate(timeout=ENDS)
+        process.join(ENDS)

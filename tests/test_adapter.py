@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from distill.adapter import merge
 from distill.staging import Staging
+from forks import start_in_fork
 from helpers import (
     ENDS,
     HANGS,
@@ -213,21 +214,19 @@ def test_a_stopped_run_leaves_neither_copy_nor_process(student, tmp_path, number
         "--report_dir",
         str(tmp_path / "report"),
     ]
-    line = [sys.executable, str(ROOT / "evaluate.py"), *command]
-    process = subprocess.Popen(
-        line, stderr=subprocess.PIPE, text=True, cwd="/", start_new_session=True
-    )
+    process = start_in_fork(ROOT / "evaluate.py", *command, folder=tmp_path, session=True)
     end = time.monotonic() + HANGS
     while not (tmp_path / "report" / "unfinished" / "merged").exists():
-        assert process.poll() is None and time.monotonic() < end
+        assert process.is_alive() and time.monotonic() < end
         time.sleep(0.02)
     children = descendants(process)
     if number == signal.SIGINT:
         os.killpg(process.pid, number)  # a terminal sends it to the script's processes too
     else:
-        process.send_signal(number)
-    _, stderr = process.communicate(timeout=ENDS)
-    assert process.returncode == code
+        os.kill(process.pid, number)
+    process.join(ENDS)
+    assert process.exitcode == code
+    stderr = (tmp_path / "stderr").read_text()
     assert "Traceback" not in stderr
     said = "evaluate.py: stopped; what was scored is kept, the same command goes on from there\n"
     assert stderr.endswith(said) and stderr.count(said) == 1  # it may follow a progress bar

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForC
 
 from distill.adapter import plan_serving
 from distill.answer_end import check_answer_end, set_eos_token, stop_at_eos, stop_tokens
-from helpers import fails, last_json, python
+from helpers import ROOT, fails, in_fork, last_json, python
 from small_tokenizers import byte_tokenizer
 
 CHAT = (
@@ -99,7 +99,7 @@ def test_a_student_whose_eos_is_another(tokenizer, tmp_path):
     settings = {"eos_token_id": tokenizer.eos_token_id, **INVALID}
     (tmp_path / "models" / "base: one" / "generation_config.json").write_text(json.dumps(settings))
     flags = ["--model_name", "models/base: one", "--eos_token", "<|im_end|>", *files]
-    trained = python("train_sft_trl.py", *flags, cwd=tmp_path)
+    trained = in_fork(ROOT / "train_sft_trl.py", *flags, cwd=tmp_path)
     assert "4 rows are fewer than 2,000: to come near 150 optimizer steps, 10" in trained.stderr
     assert last_json(trained)["steps"] == 40  # with a batch of 1
     run = json.loads((tmp_path / "out" / "run.json").read_text())

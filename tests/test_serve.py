@@ -21,7 +21,7 @@ from distill.cascade.cascade import GIVE_STUDENTS, REFUSE
 from distill.cascade.metrics import Metrics
 from distill.cascade.start import check_choices, run_to_the_end, serve
 from distill.outputs import read_finished
-from helpers import HANGS, fails, read_jsonl, write_task
+from helpers import ENDS, HANGS, fails, read_jsonl, write_task
 from loopback_teacher import KEY, LoopbackTeacher
 from serve import parse_args
 
@@ -114,7 +114,7 @@ def chat(text="easy", **further):
 
 
 def test_the_teacher_answers_what_the_student_is_not_sure_of(flags, tmp_path, student, teacher):
-    with cascade(tmp_path / "log", *flags) as served:
+    with cascade(tmp_path, *flags) as served:
         easy = served.ask("easy", max_tokens=8, user="somebody")
         assert answer_of(easy) == "en"
         assert easy.headers["x-answered-by"] == "student"
@@ -165,7 +165,7 @@ def test_the_teacher_answers_what_the_student_is_not_sure_of(flags, tmp_path, st
 
         totals = json.loads(served.end().splitlines()[-1])
         assert totals == {"requests": 3, "handed_over": 2, "unsure": 0, "refused": 1}
-        assert served.process.returncode == 130
+        assert served.process.exitcode == 130
         assert "Traceback" not in served.said()
 
 
@@ -176,7 +176,7 @@ def test_requests_go_on_at_once_and_none_is_mixed_up(flags, tmp_path, student, t
         eight.wait()
         return student_says(text)
 
-    with cascade(tmp_path / "log", *flags) as served:
+    with cascade(tmp_path, *flags) as served:
         student.answer = says_with_others
         texts = [f"{'hard' if number % 5 == 0 else 'easy'} {number}" for number in range(80)]
         with ThreadPoolExecutor(32) as pool:
@@ -186,13 +186,13 @@ def test_requests_go_on_at_once_and_none_is_mixed_up(flags, tmp_path, student, t
         assert student.most_at_once >= 8
         hard = [text for text in texts if "hard" in text]
         assert teacher.requests() == Counter(hard)
-        assert served.end(signal.SIGTERM) and served.process.returncode == 143
+        assert served.end(signal.SIGTERM) and served.process.exitcode == 143
 
 
 @pytest.mark.parametrize("policy", [GIVE_STUDENTS, REFUSE])
 def test_a_teacher_that_dies_is_slow_or_says_nothing_valid(flags, tmp_path, teacher, policy):
     further = ["--teacher_timeout", 2, "--max_retries", 1, "--when_teacher_fails", policy]
-    with cascade(tmp_path / "log", *flags, *further) as served:
+    with cascade(tmp_path, *flags, *further) as served:
 
         def problem_with(text):
             """Why the teacher has not answered; what the client gets is the policy's."""
@@ -227,7 +227,7 @@ def test_a_teacher_that_dies_is_slow_or_says_nothing_valid(flags, tmp_path, teac
 
 
 def test_where_the_student_dies_the_teacher_answers_within_the_budget(flags, tmp_path, student):
-    with cascade(tmp_path / "log", *flags, "--max_handed_over", 0.003) as served:
+    with cascade(tmp_path, *flags, "--max_handed_over", 0.003) as served:
         assert answer_of(served.ask("easy")) == "en"
         student.faults["easy 1"] = ["slow"]
         with ThreadPoolExecutor(1) as pool:
@@ -254,7 +254,7 @@ def test_where_the_student_dies_the_teacher_answers_within_the_budget(flags, tmp
 def test_what_clients_do_not_wait_for_is_cancelled(flags, tmp_path, teacher):
     texts = [f"hard {number}" for number in range(64)]
     teacher.faults.update({text: ["slow"] for text in texts})
-    with cascade(tmp_path / "log", *flags) as served:
+    with cascade(tmp_path, *flags) as served:
 
         def leave(text):
             """Ask for a stream, and close the connection before it has begun."""
@@ -282,7 +282,7 @@ def test_who_may_ask(flags, tmp_path, monkeypatch, teacher):
     keys = ["--api_key_env", "KEY_OF_CLIENTS", "--teacher_key_env", "KEY_OF_TEACHER"]
     teacher.faults["hard"] = ["key"]  # a reply that repeats the key
     small = ["--max_body_bytes", 1000, "--max_messages", 2]
-    with cascade(tmp_path / "log", *flags, *keys, *small, key=CLIENTS_KEY) as served:
+    with cascade(tmp_path, *flags, *keys, *small, key=CLIENTS_KEY) as served:
         assert answer_of(served.ask("easy")) == "en"
         assert answer_of(served.ask("hard")) == "en"
         assert "the teacher's server fails" in served.said()
@@ -323,13 +323,13 @@ def test_who_may_ask(flags, tmp_path, monkeypatch, teacher):
 
 def test_what_was_handed_over_is_the_next_training_file(flags, tmp_path):
     path = tmp_path / "new" / "handed.jsonl"
-    with cascade(tmp_path / "log", *flags, "--handed_over_file", path) as served:
+    with cascade(tmp_path, *flags, "--handed_over_file", path) as served:
         for text in ("hard 1", "easy", "hard 2", "hard 1"):
             served.ask(text)
         said = refused(*flags, "--handed_over_file", path)
         assert "another run is writing it" in said
         served.process.kill()
-        served.process.wait()
+        served.process.join(ENDS)
     inputs = [row["messages"][0]["content"] for row in read_jsonl(path)]
     assert inputs == ["hard 1", "hard 2"]
     assert read_jsonl(path)[0]["messages"][1] == {"role": "assistant", "content": "fr"}
@@ -338,7 +338,7 @@ def test_what_was_handed_over_is_the_next_training_file(flags, tmp_path):
         assert stat.S_IMODE(each.stat().st_mode) == 0o600
         with open(each, "a") as file:
             file.write('{"messages": [{"role": "us')  # as a kill may leave it
-    with cascade(tmp_path / "log", *flags, "--handed_over_file", path) as served:
+    with cascade(tmp_path, *flags, "--handed_over_file", path) as served:
         for text in ("hard 2", "hard 3"):
             served.ask(text)
     finished = read_finished(path)
@@ -376,5 +376,5 @@ def test_servers_that_come_later_are_waited_for(flags, tmp_path, student):
     student.kill()
     later = threading.Timer(1.0, student.start)
     later.start()
-    with cascade(tmp_path / "log", *flags, "--wait_for_servers", HANGS) as served:
+    with cascade(tmp_path, *flags, "--wait_for_servers", HANGS) as served:
         assert answer_of(served.ask("easy")) == "en"

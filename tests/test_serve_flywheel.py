@@ -59,9 +59,9 @@ class Flywheel:
         names = ["--model_name", student, "--output_dir", adapter, "--train_file", rows]
         return python("train_sft_trl.py", *names, *flags, *TINY)
 
-    def serve(self, log, command):
+    def serve(self, command):
         """serve.py, with what the tiny teacher needs."""
-        return cascade(self.folder / log, *self.words(command), "--max_tokens", 128)
+        return cascade(self.folder, *self.words(command), "--max_tokens", 128)
 
 
 def ask_all(served, texts):
@@ -129,7 +129,7 @@ def test_what_is_handed_over_is_learned(pair, tmp_path):
         with server(tmp_path / "first.log", tmp_path / "first-merged", *named) as student:
             names["STUDENT_URL"] = student.base_url
             calibration = calibrate(flywheel, student)
-            with flywheel.serve("collecting.log", collecting) as served:
+            with flywheel.serve(collecting) as served:
                 # some of them twice
                 ask_all(served, [*lines[ROUND], *lines[ROUND][:40]])
                 collected = read_jsonl(tmp_path / "handed_over.jsonl")
@@ -141,7 +141,7 @@ def test_what_is_handed_over_is_learned(pair, tmp_path):
         names["THRESHOLD"] = calibration["threshold"]
         with server(tmp_path / "second.log", tmp_path / "second-merged", *named) as student:
             names["STUDENT_URL"] = student.base_url
-            with flywheel.serve("comparing.log", comparing) as served:
+            with flywheel.serve(comparing) as served:
                 after = ask_all(served, lines[OTHERS])
             second_is_right = right_alone(student, lines[OTHERS], gold)
     unsure = [row for row, reply in enumerate(before) if reply.cascade["handed_over"]]

@@ -33,7 +33,7 @@ def served(tmp_path_factory):
         flags = ["--student_url", student.url, "--student_name", "student", "--task", task]
         flags += ["--teacher_url", teacher.url, "--teacher_name", "teacher"]
         flags += ["--temperature", 1, "--threshold", 0.9, "--api_key_env", "KEY_OF_CLIENTS"]
-        with cascade(folder / "log", *flags, key=KEY) as found:
+        with cascade(folder, *flags, key=KEY) as found:
             found.teacher = teacher
             yield found
 

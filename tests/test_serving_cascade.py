@@ -109,7 +109,7 @@ def behind(student_server, tmp_path_factory):
         flags += ["--teacher_name", "teacher", "--teacher_tokenizer", TEACHER]
         flags += ["--teacher_temperature", 0, "--max_tokens", MAX_TOKENS, "--max_retries", 0]
         flags += ["--temperature", 1, "--threshold", threshold]
-        with cascade(folder / "log", *flags) as served:
+        with cascade(folder, *flags) as served:
             yield Behind(served, teacher, texts, students, threshold)
 
 

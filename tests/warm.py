@@ -6,9 +6,12 @@ import importlib
 import sys
 
 LIBRARIES = [
+    "fastapi",
     "matplotlib.backends.backend_agg",
+    "openai.resources.chat",
     "peft.peft_model",
     "trl.trainer.sft_trainer",
+    "uvicorn",
     "vllm.model_executor.layers.quantization.online.base",
     "vllm.model_executor.models.qwen3_moe",
     "vllm.reasoning.qwen3_engine_reasoning_parser",

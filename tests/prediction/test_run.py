@@ -12,7 +12,7 @@ from distill.labels.inputs import scan_inputs
 from distill.prediction.run import header_of
 from distill.prediction.student import find_student
 from distill.teacher.base import TeacherEnded
-from helpers import fails, last_json, python
+from helpers import ROOT, fails, in_fork, last_json
 from hub_cache import commit_of, make_hub_cache
 from list_student import ListStudent
 from predictions import ANSWERS, TASK, choices, last_line, make_folder, rows, run_once
@@ -244,10 +244,10 @@ def test_a_student_on_the_hub_goes_on_with_its_commit(folder):
     journal.write_text(f"{json.dumps(header)}\n{json.dumps(record)}\n")
     merged = folder / "merged"
     cache = make_hub_cache(folder / "hub", "team/student", {"v1": merged, "main": merged})
-    assert last_json(python("predict.py", *flags, env=cache))["asked"] == 0
+    assert last_json(in_fork(ROOT / "predict.py", *flags, environment=cache))["asked"] == 0
     manifest = json.loads((folder / "out.csv.manifest.json").read_text())
     assert (manifest["student"], manifest["commit"]) == (begun, begun)
-    skipped = python("predict.py", *flags, "--skip_finished", env=cache)
+    skipped = in_fork(ROOT / "predict.py", *flags, "--skip_finished", environment=cache)
     assert last_json(skipped)["skipped"] is True
     (folder / "out.csv").unlink()
     said = fails("predict.py", *flags, "--revision", "v1", env=cache)
