@@ -206,6 +206,11 @@ class Process:
         self.send_signal(signal.SIGKILL)
 
 
+def run_python(command, **settings):
+    """In place of subprocess.run() where a script runs a Python with a file."""
+    return subprocess.CompletedProcess(command, Process(command, **settings).wait())
+
+
 def run():
     """What Python does that is given a file and its flags, which are in sys.argv after `-c`."""
     sys.argv = sys.argv[1:]

@@ -167,25 +167,25 @@ def training_command(mode, output_dir, train_file, *flags):
 
 
 def launched(line, own):
-    """What a wrapper lets launch.py do: (its flags, its environment)."""
+    """What a wrapper lets Python do: (the file and its flags, the environment)."""
     with tempfile.TemporaryDirectory() as folder:
         stand_in = {"PYTHON": str(PROGRAMS / "print_command.sh"), "PRINTED": folder}
         run(*line, env={**own, **stand_in}, cwd=ROOT)
-        _, *flags = read_strings(Path(folder, "arguments"))
+        words = read_strings(Path(folder, "arguments"))
         variables = read_strings(Path(folder, "environment"))
-    return flags, dict(variable.split("=", 1) for variable in variables)
+    return words, dict(variable.split("=", 1) for variable in variables)
 
 
 def start_launch(line, own, **settings):
     """The process of the launch.py of a wrapper, as it begins; those that it starts are forks."""
-    flags, environment = launched(line, own)
+    [_, *flags], environment = launched(line, own)
     settings = {"environment": environment, "cwd": ROOT, **settings}
     return start_in_fork(PROGRAMS / "launch_in_forks.py", *flags, **settings)
 
 
 def launch(line, own, code=0):
     """Run the launch.py of a wrapper; those that it starts are forks."""
-    flags, environment = launched(line, own)
+    [_, *flags], environment = launched(line, own)
     settings = {"environment": environment, "cwd": ROOT, "code": code}
     return in_fork(PROGRAMS / "launch_in_forks.py", *flags, **settings)
 

@@ -145,7 +145,7 @@ def test_bad_input_is_one_line_under_a_launcher_too(pair, train_file, tmp_path):
     bad = tmp_path / "train.jsonl"
     bad.write_text(train_file.read_text(encoding="utf-8") + "hola\n", encoding="utf-8")
     line, environment = command("ddp", tmp_path / "out", bad)
-    result = run(*line, env=environment, cwd=ROOT, code=2)
+    result = launch(line, environment, code=2)
     assert result.stderr.strip() == (
         f"train_sft_trl.py: {bad}:169: not JSON (Expecting value); "
         "each line must be one JSON object"

@@ -1,25 +1,14 @@
 """launch.py, whose processes are forks of it, with the libraries at once."""
 
-import runpy
-import subprocess
 import sys
+from subprocess import CalledProcessError
+from types import SimpleNamespace
 
 from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 
-from forks import Process
-from helpers import ROOT
+import launch
+from forks import Process, run_python
 
-run = subprocess.run
-
-
-def run_in_fork(command, **settings):
-    """As launch.py lets one process check what it will launch."""
-    if command[0] != sys.executable:
-        return run(command, **settings)
-    return subprocess.CompletedProcess(command, Process(command, **settings).wait())
-
-
+launch.subprocess = SimpleNamespace(run=run_python, CalledProcessError=CalledProcessError)
 subprocess_handler.Popen = Process
-subprocess.run = run_in_fork
-sys.path.insert(0, str(ROOT))
-runpy.run_path(str(ROOT / "launch.py"), run_name="__main__")
+sys.exit(launch.main())

@@ -3,7 +3,6 @@ under FSDP.
 """
 
 import os
-import sys
 
 import pytest
 import torch
@@ -24,7 +23,7 @@ from distill.training.loading import (
     load_student,
 )
 from distill.training.lora import lora_config
-from helpers import PROGRAM_PATH, PROGRAMS, ROOT, STUDENT, in_fork, last_json, run
+from helpers import PROGRAMS, ROOT, STUDENT, in_fork, last_json, launched, run
 
 CONFIGS = ROOT / "accelerate_configs"
 GPUS = 8
@@ -260,20 +259,13 @@ def test_rank_0_alone_holds_the_student_on_the_host():
 
 def on_paper(wrapper, gpus, tmp_path, train_file, *more, code=0, **environment):
     """A wrapper on a box with GPUs on paper and a launcher that only says that it was called."""
-    launcher = tmp_path / "python"
-    launcher.write_text(
-        f"#!/bin/sh\ncase $1 in */launch.py) shift; "
-        f'set -- {PROGRAMS}/launch_on_paper.py "$@" ;; esac\nexec {sys.executable} "$@"\n'
-    )
-    launcher.chmod(0o755)
-    paths = {
-        **PROGRAM_PATH,
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        "TRAIN_SCRIPT": str(ROOT / "tests" / "fake_gpus.py"),
-    }
     flags = [STUDENT, tmp_path / "out", train_file, "--check_only", "true", *more]
-    everything = {**os.environ, **paths, "FAKE_GPUS": str(gpus), **environment}
-    return run("bash", ROOT / wrapper, *flags, env=everything, code=code)
+    script = str(ROOT / "tests" / "fake_gpus.py")
+    own = {**os.environ, "TRAIN_SCRIPT": script, "FAKE_GPUS": str(gpus), **environment}
+    [file, *flags], environment = launched(["bash", ROOT / wrapper, *flags], own)
+    if file == str(ROOT / "launch.py"):
+        file = PROGRAMS / "launch_on_paper.py"
+    return in_fork(file, *flags, environment=environment, code=code)
 
 
 @pytest.mark.slow
