@@ -15,29 +15,18 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass
 from multiprocessing import forkserver, util
 from pathlib import Path
 
+from rest import begin_to_watch, without_rest
+
 # what a new Python is told to do: to be a server of forks, or one process that a script spawns
 AS_MULTIPROCESSING = ("from multiprocessing.forkserver import main;", "from multiprocessing.spawn ")
 AS_SCRIPT = "from forks import run; "
-REST_AT = "REST_AT"  # in the environment of a process: the file at which it stops
 STAND_BYS = 3  # for a process: scripts start no more than that of which the import would matter
 MESSAGE = 2**20  # bytes, at most: a line of Python and an environment
-
-
-def rest_at(file: Path) -> None:
-    """Stop this process as soon as there is a file.
-
-    It is still at work then, however late the test that kills it is told: one has been kept waiting
-    for six seconds by others on its cores.
-    """
-    while not file.exists():
-        time.sleep(0.005)
-    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def begin_as_process(environment) -> None:
@@ -54,8 +43,7 @@ def begin_as_process(environment) -> None:
     if "huggingface_hub.constants" in sys.modules:
         importlib.reload(sys.modules["huggingface_hub.constants"])  # all that it is told
     atexit._clear()
-    if environment.get(REST_AT):
-        threading.Thread(target=rest_at, args=[Path(environment[REST_AT])], daemon=True).start()
+    begin_to_watch(environment)
     level = environment.get("VLLM_LOGGING_LEVEL")
     if level:
         logger = logging.getLogger("vllm")
@@ -162,7 +150,7 @@ def wake_or_spawn(path, args, passfds):
     pid = None
     if at < len(args) and args[at].startswith(AS_MULTIPROCESSING):
         same = {number: number for number in passfds}
-        pid = stand_bys.wake(args[at], args[at + 1 :], same, os.environ)
+        pid = stand_bys.wake(args[at], args[at + 1 :], same, without_rest(os.environ))
     return spawn(path, args, passfds) if pid is None else pid
 
 

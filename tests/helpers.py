@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
-from forks import REST_AT, run_in_fork, start_in_fork
+from forks import run_in_fork, start_in_fork
+from rest import rests_at
 
 ROOT = Path(__file__).resolve().parent.parent
 TEACHER = ROOT / "models" / "tiny-thinking"
@@ -205,10 +206,10 @@ def of_script(line):
     return [*names, *preset]
 
 
-def start_training(mode, output_dir, train_file, rests_at, **settings):
+def start_training(mode, output_dir, train_file, until, **settings):
     """The process of a training, as it begins, in forks; they stop as soon as there is a file."""
     line, own = training_command(mode, output_dir, train_file)
-    own = {**own, REST_AT: str(rests_at)}
+    own.update(rests_at(until))
     if mode == "single":
         flags = of_script(line)
         return start_in_fork(ROOT / "train_sft_trl.py", *flags, environment=own, **settings)

@@ -1,18 +1,17 @@
 """Step 1 killed at any moment and resumed, on one engine and on several. Real vLLM."""
 
-import contextlib
 import json
 import os
 import random
 import signal
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 
 import psutil
 import pytest
 
+from distill.locks import own_journal
 from forks import start_in_fork
 from helpers import (
     ENDS,
@@ -31,11 +30,10 @@ from helpers import (
     run,
     trace,
 )
+from rest import go_on, rests_after, wait_for_rest, wait_until_told
 
 ROWS = 200
-# rows at once: a kill finds the engine at work even where others on its cores keep the test
-# waiting, which took six seconds
-SLOWLY = ["--max_num_seqs", 2]
+FEW_AT_ONCE = ["--max_num_seqs", 8]
 # On a CPU the engine runs in the script's own process unless this says otherwise; on a GPU it has
 # one of its own.
 ENGINE_APART = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
@@ -66,29 +64,6 @@ def start(script, *flags, folder, **environment):
     return process
 
 
-def wait_for_rows(output, count, process, seconds=HANGS):
-    """Wait until the journals hold `count` finished inputs, or the process has ended."""
-    begin = polled = time.monotonic()
-    # the longest time without a look at the journal; a busy machine can keep this process waiting
-    pause = 0.0
-    while len(trace(output)) < count and process.is_alive():
-        assert time.monotonic() < begin + seconds
-        time.sleep(0.05)
-        pause = max(pause, time.monotonic() - polled)
-        polled = time.monotonic()
-    found = trace(output)
-    print(
-        f"waited {polled - begin:.1f} s for {count} rows, {len(found)} there, "
-        f"exit code {process.exitcode};"
-    )
-    print(
-        f"longest pause {pause:.1f} s, the last rows were recorded at "
-        f"{[r['seconds'] for r in found[-200::40]]} s"
-    )
-    if not process.is_alive():
-        print(process.stderr.read_text()[-3000:])
-
-
 def ended(process, seconds=ENDS):
     """The exit code of a process that is about to end."""
     process.join(seconds)
@@ -100,23 +75,6 @@ def at_work(processes):
     none.
     """
     return [process for process in processes if process.children()]
-
-
-@contextlib.contextmanager
-def at_rest(processes):
-    """The processes hold what they hold, locks too, and do nothing meanwhile."""
-    begin = time.monotonic()
-    for process in processes:
-        process.suspend()
-    stopped = time.monotonic()
-    yield
-    resumed = time.monotonic()
-    for process in processes:
-        process.resume()
-    print(
-        f"stopped within {stopped - begin:.1f} s, for {resumed - stopped:.1f} s, "
-        f"went on within {time.monotonic() - resumed:.1f} s"
-    )
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +89,7 @@ def source(tmp_path_factory):
 def kill(process, children):
     """As the kernel does where memory is short."""
     process.kill()
+    go_on(process)
     assert ended(process) == -signal.SIGKILL
 
 
@@ -142,6 +101,7 @@ def kill_engine(process, children):
         # it tidies up /dev/shm behind the others
         if "resource_tracker" not in " ".join(child.cmdline()):
             child.kill()
+    go_on(process)
     assert ended(process) == 1
     said = process.stderr.read_text()
     assert "the engine has ended: one of its processes ended without saying why" in said
@@ -150,6 +110,7 @@ def kill_engine(process, children):
 def press_ctrl_c(process, children):
     """A terminal sends it to all processes. Test_engine.py has it with an engine of its own."""
     os.killpg(process.pid, signal.SIGINT)
+    go_on(process)
     assert ended(process) == 130
 
 
@@ -159,21 +120,21 @@ def test_ended_at_any_moment_and_resumed(pair, source, tmp_path):
     output = tmp_path / "out.jsonl"
     flags = ["--model_name", TEACHER, "--max_tokens", 128]
     flags += ["--input_file", path, "--output_file", output]
+    journal = own_journal(output)
     rng = random.Random(0)
     kept = []
     for end, where in ((kill, ENGINE_APART), (kill_engine, ENGINE_APART), (press_ctrl_c, {})):
-        process = start(ROOT / "create_data.py", *flags, *SLOWLY, folder=tmp_path, **where)
-        wait_for_rows(output, len(kept) + rng.randrange(1, 20), process)
+        environment = {**where, **rests_after(journal, rng.randrange(1, 20))}
+        process = start(
+            ROOT / "create_data.py", *flags, *FEW_AT_ONCE, folder=tmp_path, **environment
+        )
+        wait_for_rest(process)
         children = descendants(process)
         assert len(at_work(children)) >= 2 * len(where)  # the engine and its worker
-        assert process.is_alive() and not output.exists()
+        assert not output.exists()
         if end is kill:  # the same command at the same time takes nothing from it
-            # a busy machine takes long for these two
-            with at_rest([psutil.Process(process.pid), *children]):
-                for more in ([], ["--overwrite"]):
-                    said = fails("create_data.py", *flags, *more)
-                    assert "another run is writing it" in said
-            assert process.is_alive()
+            for more in ([], ["--overwrite"]):
+                assert "another run is writing it" in fails("create_data.py", *flags, *more)
         end(process, children)
         assert_gone(children)
         records = trace(output)
@@ -181,7 +142,6 @@ def test_ended_at_any_moment_and_resumed(pair, source, tmp_path):
         assert not output.exists()
         kept = records
     assert len(kept) < ROWS
-    journal = output.with_name("out.jsonl.trace.jsonl")
     with open(journal, "ab") as file:
         file.write(b'{"index": 7, "hash": "torn in the mid')
     summary = last_json(python("create_data.py", *flags))
@@ -206,26 +166,30 @@ def test_instances_killed_and_resumed(pair, source, tmp_path):
     ]
     in_forks = PROGRAMS / "instances_in_forks.py"
     rng = random.Random(1)
+    number = rng.randrange(2)
+    journal = own_journal(output, number, 2)
     environment = {
         "LOG_DIR": str(tmp_path / "logs of instances"),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        **ENGINE_APART,
     }
+
+    def start_and_rest():
+        """The process of both, and that of the one which rests."""
+        own = {f"OF_INSTANCE_{number}": json.dumps(rests_after(journal, rng.randrange(1, 20)))}
+        process = start(in_forks, *flags, *FEW_AT_ONCE, folder=tmp_path, **environment, **own)
+        return process, wait_for_rest(process, psutil.Process(process.pid).children)
+
     # one instance is killed; the other one finishes its share
-    twice_as_fast = ["--max_num_seqs", 4]
-    process = start(
-        in_forks, *flags, *twice_as_fast, folder=tmp_path, **environment, **ENGINE_APART
-    )
-    wait_for_rows(output, rng.randrange(1, 20), process)
-    drivers = at_work(psutil.Process(process.pid).children())
-    assert len(drivers) == 2
-    victim = rng.choice(drivers)
+    process, victim = start_and_rest()
     children = victim.children(recursive=True)
     assert len(at_work(children)) >= 2
     victim.kill()
+    go_on(process)
     assert_gone(children)
     assert ended(process, HANGS) == 128 + signal.SIGKILL and not output.exists()
     kept = trace(output)
-    assert ROWS / 2 <= len(kept) < ROWS
+    assert ROWS / 2 < len(kept) < ROWS
     failed = run(
         "bash",
         ROOT / "create_data_h100x8.sh",
@@ -242,11 +206,12 @@ def test_instances_killed_and_resumed(pair, source, tmp_path):
         and "/nowhere.yaml: No such file" in failed.stderr
     )
     # TERM ends both and their engines
-    process = start(in_forks, *flags, *SLOWLY, folder=tmp_path, **environment, **ENGINE_APART)
-    wait_for_rows(output, len(kept) + 1, process)
+    process, victim = start_and_rest()
     children = descendants(process)
     assert len(at_work(children)) >= 3  # of one instance: the other one has finished its share
     process.terminate()
+    wait_until_told(victim, signal.SIGTERM)
+    go_on(process)
     assert ended(process) == 130
     assert_gone(children)
     records = {r["index"]: r for r in trace(output)}

@@ -4,16 +4,15 @@ import csv
 import json
 import math
 import os
-import time
 
 import pytest
 from pyarrow import parquet
 
 from distill.calibration import read_calibration
+from distill.locks import own_journal
 from distill.task import load_task
 from forks import start_in_fork
 from helpers import (
-    HANGS,
     ROOT,
     STUDENT,
     assert_gone,
@@ -25,6 +24,7 @@ from helpers import (
     read_jsonl,
     trace,
 )
+from rest import rests_after, wait_for_rest
 
 HELDOUT = ROOT / "example-data" / "heldout.jsonl"
 TASK = ROOT / "example-data" / "language_classification.yaml"
@@ -161,11 +161,10 @@ def test_killed_and_resumed(distilled, predicted, backlog, tmp_path):
     """As of an uninterrupted run, and then in another format from the journal alone."""
     output = tmp_path / "out.csv"
     flags = ["--adapter", distilled[0], "--input_file", backlog, *COLUMNS, "--output_file", output]
-    process = start_in_fork(ROOT / "predict.py", *flags, "--max_num_seqs", 2, folder=tmp_path)
-    end = time.monotonic() + HANGS
-    while len(trace(output)) < 30 and process.is_alive():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    resting = {**os.environ, **rests_after(own_journal(output), 30)}
+    settings = {"folder": tmp_path, "environment": resting}
+    process = start_in_fork(ROOT / "predict.py", *flags, "--max_num_seqs", 8, **settings)
+    wait_for_rest(process)
     children = descendants(process)
     process.kill()
     process.join()

@@ -160,7 +160,7 @@ def test_killed_and_resumed_gives_the_same_adapter(trained, train_file, tmp_path
     output_dir = tmp_path / "out"
     saved = output_dir / "checkpoint-20" / "complete.json"
     settings = {"folder": tmp_path, "session": True}
-    process = start_training(mode, output_dir, train_file, rests_at=saved, **settings)
+    process = start_training(mode, output_dir, train_file, until=saved, **settings)
     end = time.monotonic() + HANGS
     while not saved.exists():
         assert process.is_alive() and time.monotonic() < end

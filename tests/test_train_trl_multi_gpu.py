@@ -5,16 +5,16 @@ import time
 
 import pytest
 
-from forks import REST_AT
 from helpers import HANGS, STEPS, cosine, losses, start_launch, training_command
 from nodes import NODES, kill_node
+from rest import rests_at
 
 
-def on_nodes(nodes, mode, output_dir, train_file, folder, rests_at=""):
+def on_nodes(nodes, mode, output_dir, train_file, folder, until=None):
     """The wrapper on both nodes, one process on each; returns the launchers' processes.
 
     Each says in a part of `folder` what it says. The second node stops as soon as there is the file
-    `rests_at`.
+    `until`.
     """
     command, environment = training_command(mode, output_dir, train_file)
     started = []
@@ -23,7 +23,7 @@ def on_nodes(nodes, mode, output_dir, train_file, folder, rests_at=""):
         where.update(MAIN_PROCESS_PORT="29511", GLOO_SOCKET_IFNAME=f"pd{rank}")
         said = folder / node
         said.mkdir(parents=True)
-        own = {**environment, **where, REST_AT: str(rests_at) if rank else ""}
+        own = {**environment, **where, **(rests_at(until) if rank and until else {})}
         started.append(start_launch(command, own, folder=said, node=node))
     return started
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import signal
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +14,7 @@ from transformers.trainer_utils import HubStrategy
 from distill.calibration import CALIBRATION_ROWS
 from distill.card import public_name
 from distill.training.hub import open_repository, without_paths
-from forks import REST_AT, start_in_fork
+from forks import start_in_fork
 from helpers import (
     HANGS,
     MODES,
@@ -29,6 +27,7 @@ from helpers import (
     training_command,
 )
 from loopback_hub import READ_TOKEN, LoopbackHub
+from rest import go_on, rests_at, wait_for_rest
 
 PUSHED = {
     "README.md",
@@ -223,16 +222,13 @@ def test_what_the_hub_did_not_take_is_pushed_by_the_same_command(pair, train_fil
     with LoopbackHub() as hub:
         environment.update(hub.environment)
         begun = output_dir / "run.json"
-        resting = {**environment, REST_AT: str(begun)}
-        process = start_in_fork(script, *of_script(line), folder=tmp_path, environment=resting)
-        end = time.monotonic() + HANGS
-        while not begun.exists():
-            assert process.is_alive() and time.monotonic() < end
-            time.sleep(0.01)
+        resting = {**environment, **rests_at(begun)}
+        where = {"folder": tmp_path, "environment": resting, "session": True}
+        process = start_in_fork(script, *of_script(line), **where)
+        wait_for_rest(process)
         hub.stop()
-        while process.is_alive():  # it may not rest yet
-            os.kill(process.pid, signal.SIGCONT)
-            process.join(0.1)
+        go_on(process)
+        process.join(HANGS)
         stdout, stderr = ((tmp_path / name).read_text() for name in ("stdout", "stderr"))
         assert process.exitcode == 1
         *_, error = stderr.strip().splitlines()
