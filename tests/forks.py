@@ -1,6 +1,7 @@
 """Scripts run in forks of a process that has the libraries, whose import takes longest."""
 
 import atexit
+import contextlib
 import ctypes
 import fcntl
 import importlib
@@ -19,6 +20,8 @@ import time
 from dataclasses import dataclass
 from multiprocessing import forkserver, util
 from pathlib import Path
+
+import psutil
 
 from rest import begin_to_watch, without_rest
 
@@ -248,7 +251,17 @@ def start(target, *arguments):
         os.environ["PYTHONPATH"] = found_by
     process = warm.Process(target=target, args=arguments)
     process.start()
+    # a test that failed may have left it, and multiprocessing waits for it at our end
+    atexit.register(kill, process)
     return process
+
+
+def kill(process) -> None:
+    """End a process and all below it, which may have stopped themselves."""
+    if process.is_alive():
+        for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
 
 
 def start_in_fork(path, *flags, folder, environment=os.environ, cwd="/", session=False, node=None):

@@ -8,8 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -35,6 +33,7 @@ from helpers import (
     read_jsonl,
 )
 from merge_adapter import MARK_TEXT, STOPPED
+from rest import go_on, rests_at, wait_for_rest
 from small_models import small_model
 from small_tokenizers import byte_tokenizer
 
@@ -214,6 +213,10 @@ def test_a_stopped_run_leaves_neither_copy_nor_process(student, tmp_path, number
         "--report_dir",
         str(tmp_path / "report"),
     ]
+    # so many that it has not scored them yet, however late this test is told
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text((student / "rows.jsonl").read_text() * 500)
+    command += ["--test_file", str(rows), "--max_num_seqs", "1"]
     process = start_in_fork(ROOT / "evaluate.py", *command, folder=tmp_path, session=True)
     end = time.monotonic() + HANGS
     while not (tmp_path / "report" / "unfinished" / "merged").exists():
@@ -298,28 +301,24 @@ def test_two_runs_do_not_merge_into_one_directory(student, tmp_path):
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "Ctrl-C"]
 )
 def test_a_stopped_merge_leaves_nothing(student, tmp_path, number, code):
-    command = [
-        sys.executable,
-        ROOT / "merge_adapter.py",
-        *merging(student, tmp_path / "new" / "merged"),
-    ]
-    process = subprocess.Popen(
-        [str(part) for part in command], stderr=subprocess.PIPE, text=True, cwd="/"
-    )
+    target = tmp_path / "new" / "merged"
     mark = tmp_path / "new" / "merged.unfinished" / "made-by-merge_adapter.txt"
-    end = time.monotonic() + HANGS
-    while not (mark.exists() and mark.read_text() == MARK_TEXT):
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.01)
+    said = tmp_path / "said"
+    said.mkdir()
+    resting = {**os.environ, **rests_at(mark, MARK_TEXT.count("\n"))}
+    settings = {"folder": said, "environment": resting, "session": True}
+    process = start_in_fork(ROOT / "merge_adapter.py", *merging(student, target), **settings)
+    wait_for_rest(process)
     (mark.parent / "merged").mkdir()  # half of a model
     (mark.parent / "merged" / "model.safetensors").write_bytes(b"1234")
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=ENDS)
-    *started, stopped = stderr.splitlines()
+    os.kill(process.pid, number)
+    go_on(process)
+    process.join(ENDS)
+    *started, stopped = (said / "stderr").read_text().splitlines()
     assert stopped == STOPPED and len(started) <= 1  # the signal may come before its first line
     assert "".join(started).startswith("merge_adapter.py: adapter ") or not started
-    assert process.returncode == code
-    assert list(tmp_path.iterdir()) == []
+    assert process.exitcode == code
+    assert list(tmp_path.iterdir()) == [said]
 
 
 def test_a_merge_that_fails_leaves_nothing(student, tmp_path):

@@ -113,7 +113,7 @@ def test_a_replica_and_then_the_run_are_ended_and_nothing_is_lost(on_one_engine,
     # the engines in processes of their own, as on GPUs, which must end with their replica
     environment = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     settings = {"folder": tmp_path, "environment": environment, "session": True}
-    with_replica = [*ON_CPU, "--num_replicas", 1]
+    with_replica = [*ON_CPU, "--num_replicas", 1, "--max_num_seqs", 2]
     process = start_in_fork(ROOT / "create_data.py", *flags, *with_replica, **settings)
     # the round before has left its journal until this one may begin
     while not was_begun(output) and process.is_alive():
