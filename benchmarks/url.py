@@ -24,6 +24,7 @@ import openai
 from figures import ROOT, finish, in_turn, parser_of, ratios, show, spread, write_inputs
 
 from distill.task import load_task
+from distill.teacher.engine import CACHE_ON_CPU, CACHE_VARIABLE
 
 TEACHER = ROOT / "models" / "tiny-thinking"
 TASK = ROOT / "example-data" / "language_classification.yaml"
@@ -38,7 +39,7 @@ STARTS = 300.0  # seconds
 @contextlib.contextmanager
 def server(log: Path):
     """vLLM's server of the tiny teacher; gives its URL."""
-    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "2"}
+    environment = {**os.environ, CACHE_VARIABLE: str(CACHE_ON_CPU)}
     module = "vllm.entrypoints.openai.api_server"
     flags = ["--model", TEACHER, "--served-model-name", NAME, "--port", PORT, "--enforce-eager"]
     flags += ["--reasoning-parser", "qwen3", "--block-size", 32]  # as our engine on a CPU

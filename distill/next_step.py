@@ -17,6 +17,7 @@ from distill.cli import (
 )
 from distill.outputs import beside
 from distill.task import load_task
+from distill.teacher.engine import CACHE_ON_CPU, CACHE_VARIABLE
 from distill.teacher.server import Server
 
 # What step 3 asks the teacher with, if it is told nothing else.
@@ -203,4 +204,4 @@ def serving_command(model: str, has_gpu: bool) -> str:
         return shlex.join(["vllm", "serve", model, *words])
     module = ["python", "-m", "vllm.entrypoints.openai.api_server"]
     line = shlex.join([*module, "--model", model, *words, "--enforce-eager"])
-    return f"VLLM_CPU_KVCACHE_SPACE=2 {line}"
+    return f"{CACHE_VARIABLE}={CACHE_ON_CPU} {line}"

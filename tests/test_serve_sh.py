@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 import serve_servers
-from distill.cascade.servers import Model
+from distill.cascade.servers import Model, start_server
+from distill.teacher.engine import CACHE_VARIABLE
 from helpers import ENDS, ROOT, assert_gone, run
 from small_tokenizers import byte_tokenizer
 from vllm_server import free_port
@@ -107,6 +108,26 @@ SPLITS = {
 @pytest.mark.parametrize(("gpus", "flags", "wanted"), SPLITS.values(), ids=SPLITS)
 def test_a_model_is_split_over_the_gpus_that_it_is_given(gpus, flags, wanted):
     assert Model("teacher", "model", "8002", gpus, flags).split() == wanted
+
+
+@pytest.mark.parametrize(
+    ("variable", "flags", "wanted"),
+    [("", [], "2"), ("1", [], "1"), ("1", ["--kv-cache-memory-bytes", "3G"], "unset")],
+    ids=["neither", "variable", "both"],
+)
+def test_on_a_cpu_the_flag_of_the_cache_counts_and_else_the_variable(
+    variable, flags, wanted, tmp_path, monkeypatch
+):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "${{{CACHE_VARIABLE}-unset}} $*"\n')
+    python.chmod(0o755)
+    monkeypatch.delenv(CACHE_VARIABLE, raising=False)
+    if variable:
+        monkeypatch.setenv(CACHE_VARIABLE, variable)
+    model = Model("teacher", "path", "1", "", flags)
+    started = start_server(str(python), model, on_gpu=False, log_dir=tmp_path)
+    started.process.wait(ENDS)
+    assert started.log.read_text().split()[0] == wanted
 
 
 def test_the_log_of_a_server_that_fails_is_shown(env, tmp_path):

@@ -8,12 +8,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from distill.teacher.engine import CACHE_ON_CPU, CACHE_VARIABLE
 from distill.teacher.engine_flags import SPLITTING, given
 
 # prompts are cached by blocks of 32 tokens, as our engine does on a CPU
 ON_CPU = ["--enforce-eager", "--block-size", "32"]
-CACHE = "VLLM_CPU_KVCACHE_SPACE"
-CACHE_ON_CPU = "2"  # GiB, for keys and values
 LOOK_EVERY = 0.1  # seconds
 SHOWN_LINES = 30  # of the log of a server that has ended
 
@@ -69,7 +68,10 @@ def start_server(python: str, model: Model, on_gpu: bool, log_dir: Path) -> Star
         command += model.split()
     else:
         command += ON_CPU
-        environment.setdefault(CACHE, CACHE_ON_CPU)
+        if given(model.flags, "kv_cache_memory_bytes"):
+            environment.pop(CACHE_VARIABLE, None)  # which vLLM lets win over its flag
+        else:
+            environment.setdefault(CACHE_VARIABLE, str(CACHE_ON_CPU))
     log = log_dir / f"{model.name}.log"
     with open(log, "wb") as file:
         process = subprocess.Popen(

@@ -29,6 +29,9 @@ log = logging.getLogger("engine")
 GRACE = 10
 # where FlashInfer looks for the compiler if nothing else names one
 CUDA_DIRECTORY = "/usr/local/cuda"
+# GiB of keys and values without a GPU, and vLLM's variable for it, which wins over its flag
+CACHE_ON_CPU = 2
+CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
 CANNOT_START = "the engine cannot start"
 SILENT_END = (
     "one of its processes ended without saying why, "
@@ -56,8 +59,6 @@ def set_environment() -> None:
     """What vLLM reads when it is imported; what the user has set stays."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for the result
-    # GiB; only read on a machine without a GPU
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     # else each guarded request starts a thread to compile its expression again;
     # create_data.py has checked the task's
@@ -119,6 +120,10 @@ def engine_arguments(model_name: str, engine_flags: list[str] = (), **settings):
         engine_args.enforce_eager = True  # compiling takes longer than a small model's whole run
         # with vLLM's 128 up to 127 tokens miss the cache
         engine_args.block_size = engine_args.block_size or 32
+        if engine_args.kv_cache_memory_bytes is not None:
+            os.environ.pop(CACHE_VARIABLE, None)  # what the command says counts
+        elif not os.environ.get(CACHE_VARIABLE):
+            engine_args.kv_cache_memory_bytes = CACHE_ON_CPU << 30
         if engine_args.dtype == "auto" and torch.backends.cpu.get_cpu_capability() == "AVX2":
             engine_args.dtype = "float32"  # bfloat16 is emulated there, at two thirds of the speed
         if engine_args.tensor_parallel_size == engine_args.pipeline_parallel_size == 1:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from distill.teacher import engine
-from distill.teacher.engine import EngineFailed, engine_arguments, find_nvcc
+from distill.teacher.engine import CACHE_VARIABLE, EngineFailed, engine_arguments, find_nvcc
 from helpers import (
     AS_A_USER,
     ENDS,
@@ -115,6 +115,27 @@ def test_a_cpu_needs_no_nvcc_and_counts_nothing_unless_it_is_asked_to(no_nvcc, c
     assert engine_arguments("a-model", ["--disable_log_stats"]).disable_log_stats
     assert "VLLM_USE_FLASHINFER_SAMPLER" not in os.environ
     assert not [record for record in caplog.records if record.name == "engine"]
+
+
+@pytest.mark.parametrize(
+    ("said", "given", "expected"),
+    [
+        (None, [], (2 << 30, None)),
+        ("", [], (2 << 30, "")),
+        ("1", [], (None, "1")),  # which vLLM reads
+        (None, ["--kv_cache_memory_bytes", "3G"], (3 << 30, None)),
+        ("1", ["--kv-cache-memory-bytes=3221225472"], (3 << 30, None)),
+    ],
+    ids=["neither", "empty", "variable", "flag", "both"],
+)
+def test_on_a_cpu_the_flag_of_the_cache_counts_and_else_the_variable(
+    said, given, expected, monkeypatch
+):
+    monkeypatch.delenv(CACHE_VARIABLE, raising=False)
+    if said is not None:
+        monkeypatch.setenv(CACHE_VARIABLE, said)
+    found = engine_arguments("a-model", given).kv_cache_memory_bytes
+    assert (found, os.environ.get(CACHE_VARIABLE)) == expected
 
 
 def test_a_failed_start_reaches_another_process_as_it_is():
