@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 
 import pytest
@@ -33,6 +34,12 @@ def pytest_addoption(parser):
         action="store_true",
         help="also train the tiny pair from scratch, which takes up to an hour, and compare it",
     )
+
+
+def pytest_configure():
+    """Heed Ctrl-C in what tests start, also where a shell has started pytest in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # Fixtures that take minutes, of which one process makes each: tests of the same one stay together.

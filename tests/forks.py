@@ -20,6 +20,7 @@ import time
 from dataclasses import dataclass
 from multiprocessing import forkserver, util
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 
@@ -200,6 +201,10 @@ class Process:
 def run_python(command, **settings):
     """In place of subprocess.run() where a script runs a Python with a file."""
     return subprocess.CompletedProcess(command, Process(command, **settings).wait())
+
+
+# in place of the module, where a script's own is replaced
+SUBPROCESS = SimpleNamespace(run=run_python, CalledProcessError=subprocess.CalledProcessError)
 
 
 def run():

@@ -177,20 +177,6 @@ def launched(line, own):
     return words, dict(variable.split("=", 1) for variable in variables)
 
 
-def start_launch(line, own, **settings):
-    """The process of the launch.py of a wrapper, as it begins; those that it starts are forks."""
-    [_, *flags], environment = launched(line, own)
-    settings = {"environment": environment, "cwd": ROOT, **settings}
-    return start_in_fork(PROGRAMS / "launch_in_forks.py", *flags, **settings)
-
-
-def launch(line, own, code=0):
-    """Run the launch.py of a wrapper; those that it starts are forks."""
-    [_, *flags], environment = launched(line, own)
-    settings = {"environment": environment, "cwd": ROOT, "code": code}
-    return in_fork(PROGRAMS / "launch_in_forks.py", *flags, **settings)
-
-
 def read_strings(path):
     """The strings of a file that ends each with a zero."""
     return path.read_text(encoding="utf-8").split("\0")[:-1]
@@ -206,23 +192,26 @@ def of_script(line):
     return [*names, *preset]
 
 
+def of_mode(mode, line, own):
+    """What trains in forks: (a file, its flags, its environment)."""
+    if mode == "single":
+        return ROOT / "train_sft_trl.py", of_script(line), own
+    [_, *flags], environment = launched(line, own)
+    return PROGRAMS / "launch_in_forks.py", flags, environment
+
+
 def start_training(mode, output_dir, train_file, until, **settings):
     """The process of a training, as it begins, in forks; they stop as soon as there is a file."""
     line, own = training_command(mode, output_dir, train_file)
-    own.update(rests_at(until))
-    if mode == "single":
-        flags = of_script(line)
-        return start_in_fork(ROOT / "train_sft_trl.py", *flags, environment=own, **settings)
-    return start_launch(line, own, **settings)
+    path, flags, environment = of_mode(mode, line, {**own, **rests_at(until)})
+    return start_in_fork(path, *flags, environment=environment, cwd=ROOT, **settings)
 
 
-def training(mode, output_dir, train_file, *flags, environment=None):
-    """Train in a mode, in forks; returns the finished process."""
+def training(mode, output_dir, train_file, *flags, environment=None, code=0):
+    """Train in a mode, in forks; returns the process when it has ended with an exit code."""
     line, own = training_command(mode, output_dir, train_file, *flags)
-    own = {**own, **(environment or {})}
-    if mode == "single":
-        return in_fork(ROOT / "train_sft_trl.py", *of_script(line), environment=own)
-    return launch(line, own)
+    path, flags, environment = of_mode(mode, line, {**own, **(environment or {})})
+    return in_fork(path, *flags, environment=environment, cwd=ROOT, code=code)
 
 
 def train(mode, output_dir, train_file, *flags, environment=None):

@@ -27,7 +27,6 @@ from helpers import (
     descendants,
     fails,
     last_json,
-    launch,
     losses,
     run,
     start_training,
@@ -144,8 +143,7 @@ def test_rows_are_shuffled_by_the_seed_and_in_each_epoch(trained, train_file, tm
 def test_bad_input_is_one_line_under_a_launcher_too(pair, train_file, tmp_path):
     bad = tmp_path / "train.jsonl"
     bad.write_text(train_file.read_text(encoding="utf-8") + "hola\n", encoding="utf-8")
-    line, environment = command("ddp", tmp_path / "out", bad)
-    result = launch(line, environment, code=2)
+    result = training("ddp", tmp_path / "out", bad, code=2)
     assert result.stderr.strip() == (
         f"train_sft_trl.py: {bad}:169: not JSON (Expecting value); "
         "each line must be one JSON object"
@@ -313,11 +311,10 @@ def test_a_finished_adapter_is_nothing_to_do(trained, train_file):
 def test_another_run_is_refused_before_the_launch(trained, train_file):
     output_dir = trained["ddp"][0]
     flags = ["--eval_file", output_dir.parent / "eval.jsonl", "--learning_rate", 0.5]
-    line, environment = command("ddp", output_dir, train_file, *flags)
     results = output_dir / "results.json"
     results.rename(output_dir / "results.kept")  # as if it had been killed before its end
     try:
-        result = launch(line, environment, code=2)
+        result = training("ddp", output_dir, train_file, *flags, code=2)
     finally:
         (output_dir / "results.kept").rename(results)
     assert (

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from helpers import HANGS, STEPS, cosine, losses, start_launch, training_command
+from forks import start_in_fork
+from helpers import HANGS, ROOT, STEPS, cosine, losses, of_mode, training_command
 from nodes import NODES, kill_node
 from rest import rests_at
 
@@ -24,7 +25,9 @@ def on_nodes(nodes, mode, output_dir, train_file, folder, until=None):
         said = folder / node
         said.mkdir(parents=True)
         own = {**environment, **where, **(rests_at(until) if rank and until else {})}
-        started.append(start_launch(command, own, folder=said, node=node))
+        path, flags, own = of_mode(mode, command, own)
+        settings = {"environment": own, "cwd": ROOT, "folder": said, "node": node}
+        started.append(start_in_fork(path, *flags, **settings))
     return started
 
 
