@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill.chats import input_hash, read_chat, read_lines
+from distill.input_files import GZIP, STRUCTURED, ending_of
 from distill.locks import journals_of, open_journal, own_journal
 from distill.same_text import comparable
 
@@ -22,6 +23,15 @@ class Finished:
     attempts: dict[str, list[dict]]  # by input_hash(), as the journal has them
     manifest: dict
     from_elsewhere: bool = False  # labels of people or of another labeller, not of step 1
+
+
+def check_chat_file(output: Path, flag: str) -> None:
+    """Raise ValueError for an output of chats whose name says that it is no plain text.
+
+    It would be written all the same, and could not be read by the next step.
+    """
+    if output.name.lower().endswith(GZIP) or ending_of(output) in STRUCTURED:
+        raise ValueError(f"{output}: chats are written as text; choose a {flag} such as x.jsonl")
 
 
 def read_answers(path: str | Path) -> dict[str, str]:
@@ -79,6 +89,16 @@ def parse(line: bytes) -> dict | None:
         return json.loads(line) if line.endswith(b"\n") else None
     except ValueError:
         return None
+
+
+def first_header(path: Path) -> dict | None:
+    """What the first header of a journal says decides its answers; None if there is none."""
+    with open(path, "rb") as file:
+        for line in file:
+            record = parse(line)
+            if record and "run" in record:
+                return record["run"]
+    return None
 
 
 def beside(output: Path, ending: str) -> Path:

@@ -19,6 +19,7 @@ from distill.cli import ROOT
 # on this machine
 TO_LAUNCH = "LAUNCH_PROCESSES"
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
+GPUS = Path("/proc/driver/nvidia/gpus")  # a folder for each
 # The oldest driver that runs each major version of CUDA,
 # from NVIDIA's table of minor version compatibility.
 OLDEST_DRIVER = {12: 525, 13: 580}
@@ -105,3 +106,13 @@ def cpu_name() -> str:
     info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     name = next((line.partition(": ")[2] for line in info if line.startswith("model name")), "CPU")
     return f"{len(os.sched_getaffinity(0))} cores of {name}"
+
+
+def machine(gpus: Path = GPUS) -> str:
+    """The processor and the kinds of GPUs, on which seconds depend, without touching a GPU."""
+    names = {cpu_name()}
+    for file in gpus.glob("*/information"):
+        model = re.search(r"Model:\s*(.+)", file.read_text())
+        if model:
+            names.add(model[1].strip())
+    return ", ".join(sorted(names))

@@ -141,6 +141,11 @@ BAD_FLAGS = {
         "cannot be written below /dev/null",
     ),
     "output is a directory": (["--output_file", "/tmp"], "/tmp: is a directory"),
+    "output that step 2 would unpack": (
+        ["--output_file", "out.jsonl.gz"],
+        "out.jsonl.gz: chats are written as text; choose a --output_file such as x.jsonl",
+    ),
+    "output that step 2 does not read": (["--output_file", "out.xlsx"], "chats are written as"),
     "broken model": ([], "no tokenizer"),
 }
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from distill import system
-from distill.system import driver_problem, nvidia_driver
+from distill.system import cpu_name, driver_problem, machine, nvidia_driver
 from distill.teacher.engine import engine_arguments
 from distill.training.arguments import TrainArguments
 from helpers import ROOT
@@ -22,6 +22,17 @@ OPEN = (
     "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  "
     "Release Build  (dvs-builder@U22)\n"
 )
+
+
+def test_a_machine_with_another_gpu_is_another_one(tmp_path):
+    """Seconds that an earlier run has kept are not set against those of another GPU."""
+    assert machine(tmp_path) == cpu_name()
+    for number in range(2):
+        folder = tmp_path / f"0000:0{number}:00.0"
+        folder.mkdir()
+        text = f"Model: \t\t NVIDIA H100 80GB HBM3\nIRQ:   \t\t {number}\n"
+        (folder / "information").write_text(text)
+    assert machine(tmp_path) == f"{cpu_name()}, NVIDIA H100 80GB HBM3"
 
 
 @pytest.mark.parametrize(("text", "version"), [(PROPRIETARY, "535.129.03"), (OPEN, "580.65.06")])

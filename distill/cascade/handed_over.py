@@ -13,6 +13,7 @@ from pathlib import Path
 from distill.cascade.cascade import Outcome
 from distill.chats import input_hash, read_chat
 from distill.locks import lock, make_parents, own_journal
+from distill.outputs import first_header
 from distill.teacher.attempts import AttemptSettings
 
 log = logging.getLogger("serve")
@@ -26,6 +27,7 @@ class HandedOver:
     """
 
     def __init__(self, path: Path, run: dict, settings: AttemptSettings):
+        refuse_others(path)
         self.path = path
         self.settings = settings
         make_parents(path)
@@ -70,6 +72,18 @@ class HandedOver:
         """Close both files, and give their locks back."""
         self.rows.close()
         self.journal.close()
+
+
+def refuse_others(path: Path) -> None:
+    """Raise ValueError for a file that serve.py has not begun, such as the labels of step 1."""
+    journal = own_journal(path)
+    run = first_header(journal) if journal.exists() else None
+    begun = path.exists() and path.stat().st_size > 0
+    of_step_1 = run is not None and "inputs" in run
+    if of_step_1 or (begun and run is None):
+        raise ValueError(
+            f"{path}: is not what serve.py has handed over; choose another --handed_over_file"
+        )
 
 
 class Lines:

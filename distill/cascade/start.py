@@ -24,6 +24,7 @@ from distill.cascade.student import Student
 from distill.cascade.teacher import Teacher
 from distill.cli import check_writable
 from distill.model_tokenizer import check_prompt, load_tokenizer
+from distill.outputs import check_chat_file
 from distill.task import Task, guard_problem, load_task
 from distill.teacher.exchange import Exchange
 from distill.teacher.server import About, Server, Unreachable, ask_about
@@ -47,6 +48,7 @@ def check_choices(choices: Choices) -> tuple[Task, Threshold]:
             f"--allowed_hosts, such as api.example.org; {ANY_HOST} allows all"
         )
     if choices.handed_over_file:
+        check_chat_file(Path(choices.handed_over_file), "--handed_over_file")
         check_writable(Path(choices.handed_over_file))
     return task, threshold_of(choices, task)
 

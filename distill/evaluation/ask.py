@@ -36,6 +36,7 @@ from distill.system import commit, cpu_name
 from distill.task import Task
 from distill.teacher.base import Completion, Request, Teacher, TeacherEnded
 from distill.teacher.engine import EngineFailed, stop_engine
+from distill.teacher.engine_flags import further_gpus
 from distill.teacher.http import ServerEnded
 from distill.teacher.vllm_engine import LOGPROBS, VLLMTeacher
 
@@ -236,13 +237,14 @@ def run_model(systems: list[System], serving: Serving | None, asking: Asking) ->
     )
     try:
         device = None if current_platform.is_cpu() else current_platform.get_device_name()
+        gpus = asking.tensor_parallel_size * further_gpus(asking.engine_flags)
         measured = {
             "served_as": serving.served_as if serving else None,
             "instead_of": serving.instead_of if serving else "",
             "dtype": dtype_of(engine),
             # a merged copy has settings under which servers answer as it does here
             "server_settings": applied_by_server(engine.model_config) if lora else {},
-            "machine": f"{asking.tensor_parallel_size} x {device}" if device else cpu_name(),
+            "machine": f"{gpus} x {device}" if device else cpu_name(),
             "date": datetime.now(UTC).date().isoformat(),
             "commit": commit(),
         }

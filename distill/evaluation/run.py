@@ -35,7 +35,7 @@ from distill.evaluation.systems import (
 from distill.evaluation.templates import try_templates
 from distill.evaluation.verdict import not_thinking
 from distill.model_tokenizer import check_student_tokens
-from distill.system import cpu_name
+from distill.system import machine
 from distill.task import Task, guard_problem
 from distill.teacher.check import check_teacher_model
 from distill.unfit_rows import roles_of
@@ -297,7 +297,7 @@ def scored_before(plan: Plan) -> Scored:
     """What an earlier run has kept, with the keys under which today's may take it over."""
     choices = plan.choices
     engine = (choices.engine_flags, choices.tensor_parallel_size)
-    common = common_key(plan.task, plan.rows.chats, *engine, cpu_name())
+    common = common_key(plan.task, plan.rows.chats, *engine, machine())
     keys = {}
     for system in plan.systems:
         keys[system.name] = key_of(system, common, choices.adapter, choices.serve_adapter)

@@ -6,7 +6,7 @@ from pathlib import Path
 from distill.labels.changes import ASKING, Change, changes_between, has, in_words
 from distill.locks import journals_of, own_journal
 from distill.next_step import manifest_of
-from distill.outputs import parse
+from distill.outputs import first_header
 
 # what --reuse takes
 SAME = "same"
@@ -68,16 +68,6 @@ def first_headers(output: Path) -> list[dict]:
         except FileNotFoundError:
             continue
         return [header for header in found if header is not None]
-
-
-def first_header(path: Path) -> dict | None:
-    """What the first header of a journal says decides its answers; None if there is none."""
-    with open(path, "rb") as file:
-        for line in file:
-            record = parse(line)
-            if record and "run" in record:
-                return record["run"]
-    return None
 
 
 def stays_finished(earlier: Earlier, reuse: str, skip_finished: bool) -> bool:

@@ -30,13 +30,13 @@ from distill.labels.changes import (
     has,
     in_words,
 )
-from distill.labels.earlier import first_header, look_back, stays_finished
+from distill.labels.earlier import look_back, stays_finished
 from distill.labels.inputs import ByDigest
 from distill.labels.journal import Journal, Spent
 from distill.labels.labelling import Settings
 from distill.labels.reread import read_again
 from distill.locks import Held, OutputLock, journals_of, open_journal, own_journal
-from distill.outputs import beside, parse
+from distill.outputs import beside, first_header, parse
 from distill.progress import bar
 from distill.task import Task
 

@@ -20,7 +20,7 @@ from distill.labels.reuse import Beginning
 from distill.labels.sizes import Sizes, measure_inputs
 from distill.locks import OutputLock
 from distill.model_tokenizer import check_prompt, load_tokenizer
-from distill.outputs import check_apart
+from distill.outputs import check_apart, check_chat_file
 from distill.prices import TokenPrices
 from distill.system import versions
 from distill.task import Task, load_task
@@ -114,6 +114,7 @@ def begin(choices: Choices, at_end: contextlib.ExitStack) -> Run:
     task = load_task(choices.task_file)
     if not choices.server:  # which calls its models as it likes
         check_model(choices.teacher.model_name)
+    check_chat_file(output, "--output_file")
     check_writable(output)
     check_apart(output, choices.input_file, choices.task_file)
     if choices.overwrite and shard.count > 1:

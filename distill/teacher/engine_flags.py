@@ -52,6 +52,8 @@ def refuse_ours(engine_flags: list[str], model_flag: str) -> None:
 
     `model_flag` says what names the model. Raises ValueError.
     """
+    if given(engine_flags, "config") is not None:
+        raise ValueError("--config: a file of vLLM's flags is not read here; give them as flags")
     ours = {"model": model_flag, "tensor_parallel_size": "--tensor_parallel_size"}
     for name, flag in ours.items():
         if given(engine_flags, name) is not None:

@@ -7,6 +7,7 @@ import pytest
 from distill.cascade import handed_over
 from distill.cascade.cascade import TEACHER, Outcome
 from distill.cascade.handed_over import HandedOver
+from distill.locks import own_journal
 from distill.teacher.attempts import Attempt
 from distill.teacher.base import Sampling
 from helpers import read_jsonl
@@ -50,9 +51,25 @@ def test_a_file_that_is_readable_by_others_no_longer_is(tmp_path):
 def test_a_file_of_something_else_is_refused_and_stays(tmp_path):
     path = tmp_path / "handed.jsonl"
     path.write_text('{"text": "hola"}\n')
-    with pytest.raises(ValueError, match="handed.jsonl:1: not chat format"):
+    with pytest.raises(ValueError, match="handed.jsonl: is not what serve.py has handed over"):
         HandedOver(path, {}, SETTINGS)
     assert path.read_text() == '{"text": "hola"}\n'
+    assert [each.name for each in tmp_path.iterdir()] == ["handed.jsonl"]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_labels_of_step_1_are_refused_and_stay(finished, tmp_path):
+    """Also where it is not finished and so has a journal alone."""
+    path = tmp_path / "labels.jsonl"
+    journal = own_journal(path)
+    journal.write_text('{"run": {"model": "m", "inputs": "a digest"}}\n')
+    journal.chmod(0o644)
+    if finished:
+        path.write_text('{"messages": []}\n')
+    before = {each: (each.read_text(), each.stat().st_mode) for each in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match="labels.jsonl: is not what serve.py has handed over"):
+        HandedOver(path, {}, SETTINGS)
+    assert before == {each: (each.read_text(), each.stat().st_mode) for each in tmp_path.iterdir()}
 
 
 def test_a_full_disk_leaves_whole_lines_and_is_said_once(tmp_path, monkeypatch, caplog):

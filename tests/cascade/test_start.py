@@ -55,6 +55,11 @@ def test_a_calibration_of_another_adapter_or_task_is_refused(flags, tmp_path):
         check_choices(serve.parse_args(flags))
 
 
+def test_what_is_handed_over_is_written_as_text(flags):
+    with pytest.raises(ValueError, match=r"x.jsonl.gz: chats are .* a --handed_over_file such as"):
+        check_choices(serve.parse_args([*flags, "--handed_over_file", "x.jsonl.gz"]))
+
+
 def test_keys_are_names_of_variables_and_never_said(flags, monkeypatch, capsys):
     monkeypatch.setenv("KEY_OF_STUDENT", "sk-of-the-student")
     choices = serve.parse_args([*flags, "--student_key_env", "KEY_OF_STUDENT"])

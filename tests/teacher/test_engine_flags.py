@@ -21,6 +21,13 @@ def test_what_ours_take_the_place_of_is_refused(flags):
         refuse_ours(flags, "--model_name")
 
 
+@pytest.mark.parametrize("flags", [["--config", "vllm.yaml"], ["--config=vllm.yaml"]])
+def test_a_file_of_flags_is_refused(flags):
+    """Ours would be put in the place of some of its keys, and others of them not be seen."""
+    with pytest.raises(ValueError, match="^--config: .*; give them as flags$"):
+        refuse_ours(flags, "--model_name")
+
+
 SCRIPTS = {
     "create_data.py": ["--dry_run"],
     "predict.py": ["--input_file", "in.txt", "--output_file", "out.csv"],
