@@ -257,14 +257,15 @@ def start(target, *arguments):
     process = warm.Process(target=target, args=arguments)
     process.start()
     # a test that failed may have left it, and multiprocessing waits for it at our end
-    atexit.register(kill, process)
+    with contextlib.suppress(psutil.NoSuchProcess):  # it has ended already
+        atexit.register(kill, psutil.Process(process.pid))
     return process
 
 
-def kill(process) -> None:
-    """End a process and all below it, which may have stopped themselves."""
-    if process.is_alive():
-        for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+def kill(process: psutil.Process) -> None:
+    """End a process and all below it, which may have stopped themselves, if it is still there."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for each in [*process.children(recursive=True), process]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()
 
