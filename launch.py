@@ -109,6 +109,29 @@ def check(args) -> int:
     return code
 
 
+def configuration_problem(args) -> str:
+    """What is wrong with the configuration that `args`, accelerate's, name; else empty.
+
+    With one that is for one process accelerate would start one and say nothing.
+    """
+    if not args.config_file:
+        return ""
+    if not os.path.isfile(args.config_file):
+        return f"{args.config_file}: no such file; ACCELERATE_CONFIG names a configuration"
+    wanted = args.num_processes or 1
+    of_flags = args.multi_gpu or args.use_fsdp or args.use_deepspeed or args.use_megatron_lm
+    if wanted == 1 or of_flags or args.tpu:
+        return ""
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    if load_config_from_file(args.config_file).distributed_type != "NO":
+        return ""
+    return (
+        f"{args.config_file}: its distributed_type NO is for one process, not for {wanted}; "
+        "name another file, such as accelerate_configs/ddp.yaml"
+    )
+
+
 def for_all_gpus(machines: int) -> int:
     """The number of processes with one for each visible GPU, on so many machines alike."""
     import torch
@@ -131,6 +154,10 @@ def main() -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     args = launch_command_parser().parse_args(flags)
+    problem = configuration_problem(args)
+    if problem:
+        print(f"launch.py: {problem}", file=sys.stderr)
+        return 2
     if check_first:
         code = check(args)
         if code:

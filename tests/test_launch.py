@@ -12,7 +12,17 @@ import time
 import pytest
 
 from distill.stopping import SAID
-from helpers import ENDS, HANGS, PROGRAM_PATH, PROGRAMS, ROOT, assert_gone, descendants, run
+from helpers import (
+    ENDS,
+    HANGS,
+    PROGRAM_PATH,
+    PROGRAMS,
+    ROOT,
+    assert_gone,
+    descendants,
+    launched,
+    run,
+)
 
 FLAGS = ["--config_file", str(ROOT / "accelerate_configs" / "ddp.yaml"), "--num_processes", "2"]
 ONE = ["--config_file", str(ROOT / "accelerate_configs" / "single_gpu.yaml")]
@@ -92,6 +102,78 @@ def test_a_signal_before_the_launch_ends_the_check(number, tmp_path):
     assert process.returncode == 128 + number
     assert (stdout, stderr.splitlines()) == ("", [SAID])
     assert_gone(below)
+
+
+def test_several_processes_of_train_trl_train_together_and_share_the_batch(tmp_path):
+    environment = {
+        **without_numbers(),
+        "TRAIN_SCRIPT": str(PROGRAMS / "say_rank.py"),
+        "NUM_PROCESSES": "2",
+        "BATCH_PER_GPU": "4",
+        "OMP_NUM_THREADS": "1",
+    }
+    result = run("bash", ROOT / "train_trl.sh", "a/model", "--seed", 1, env=environment)
+    flags = "--model_name a/model --per_device_train_batch_size 4 --max_length 512 "
+    flags += "--gradient_accumulation_steps 2 --seed 1"
+    assert sorted(result.stdout.splitlines()) == [
+        f"0 of 2, shared: {flags}",
+        f"1 of 2, shared: {flags}",
+    ]
+
+
+NUMBERS = {
+    "two": {"NUM_PROCESSES": "2"},
+    "over two machines": {"NUM_PROCESSES": "4", "NUM_MACHINES": "2", "MACHINE_RANK": "1"},
+    "with a length": {"NUM_PROCESSES": "2", "MAX_LENGTH": "64", "BATCH_PER_GPU": "1"},
+}
+
+
+@pytest.mark.parametrize("numbers", NUMBERS.values(), ids=NUMBERS)
+def test_several_processes_of_train_trl_are_those_of_the_wrapper_for_several_gpus(numbers):
+    own = {**without_numbers(), **numbers}
+    words, said = launched(["bash", ROOT / "train_trl.sh", "a/model", "--seed", "1"], own)
+    line = ["bash", ROOT / "train_trl_multi_gpu.sh", "a/model", "--seed", "1"]
+    assert (words, said["SHARE_BATCH"]) == (launched(line, own)[0], "1")
+    assert str(ROOT / "accelerate_configs" / "ddp.yaml") in words
+
+
+def test_over_machines_train_trl_takes_all_gpus_unless_it_is_told_how_many(tmp_path):
+    python = tmp_path / "python"  # which finds two GPUs on each machine
+    python.write_text('#!/bin/sh\ncase "$*" in *--for_all_gpus*) echo 4 ;; *) echo "$*" ;; esac\n')
+    python.chmod(0o755)
+    own = {**without_numbers(), "PYTHON": str(python), "NUM_MACHINES": "2"}
+    said = run("bash", ROOT / "train_trl.sh", env=own).stdout
+    assert "--num_processes 4 --num_machines 2" in said and "ddp.yaml" in said
+
+
+def test_one_process_of_train_trl_heeds_its_batch():
+    own = {**without_numbers(), "BATCH_PER_GPU": "4"}
+    [file, *flags], _ = launched(["bash", ROOT / "train_trl.sh"], own)
+    assert file == str(ROOT / "train_sft_trl.py")
+    batch = ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "4"]
+    assert flags == batch
+    assert launched(["bash", ROOT / "train_trl.sh"], without_numbers())[0] == [file]
+
+
+def test_a_configuration_for_one_process_is_refused_for_several():
+    own = {**without_numbers(), "ACCELERATE_CONFIG": ONE[1], "NUM_PROCESSES": "2"}
+    said = run("bash", ROOT / "train_trl.sh", env=own, code=2).stderr
+    assert said == (
+        f"launch.py: {ONE[1]}: its distributed_type NO is for one process, not for 2; "
+        f"name another file, such as accelerate_configs/ddp.yaml\n"
+    )
+    own["ACCELERATE_CONFIG"] = "nowhere.yaml"
+    said = run("bash", ROOT / "train_trl.sh", env=own, code=2).stderr
+    assert said == (
+        "launch.py: nowhere.yaml: no such file; ACCELERATE_CONFIG names a configuration\n"
+    )
+
+
+def without_numbers():
+    """The environment, in which nothing says what the wrappers launch."""
+    names = ("NUM_PROCESSES", "NUM_MACHINES", "MACHINE_RANK", "ACCELERATE_CONFIG")
+    names += ("MAX_LENGTH", "BATCH_PER_GPU", "SHARE_BATCH")
+    return {key: value for key, value in os.environ.items() if key not in names}
 
 
 @pytest.mark.parametrize("wrapper", ["train_trl.sh", "train_trl_fsdp.sh"])
