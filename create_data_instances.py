@@ -14,14 +14,13 @@ if __name__ == "__main__":
     from distill import early_stop  # noqa: F401
 
 import os
-import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 from distill.cli import HELP_ALL
-from distill.labels.instances import VISIBLE, start_all, stop, wait_for
+from distill.labels.instances import start_all, stop, wait_for
+from distill.system import VISIBLE, engines_on_gpus, listed_gpus
 
 PYTHON = os.environ.get("PYTHON") or sys.executable
 STEP_1 = [PYTHON, str(Path(__file__).resolve().parent / "create_data.py")]
@@ -41,15 +40,6 @@ def count_in(variable: str, default: int) -> int:
     return int(text)
 
 
-def listed_gpus() -> list[str]:
-    """The GPUs that nvidia-smi lists."""
-    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    listed = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if listed.returncode:
-        refuse(f"nvidia-smi fails: {listed.stdout.strip()}")
-    return listed.stdout.split()
-
-
 def what_fits(gpus: int, visible: int) -> str:
     """The variables under which `visible` GPUs suffice, with at most `gpus` for an instance."""
     while gpus > visible:
@@ -59,21 +49,20 @@ def what_fits(gpus: int, visible: int) -> str:
     return f"INSTANCES={visible // gpus} GPUS_PER_INSTANCE={gpus} fit"
 
 
-def choose_devices(listed: list[str], instances: int, gpus: int) -> list[str]:
-    """The GPUs to share out: those that are named as visible, or else `listed`.
+def choose_devices(listed: list[str], named: str | None, instances: int, gpus: int) -> list[str]:
+    """The GPUs to share out: those that are `named` as visible, or else `listed`.
 
     Ends with exit code 2 where they are too few. Where nobody lists them they are taken to be
     there, and a CPU does not care.
     """
     needed = instances * gpus
-    named = os.environ.get(VISIBLE)
     if named is not None:
         devices = [device for device in named.split(",") if device]
     elif listed:
         devices = listed
     else:
         devices = [str(number) for number in range(needed)]
-    if len(devices) < needed and (named or listed):
+    if len(devices) < needed:
         refuse(
             f"INSTANCES={instances}, GPUS_PER_INSTANCE={gpus}: need {needed} GPUs, "
             f"{len(devices)} are visible; {what_fits(gpus, len(devices))}"
@@ -94,11 +83,15 @@ def main() -> None:
     count = count_in("INSTANCES", 2)
     gpus = count_in("GPUS_PER_INSTANCE", 4)
     label = list(STEP_1)
-    listed = []
-    if shutil.which("nvidia-smi"):
-        label += ["--tensor_parallel_size", str(gpus)]
+    try:
         listed = listed_gpus()
-    devices = choose_devices(listed, count, gpus)
+    except OSError as error:
+        refuse(str(error))
+    named = None
+    if engines_on_gpus():
+        label += ["--tensor_parallel_size", str(gpus)]
+        named = os.environ.get(VISIBLE)
+    devices = choose_devices(listed, named, count, gpus)
     of_each = []
     for number in range(count):
         of_each.append(",".join(devices[number * gpus : (number + 1) * gpus]))

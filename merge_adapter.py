@@ -19,7 +19,7 @@ from distill.next_step import serving_command
 from distill.staging import Staging
 from distill.stopping import end_at_signals
 from distill.streams import lasting_streams
-from distill.system import nvidia_driver
+from distill.system import engines_on_gpus
 
 log = logging.getLogger("merge_adapter")
 STOPPED = (
@@ -76,7 +76,7 @@ def main() -> int:
     except (ValueError, OSError, SafetensorError) as error:
         print(f"merge_adapter.py: {on_one_line(error)}", file=sys.stderr)
         return 2
-    log.info("next, a server: %s", serving_command(args.output_dir, has_gpu=bool(nvidia_driver())))
+    log.info("next, a server: %s", serving_command(args.output_dir, engines_on_gpus()))
     print(json.dumps({"output_dir": args.output_dir}))
     return 0
 

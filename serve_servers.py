@@ -29,11 +29,11 @@ from distill.cascade.servers import (
     end_all,
     ended_lines,
     first_to_end,
-    has_gpu,
     start_server,
 )
 from distill.cli import HELP_ALL, REASONING_PARSER, TEACHER
 from distill.stopping import exit_code
+from distill.system import engines_on_gpus
 from distill.teacher.engine_flags import given
 
 PYTHON = os.environ.get("PYTHON") or sys.executable
@@ -120,7 +120,7 @@ def start_all(flags: list[str], both: list[Model], log_dir: Path, started: list[
     command = [*SERVE, *student.flags_of_serve(), *teacher.flags_of_serve()]
     command += ["--wait_for_servers", str(LOADED_WITHIN), *flags]
     started.append(Started("serve.py", subprocess.Popen(command, start_new_session=True)))
-    on_gpu = has_gpu()
+    on_gpu = engines_on_gpus()
     for model in (student, teacher):
         started.append(start_server(PYTHON, model, on_gpu, log_dir))
     say(

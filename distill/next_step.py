@@ -197,10 +197,10 @@ def cascade_command(
     return f"{' '.join(settings)} {command('bash', 'serve.sh', *words)}"
 
 
-def serving_command(model: str, has_gpu: bool) -> str:
+def serving_command(model: str, on_gpus: bool) -> str:
     """How vLLM serves a model that needs nothing else; its CPU build has no command of its own."""
     words = ["--served-model-name", "student"]
-    if has_gpu:
+    if on_gpus:
         return shlex.join(["vllm", "serve", model, *words])
     module = ["python", "-m", "vllm.entrypoints.openai.api_server"]
     line = shlex.join([*module, "--model", model, *words, "--enforce-eager"])

@@ -1,6 +1,6 @@
 """The machine and its processes.
 
-The NVIDIA driver, versions, names, and children that end with their parent.
+The NVIDIA driver, GPUs, versions, names, and children that end with their parent.
 """
 
 import ctypes
@@ -14,12 +14,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from distill.cli import ROOT
+from distill.quiet import is_cpu_build
 
 # environment variable in which a launcher tells the one process that checks how many it will start
 # on this machine
 TO_LAUNCH = "LAUNCH_PROCESSES"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
 GPUS = Path("/proc/driver/nvidia/gpus")  # a folder for each
+DEVICES = Path("/dev")
 # The oldest driver that runs each major version of CUDA,
 # from NVIDIA's table of minor version compatibility.
 OLDEST_DRIVER = {12: 525, 13: 580}
@@ -35,8 +38,48 @@ def nvidia_driver(file: Path = DRIVER_FILE) -> str:
         return ""
     # WSL has no such file
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    answer = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    return answer.splitlines()[0] if answer else ""
+    answer = subprocess.run(command, capture_output=True, text=True)
+    lines = answer.stdout.split()
+    return lines[0] if lines and answer.returncode == 0 else ""
+
+
+def engines_on_gpus() -> bool:
+    """Whether vLLM's engines run on GPUs here, found without importing it.
+
+    nvidia-smi alone does not tell: vLLM may be the build for CPUs, and some containers with GPUs
+    lack the program.
+    """
+    return not is_cpu_build() and bool(nvidia_driver())
+
+
+def listed_gpus() -> list[str]:
+    """The GPUs of this machine, as CUDA numbers them; empty for vLLM's build for CPUs.
+
+    Raises OSError where nvidia-smi fails.
+    """
+    if is_cpu_build():
+        return []
+    if not shutil.which("nvidia-smi"):
+        devices = [path for path in DEVICES.glob("nvidia*") if re.search(r"/nvidia\d+$", str(path))]
+        return [str(number) for number in range(len(devices))]
+    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    listed = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if listed.returncode:
+        raise OSError(f"nvidia-smi fails: {listed.stdout.strip()}")
+    return listed.stdout.split()
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that engines may use: those that CUDA_VISIBLE_DEVICES names, or else all.
+
+    Empty where they run on the CPU. Raises OSError where nvidia-smi fails.
+    """
+    if not engines_on_gpus():
+        return []
+    named = os.environ.get(VISIBLE)
+    if named is None:
+        return listed_gpus()
+    return [device for device in named.split(",") if device]
 
 
 def cuda_starts() -> bool:

@@ -1,8 +1,10 @@
-"""create_data_h100x8.sh on GPUs that a stand-in for nvidia-smi lists: what it would start on which
-of them, what it refuses, and what it says. test_create_data.py has it at work.
+"""create_data_h100x8.sh on GPUs that a stand-in for nvidia-smi lists, with vLLM's build for them as
+far as the script can see: what it would start on which of them, what it refuses, and what it says.
+test_create_data.py has it at work.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import time
 import psutil
 import pytest
 
-from helpers import ENDS, ROOT, run
+from helpers import ENDS, PROGRAMS, ROOT, run
 
 VISIBLE_GPUS = {
     "four": ({}, 4, "need 8 GPUs, 4 are visible; INSTANCES=1 GPUS_PER_INSTANCE=4 fit"),
@@ -59,6 +61,34 @@ def test_one_instance_writes_the_output_itself(tmp_path):
     ).stdout.splitlines()
     assert called.split()[0] == "4,5,6,7" and "--shard" not in called
     assert called.endswith("--tensor_parallel_size 4 --limit 9")
+
+
+def test_with_the_build_for_cpus_no_gpu_is_counted(tmp_path):
+    """On a machine with some: a model that is split over four would have to find four."""
+    environment = {**gpu_machine(tmp_path, 4), "CUDA_VISIBLE_DEVICES": "0", "BUILD": "cpu"}
+    say_instead_of_step_1(tmp_path)
+    said = run("bash", ROOT / "create_data_h100x8.sh", "--limit", 9, env=environment).stdout
+    assert said.split()[1:] == [str(ROOT / "create_data.py"), "--limit", "9"]
+
+
+def test_in_a_container_without_nvidia_smi_the_gpus_are_its_devices(tmp_path):
+    environment = {**gpu_machine(tmp_path, 8), "CONTAINER": str(tmp_path)}
+    environment["LOG_DIR"] = str(tmp_path / "logs")
+    environment["PATH"] = str(tmp_path)  # where this machine's own is not found
+    (tmp_path / "nvidia-smi").unlink()
+    for program in ("bash", "dirname"):
+        (tmp_path / program).symlink_to(shutil.which(program))
+    (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06\n")
+    for number in range(7):
+        (tmp_path / f"nvidia{number}").touch()
+    say_instead_of_step_1(tmp_path)
+    script = ROOT / "create_data_h100x8.sh"
+    said = run("bash", script, env=environment, code=2).stderr
+    assert "need 8 GPUs, 7 are visible" in said
+    (tmp_path / "nvidia7").touch()
+    assert "--tensor_parallel_size 4" in run("bash", script, env=environment).stdout
+    log = (tmp_path / "logs" / "instance-1.log").read_text()
+    assert log.startswith("4,5,6,7 ") and "--tensor_parallel_size 4" in log
 
 
 def test_help_of_the_wrapper_needs_no_gpu(tmp_path):
@@ -130,21 +160,27 @@ def test_wrapper_says_that_nvidia_smi_fails(tmp_path):
 
 
 def say_instead_of_step_1(folder, then=""):
-    """A stand-in for python that runs all but create_data.py: of it, it shows GPUs and flags."""
-    (folder / "python").write_text(
-        f'#!/bin/sh\ncase $1 in */create_data.py) ;; *) exec {sys.executable} "$@" ;; esac\n'
-        f'echo "${{CUDA_VISIBLE_DEVICES-all}} $*"\n{then}\n'
-    )
-    (folder / "python").chmod(0o755)
+    """A stand-in for create_data.py, which shows GPUs and flags."""
+    (folder / "step_1").write_text(f'#!/bin/sh\necho "${{CUDA_VISIBLE_DEVICES-all}} $*"\n{then}\n')
+    (folder / "step_1").chmod(0o755)
 
 
 def gpu_machine(folder, gpus):
     """An environment in which nvidia-smi lists so many GPUs.
 
-    Programs of the folder come first, and one of them may be python.
+    Its Python tells create_data_instances.py that vLLM is the build for them, unless BUILD is cpu,
+    and runs the folder's step_1 in the place of create_data.py.
     """
     numbers = "\\n".join(map(str, range(gpus)))
     (folder / "nvidia-smi").write_text(f'#!/bin/sh\nprintf "{numbers}\\n"\n')
     (folder / "nvidia-smi").chmod(0o755)
+    python = folder / "python"
+    python.write_text(
+        "#!/bin/sh\ncase $1${BUILD-} in\n"
+        f'*/create_data_instances.py) exec {sys.executable} {PROGRAMS}/gpu_build.py "$@" ;;\n'
+        f'*/create_data.py*) [ ! -e {folder}/step_1 ] || exec {folder}/step_1 "$@" ;;\n'
+        f'esac\nexec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
     visible = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
-    return {**visible, "PATH": f"{folder}:{os.environ['PATH']}", "PYTHON": "python"}
+    return {**visible, "PATH": f"{folder}:{os.environ['PATH']}", "PYTHON": str(python)}

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from distill import system
-from distill.system import cpu_name, driver_problem, machine, nvidia_driver
+from distill.system import (
+    cpu_name,
+    driver_problem,
+    engines_on_gpus,
+    machine,
+    nvidia_driver,
+    visible_gpus,
+)
 from distill.teacher.engine import engine_arguments
 from distill.training.arguments import TrainArguments
 from helpers import ROOT
@@ -47,6 +54,34 @@ def test_driver_from_nvidia_smi(tmp_path, monkeypatch):
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 550.54.15\necho 550.54.15\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     assert nvidia_driver(tmp_path / "nowhere") == "550.54.15"
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho No devices were found\nexit 6\n")
+    assert nvidia_driver(tmp_path / "nowhere") == ""
+
+
+@pytest.mark.parametrize("cpu_build", [True, False])
+@pytest.mark.parametrize("driver", ["", "580.65.06"])
+def test_engines_run_on_gpus_with_a_driver_and_the_build_for_them(driver, cpu_build, monkeypatch):
+    monkeypatch.setattr(system, "is_cpu_build", lambda: cpu_build)
+    monkeypatch.setattr(system, "nvidia_driver", lambda: driver)
+    assert engines_on_gpus() == (driver != "" and not cpu_build)
+
+
+def test_gpus_are_those_that_are_named_or_listed_or_have_devices(tmp_path, monkeypatch):
+    monkeypatch.setattr(system, "is_cpu_build", lambda: False)
+    monkeypatch.setattr(system, "nvidia_driver", lambda: "580.65.06")
+    monkeypatch.setattr(system, "DEVICES", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for name in ("nvidia2", "nvidia5", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert visible_gpus() == ["0", "1"]  # as CUDA counts those that a container was given
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 0\necho 1\necho 2\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    assert visible_gpus() == ["0", "1", "2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    assert visible_gpus() == ["4", "5"]
+    monkeypatch.setattr(system, "is_cpu_build", lambda: True)
+    assert visible_gpus() == []
 
 
 @pytest.mark.parametrize(

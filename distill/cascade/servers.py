@@ -1,7 +1,6 @@
 """The processes of serve.sh: two servers of vLLM and serve.py, started, watched and ended."""
 
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -47,13 +46,6 @@ class Started:
     name: str
     process: subprocess.Popen
     log: Path | None = None  # None: it writes to the terminal
-
-
-def has_gpu() -> bool:
-    """Whether NVIDIA's driver answers."""
-    if not shutil.which("nvidia-smi"):
-        return False
-    return subprocess.run(["nvidia-smi"], capture_output=True).returncode == 0
 
 
 def start_server(python: str, model: Model, on_gpu: bool, log_dir: Path) -> Started:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill.stopping import exit_code
+from distill.system import VISIBLE
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
 END_WITHIN = 15.0  # seconds; an engine has 10 for its own end
 LOOK_EVERY = 0.1  # seconds
 SHOWN_LINES = 5  # of the log of an instance that failed

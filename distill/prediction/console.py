@@ -10,7 +10,7 @@ from distill.next_step import (
 )
 from distill.prediction.choices import Choices
 from distill.prediction.student import Student
-from distill.system import nvidia_driver
+from distill.system import engines_on_gpus
 
 log = logging.getLogger("predict")
 
@@ -61,5 +61,4 @@ def say_next(choices: Choices, student: Student) -> None:
         )
         log.info("next, with the right answers to some of such rows, how good they are: %s", line)
     else:
-        has_gpu = bool(nvidia_driver())
-        log.info("next, a server: %s", serving_command(student.model, has_gpu))
+        log.info("next, a server: %s", serving_command(student.model, engines_on_gpus()))
