@@ -5,10 +5,10 @@
     python serve_servers.py [any flag of serve.py]
 
 The environment variables STUDENT (a merged model) and TEACHER name the models, STUDENT_GPUS and
-TEACHER_GPUS their GPUs, such as 0 and 1,2; without a GPU both run on the CPU. STUDENT_PORT,
-TEACHER_PORT, STUDENT_FLAGS and TEACHER_FLAGS are for vLLM's servers, LOG_DIR says where their logs
-go, and PYTHON in which Python they run (else in that of this script). When one of the three ends,
-or at Ctrl-C, all end: within ENDS_WITHIN seconds, or they are killed.
+TEACHER_GPUS their GPUs, such as 0 and 1,2, or else each gets the next ones; without a GPU both run
+on the CPU. STUDENT_PORT, TEACHER_PORT, STUDENT_FLAGS and TEACHER_FLAGS are for vLLM's servers,
+LOG_DIR says where their logs go, and PYTHON in which Python they run (else in that of this script).
+When one of the three ends, or at Ctrl-C, all end: within ENDS_WITHIN seconds, or they are killed.
 """
 
 if __name__ == "__main__":
@@ -29,11 +29,12 @@ from distill.cascade.servers import (
     end_all,
     ended_lines,
     first_to_end,
+    on_gpus_of_its_own,
     start_server,
 )
 from distill.cli import HELP_ALL, REASONING_PARSER, TEACHER
 from distill.stopping import exit_code
-from distill.system import engines_on_gpus
+from distill.system import engines_on_gpus, visible_gpus
 from distill.teacher.engine_flags import given
 
 PYTHON = os.environ.get("PYTHON") or sys.executable
@@ -138,7 +139,7 @@ def main() -> int:
     started = []
     try:
         within = seconds_in("ENDS_WITHIN", "15")
-        both = models(flags)
+        both = on_gpus_of_its_own(models(flags), visible_gpus())
         log_dir = Path(setting("LOG_DIR", "") or tempfile.mkdtemp())
         log_dir.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:

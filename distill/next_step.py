@@ -18,6 +18,7 @@ from distill.cli import (
 from distill.outputs import beside
 from distill.task import load_task
 from distill.teacher.engine import CACHE_ON_CPU, CACHE_VARIABLE
+from distill.teacher.engine_flags import beside_another
 from distill.teacher.server import Server
 
 # What step 3 asks the teacher with, if it is told nothing else.
@@ -172,17 +173,29 @@ def cascade_command(
     revision: str | None,
     asked_with: dict,
     engine_flags: list[str],
+    gpus: list[str],
+    gpus_of_each: int,
 ) -> str:
     """How the merged student is served with its teacher behind it, on this machine.
 
     `asked_with` has what the teacher was asked with, by the names in SAMPLING. `engine_flags` are
-    vLLM's, for both models.
+    vLLM's, for both models. Of this machine's `gpus` each model is on so many, and where these are
+    too few for both, the two share them.
     """
     parser = asked_with["reasoning_parser"]
+    of_student = gpus[:gpus_of_each]
+    of_teacher = gpus[gpus_of_each : 2 * gpus_of_each]
+    apart = len(of_teacher) == gpus_of_each
+    if gpus and not apart:
+        engine_flags = beside_another(engine_flags)
     settings = [f"STUDENT={shlex.quote(merged_beside(adapter))}"]
+    if apart:
+        settings.append(f"STUDENT_GPUS={shlex.quote(','.join(of_student))}")
     if engine_flags:
         settings.append(f"STUDENT_FLAGS={shlex.quote(shlex.join(engine_flags))}")
     settings.append(f"TEACHER={shlex.quote(teacher)}")
+    if apart:
+        settings.append(f"TEACHER_GPUS={shlex.quote(','.join(of_teacher))}")
     if parser != REASONING_PARSER or revision or engine_flags:
         own = [] if parser == "none" else ["--reasoning-parser", parser]
         own += ["--revision", revision] if revision else []

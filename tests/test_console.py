@@ -17,12 +17,16 @@ import pytest
 import evaluate
 import predict
 import serve
+import serve_servers
 from distill import next_step, progress, quiet
 from distill.calibration import CALIBRATION
+from distill.cascade.servers import on_gpus_of_its_own
 from distill.cli import TASK, TEACHER
+from distill.evaluation import console
 from distill.evaluation.console import say_next
 from distill.streams import LogFile, Terminal
 from distill.task import load_task
+from distill.teacher.engine_flags import given
 from helpers import ROOT, program
 
 # All that the three steps may write to stderr where it is no terminal. Nothing else passes, so a
@@ -156,8 +160,12 @@ def test_defaults_that_are_left_out_are_those_of_step_3():
 
 @pytest.fixture
 def adapter(tmp_path, monkeypatch):
-    """The directory of an adapter, as far as step 3 looks there for what comes next."""
+    """The directory of an adapter, as far as step 3 looks there for what comes next.
+
+    No GPU is there.
+    """
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(console, "visible_gpus", lambda: [])
     config = {"base_model_name_or_path": "org/student"}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     return tmp_path
@@ -206,6 +214,43 @@ def test_step_3_names_the_backlog_and_with_a_calibration_the_cascade(adapter, ca
     assert own_flags == "TEACHER_FLAGS= "  # which the shell does not take for none given
     behind_url = ["--teacher_url", "http://t/v1", "--teacher_model", "t"]
     assert len(said_after(adapter, caplog, *behind_url)) == 2
+
+
+ON_GPUS = {
+    "two": (2, 1, ("0", "1"), None),
+    "eight, four each": (8, 4, ("0,1,2,3", "4,5,6,7"), None),
+    "one": (1, 1, None, "0.45"),
+    "four that both need": (4, 4, None, "0.45"),
+}
+
+
+@pytest.mark.parametrize(("visible", "split", "gpus", "share"), ON_GPUS.values(), ids=ON_GPUS)
+def test_the_cascade_is_named_with_the_gpus_of_both(
+    visible, split, gpus, share, adapter, caplog, monkeypatch
+):
+    caplog.set_level("INFO")
+    (adapter / CALIBRATION).write_text("{}")
+    listed = [str(number) for number in range(visible)]
+    monkeypatch.setattr(console, "visible_gpus", lambda: listed)
+    *_, serving = said_after(adapter, caplog, "--tensor_parallel_size", split)
+    settings = dict(word.split("=", 1) for word in serving[: serving.index("bash")])
+    assert settings.get("STUDENT_GPUS") == (gpus and gpus[0])
+    assert settings.get("TEACHER_GPUS") == (gpus and gpus[1])
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    both = on_gpus_of_its_own(serve_servers.models([]), listed)  # which serve.sh starts
+    assert [given(model.flags, "gpu_memory_utilization") for model in both] == [share] * 2
+    assert [model.needs() for model in both] == [split] * 2
+
+
+def test_two_engines_on_a_gpu_get_less_memory_than_one_had(adapter, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    (adapter / CALIBRATION).write_text("{}")
+    monkeypatch.setattr(console, "visible_gpus", lambda: ["0"])
+    for had, wanted in (("0.9", "0.45"), ("0.3", "0.3")):
+        *_, serving = said_after(adapter, caplog, "--gpu_memory_utilization", had)
+        flags = serving[1].removeprefix("STUDENT_FLAGS=").split()
+        assert given(flags, "gpu_memory_utilization") == wanted
 
 
 def test_step_2_is_named_with_what_is_known(monkeypatch):

@@ -1,5 +1,6 @@
 """serve.sh: what it refuses before a model is loaded, what it shows of a server that fails, and
-that nothing is left of it. vLLM's part is played by a Python that is given in PYTHON.
+that nothing is left of it. vLLM's part is played by a Python that is given in PYTHON, and with
+GPU_BUILD that of its build for GPUs.
 """
 
 import os
@@ -12,9 +13,9 @@ import psutil
 import pytest
 
 import serve_servers
-from distill.cascade.servers import Model, start_server
+from distill.cascade.servers import Model, on_gpus_of_its_own, start_server
 from distill.teacher.engine import CACHE_VARIABLE
-from helpers import ENDS, ROOT, assert_gone, run
+from helpers import ENDS, PROGRAMS, ROOT, assert_gone, run
 from small_tokenizers import byte_tokenizer
 from vllm_server import free_port
 
@@ -30,6 +31,7 @@ if [ "$1" = -m ]; then
   fi
   sleep 100 & wait
 fi
+if [[ $1 == */serve_servers.py && -n ${GPU_BUILD:-} ]]; then set -- {gpu_build} "$@"; fi
 exec {python} "$@"
 """
 
@@ -39,7 +41,10 @@ def env(tmp_path):
     for name in ("a", "b"):
         byte_tokenizer().save_pretrained(tmp_path / name)
     python = tmp_path / "python"
-    python.write_text(STAND_IN.replace("{python}", sys.executable))
+    gpu_build = str(PROGRAMS / "gpu_build.py")
+    python.write_text(
+        STAND_IN.replace("{python}", sys.executable).replace("{gpu_build}", gpu_build)
+    )
     python.chmod(0o755)
     further = {
         "PYTHON": str(python),
@@ -108,6 +113,53 @@ SPLITS = {
 @pytest.mark.parametrize(("gpus", "flags", "wanted"), SPLITS.values(), ids=SPLITS)
 def test_a_model_is_split_over_the_gpus_that_it_is_given(gpus, flags, wanted):
     assert Model("teacher", "model", "8002", gpus, flags).split() == wanted
+
+
+def on_gpus(student, teacher, visible, *flags):
+    """The GPUs of both models, where those are named or empty; both have the flags."""
+    models = [
+        Model("student", "a", "8001", student, list(flags)),
+        Model("teacher", "b", "8002", teacher, list(flags)),
+    ]
+    return [model.gpus for model in on_gpus_of_its_own(models, visible.split())]
+
+
+def test_each_model_gets_gpus_of_its_own():
+    assert on_gpus("", "", "0 1") == ["0", "1"]
+    assert on_gpus("", "", "6 7") == ["6", "7"]
+    assert on_gpus("", "", "0 1 2 3", "-tp", "2") == ["0,1", "2,3"]
+    assert on_gpus("", "0,1", "0 1 2") == ["2", "0,1"]
+    assert on_gpus("0", "0", "0") == ["0", "0"]  # somebody has said so
+    assert on_gpus("", "", "") == ["", ""]  # on a CPU, or where nothing lists them
+
+
+def test_models_that_share_gpus_must_share_their_memory():
+    for student, visible, wanted in (("", "0", 2), ("0", "0", 1), ("", "0 1 2", 4)):
+        flags = ["-tp", "2"] if wanted == 4 else []
+        with pytest.raises(ValueError, match=f"still need: {wanted}, GPUs that are free: "):
+            on_gpus(student, "", visible, *flags)
+    assert on_gpus("", "", "0", "--gpu-memory-utilization", "0.45") == ["", ""]
+
+
+def test_on_a_machine_with_gpus_the_servers_get_them_in_turn(env, tmp_path):
+    """Or nothing starts, and a line says how."""
+    env = {**env, "GPU_BUILD": "1", "STUDENT_GPUS": "", "TEACHER_GPUS": ""}
+    env = {**env, "PATH": f"{tmp_path}:{env['PATH']}", "FAILS": f"--model {env['TEACHER']}"}
+    env.pop("CUDA_VISIBLE_DEVICES", None)
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 0\n")
+    program.chmod(0o755)
+    flags = ["--temperature", 1, "--threshold", 0.5]
+    result = run("bash", ROOT / "serve.sh", *flags, env=env, code=2, timeout=ENDS)
+    assert result.stderr == (
+        "serve.sh: GPUs that student and teacher still need: 2, GPUs that are free: 1; with "
+        "--gpu-memory-utilization 0.45 in STUDENT_FLAGS and TEACHER_FLAGS they share one\n"
+    )
+    program.write_text("#!/bin/sh\necho 0\necho 1\n")
+    run("bash", ROOT / "serve.sh", *flags, env=env, code=1, timeout=ENDS)
+    for name, gpu in (("student", "0"), ("teacher", "1")):
+        log = (tmp_path / f"{name}.log").read_text()
+        assert log.startswith(f"{gpu} -m vllm") and "--enforce-eager" not in log
 
 
 @pytest.mark.parametrize(

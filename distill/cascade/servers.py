@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distill.teacher.engine import CACHE_ON_CPU, CACHE_VARIABLE
-from distill.teacher.engine_flags import SPLITTING, given
+from distill.teacher.engine_flags import SHARE_OF_TWO, SPLITTING, further_gpus, given
 
 # prompts are cached by blocks of 32 tokens, as our engine does on a CPU
 ON_CPU = ["--enforce-eager", "--block-size", "32"]
@@ -37,6 +37,40 @@ class Model:
         said = any(given(self.flags, name) for name in SPLITTING)
         count = len([gpu for gpu in self.gpus.split(",") if gpu])
         return [] if said or count < 2 else ["--tensor-parallel-size", str(count)]
+
+    def needs(self) -> int:
+        """How many GPUs its flags split it over."""
+        split = given(self.flags, "tensor_parallel_size") or ""
+        return (int(split) if split.isdecimal() else 1) * further_gpus(self.flags)
+
+
+def on_gpus_of_its_own(both: list[Model], visible: list[str]) -> list[Model]:
+    """Student and teacher, where nobody has said which GPUs are whose: those `visible`, in turn.
+
+    vLLM would put both onto the first one, which each fills. Raises ValueError where there are too
+    few, unless the flags of both say how much of a GPU's memory each takes.
+    """
+    named = ",".join(model.gpus for model in both).split(",")
+    free = [gpu for gpu in visible if gpu not in named]
+    wanted = sum(model.needs() for model in both if not model.gpus)
+    if not visible or wanted == 0:
+        return both
+    if len(free) < wanted:
+        if all(given(model.flags, "gpu_memory_utilization") for model in both):
+            return both
+        raise ValueError(
+            f"GPUs that student and teacher still need: {wanted}, GPUs that are free: {len(free)}; "
+            f"with --gpu-memory-utilization {SHARE_OF_TWO} in STUDENT_FLAGS and TEACHER_FLAGS they "
+            "share one"
+        )
+    placed = []
+    for model in both:
+        if not model.gpus:
+            count = model.needs()
+            model = replace(model, gpus=",".join(free[:count]))
+            free = free[count:]
+        placed.append(model)
+    return placed
 
 
 @dataclass(frozen=True)

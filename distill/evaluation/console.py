@@ -1,5 +1,6 @@
 """What step 3 says of a run: at its start what it will do, at its end what comes next."""
 
+import contextlib
 import logging
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from distill.evaluation.choices import Choices
 from distill.evaluation.models import revisions_of
 from distill.evaluation.systems import CASCADE
 from distill.next_step import SAMPLING, cascade_command, merging_command, prediction_command
+from distill.system import visible_gpus
+from distill.teacher.engine_flags import further_gpus
 from distill.teacher.server import Server
 
 log = logging.getLogger("evaluate")
@@ -49,15 +52,20 @@ def say_next(choices: Choices, systems: list[str]) -> None:
     )
     if CASCADE in systems and choices.asks_teacher and (Path(adapter) / CALIBRATION).is_file():
         asked_with = {name: getattr(choices, name) for name in SAMPLING}
-        gpus = []
+        split = []
         if choices.tensor_parallel_size > 1:
-            gpus = ["--tensor-parallel-size", str(choices.tensor_parallel_size)]
+            split = ["--tensor-parallel-size", str(choices.tensor_parallel_size)]
+        gpus = []
+        with contextlib.suppress(OSError):  # nvidia-smi fails, and the models have been served
+            gpus = visible_gpus()
         line = cascade_command(
             adapter,
             task_file,
             choices.teacher_model,
             revisions.teacher,
             asked_with,
-            [*gpus, *choices.engine_flags],
+            [*split, *choices.engine_flags],
+            gpus,
+            choices.tensor_parallel_size * further_gpus(choices.engine_flags),
         )
         log.info("next, that model with its teacher where it is unsure: %s", line)

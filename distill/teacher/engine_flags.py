@@ -20,6 +20,7 @@ ENGINE_FLAGS = {
     "download_dir": "where models of the hub are kept",
 }
 
+SHARE_OF_TWO = 0.45  # of a GPU's memory, for each of two engines on it
 
 # vLLM's flags that split a model over GPUs, and how it spells them in short
 SPLITTING = {
@@ -69,6 +70,14 @@ def further_gpus(engine_flags: list[str]) -> int:
         if value and value.isdecimal():
             count *= int(value)
     return count
+
+
+def beside_another(engine_flags: list[str]) -> list[str]:
+    """vLLM's flags, with no more of each GPU's memory than two engines on one can have."""
+    share = given(engine_flags, "gpu_memory_utilization")
+    if share and float(share) <= SHARE_OF_TWO:
+        return engine_flags
+    return [*engine_flags, "--gpu-memory-utilization", str(SHARE_OF_TWO)]
 
 
 def print_engine_flags() -> None:
