@@ -2,7 +2,7 @@
 
 `create_data_h100x8.sh` starts it.
 
-    python create_data_instances.py [any flag of create_data.py]
+    python create_data_instances.py [any flag of create_data.py that several runs can share]
 
 The environment variables INSTANCES and GPUS_PER_INSTANCE say how many, LOG_DIR where their logs
 go, and PYTHON which Python they run in (else in that of this script). Each instance labels a part
@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 from distill.cli import HELP_ALL
-from distill.labels.instances import start_all, stop, wait_for
+from distill.labels.instances import named, not_shared, start_all, stop, wait_for
 from distill.system import VISIBLE, engines_on_gpus, listed_gpus
 
 PYTHON = os.environ.get("PYTHON") or sys.executable
@@ -70,18 +70,23 @@ def choose_devices(listed: list[str], named: str | None, instances: int, gpus: i
     return devices
 
 
-def answer_help(flags: list[str]) -> None:
-    """Let step 1 answer a call for help, which needs no GPU, and end with it."""
+def answer_alone(flags: list[str]) -> None:
+    """Let step 1 answer what needs no GPU, help or a dry run of all inputs, and end with it."""
     for flag in flags:
         if flag in ("-h", "--help", *HELP_ALL):
             os.execvp(STEP_1[0], [*STEP_1, flag])
+    if named(flags, "dry_run"):
+        os.execvp(STEP_1[0], [*STEP_1, *flags])
 
 
 def main() -> None:
     flags = sys.argv[1:]
-    answer_help(flags)
+    answer_alone(flags)
     count = count_in("INSTANCES", 2)
     gpus = count_in("GPUS_PER_INSTANCE", 4)
+    problem = not_shared(flags) if count > 1 else ""
+    if problem:
+        refuse(problem)
     label = list(STEP_1)
     try:
         listed = listed_gpus()

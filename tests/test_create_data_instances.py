@@ -13,6 +13,7 @@ import time
 import psutil
 import pytest
 
+from distill.labels import instances
 from helpers import ENDS, PROGRAMS, ROOT, run
 
 VISIBLE_GPUS = {
@@ -89,6 +90,46 @@ def test_in_a_container_without_nvidia_smi_the_gpus_are_its_devices(tmp_path):
     assert "--tensor_parallel_size 4" in run("bash", script, env=environment).stdout
     log = (tmp_path / "logs" / "instance-1.log").read_text()
     assert log.startswith("4,5,6,7 ") and "--tensor_parallel_size 4" in log
+
+
+NOT_SHARED = {
+    "--shard": ["--shard", "0/1"],
+    "--num_replicas": ["--num-replicas", "2"],
+    "--teacher_url": ["--teacher_url=http://127.0.0.1:1/v1"],
+    "--budget": ["--budget", "5"],
+    "--show": ["--limit", "5", "--show"],
+    "--overwrite": ["--overwrite"],
+}
+
+
+@pytest.mark.parametrize(("flag", "given"), NOT_SHARED.items(), ids=NOT_SHARED)
+def test_flags_that_instances_cannot_share_are_refused_by_name(flag, given, tmp_path):
+    """Before one starts, with what to do instead; the only instance may have them."""
+    environment = {**gpu_machine(tmp_path, 8), "LOG_DIR": str(tmp_path / "logs")}
+    say_instead_of_step_1(tmp_path)
+    script = ROOT / "create_data_h100x8.sh"
+    result = run("bash", script, *given, env=environment, code=2)
+    assert result.stdout == "" and not (tmp_path / "logs").exists()
+    [said] = result.stderr.splitlines()
+    assert said.startswith(f"{flag}: ")
+    assert "run create_data.py" in said or "name another --output_file" in said
+    called = run("bash", script, *given, env={**environment, "INSTANCES": "1"}).stdout
+    assert called.split()[-len(given) :] == given
+
+
+def test_a_flag_of_instances_is_one_of_step_1():
+    page = run(sys.executable, ROOT / "create_data.py", "--help").stdout
+    assert all(f"--{name} " in page or f"--{name}," in page for name in instances.NOT_SHARED)
+
+
+def test_a_dry_run_is_one_of_all_inputs(tmp_path):
+    environment = {**gpu_machine(tmp_path, 4), "LOG_DIR": str(tmp_path / "logs")}
+    say_instead_of_step_1(tmp_path)
+    [called] = run(
+        "bash", ROOT / "create_data_h100x8.sh", "--limit", 9, "--dry-run", env=environment
+    ).stdout.splitlines()
+    assert called == f"all {ROOT / 'create_data.py'} --limit 9 --dry-run"
+    assert not (tmp_path / "logs").exists()
 
 
 def test_help_of_the_wrapper_needs_no_gpu(tmp_path):

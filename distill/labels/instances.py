@@ -8,12 +8,23 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from distill.cli import spellings
 from distill.stopping import exit_code
 from distill.system import VISIBLE
 
 END_WITHIN = 15.0  # seconds; an engine has 10 for its own end
 LOOK_EVERY = 0.1  # seconds
 SHOWN_LINES = 5  # of the log of an instance that failed
+# Flags of create_data.py that instances cannot share, and what to do instead.
+NOT_SHARED = {
+    "shard": "the instances share the inputs out themselves; leave it out, or run create_data.py",
+    "num_replicas": "a cluster shares the inputs out itself; run create_data.py with it",
+    "teacher_url": "a server needs no GPU of this machine; run create_data.py with it",
+    "budget": "each instance would spend it; run create_data.py with it",
+    "show": "prints the rows of a whole run; run create_data.py with it, and with --limit 5",
+    "overwrite": "an instance cannot delete what others label; remove the output and its "
+    "OUTPUT.trace*.jsonl, or name another --output_file",
+}
 
 
 @dataclass(frozen=True)
@@ -23,6 +34,23 @@ class Instance:
     number: int
     process: subprocess.Popen
     log: Path
+
+
+def named(flags: list[str], name: str) -> bool:
+    """Whether a flag is among those that a user has given, in either spelling."""
+    return any(word.partition("=")[0] in spellings(name) for word in flags)
+
+
+def not_shared(flags: list[str]) -> str:
+    """Which of the flags instances cannot share, and what to do instead, in one line; else empty.
+
+    Inside an instance they would be refused for a --shard that the user has not given, or win over
+    the one that it was given.
+    """
+    for name, why in NOT_SHARED.items():
+        if named(flags, name):
+            return f"--{name}: {why}"
+    return ""
 
 
 def start(number: int, mine: str, command: list[str], log_dir: Path) -> Instance:
