@@ -45,7 +45,12 @@ from distill.training.console import (
 )
 from distill.training.hub import PushError, push
 from distill.training.recipe import ScriptArguments
-from distill.training.results import sizes_of, summary_of, write_results
+from distill.training.results import (
+    sizes_of,
+    stopped_before_its_end,
+    summary_of,
+    write_results,
+)
 from distill.training.rows import warn_about_rows
 from distill.training.run_directory import is_finished
 from distill.training.train_files import file_with_task
@@ -124,6 +129,11 @@ def train(script, args, checked: Checked) -> int:
         resumed = steps_of(checked.checkpoint)  # read now: training deletes old checkpoints
     start = time.perf_counter()
     result = trainer.train(resume_from_checkpoint=checked.checkpoint)
+    stopped = stopped_before_its_end(trainer)
+    if stopped:
+        if is_main:
+            print(f"train_sft_trl.py: {stopped}", file=sys.stderr)
+        return 1
     trainer.save_model()
     seconds = time.perf_counter() - start
     if not is_main:

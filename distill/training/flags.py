@@ -1,6 +1,6 @@
-"""The flags of TRL's SFTConfig that do nothing here; docs/training_flags.md lists all of them.
+"""The flags of TRL's SFTConfig that are refused here; docs/training_flags.md lists all of them.
 
-They are refused instead of being accepted without a word.
+Most would do nothing. They are refused instead of being accepted without a word.
 """
 
 from dataclasses import MISSING, fields
@@ -41,12 +41,17 @@ REFUSED = {
     "do_train": "step 2 always trains",
     "do_eval": "--eval_file or --eval_fraction turn evaluation on",
     "do_predict": "step 3 (evaluate.py) asks the student",
+    # its handler takes the place of ours, and a run that it has stopped looks like a finished one
+    "enable_jit_checkpoint": (
+        "SIGTERM ends a run at once, and the same command goes on from the last complete "
+        "checkpoint; --save_strategy steps with --save_steps writes them more often"
+    ),
     "hub_always_push": "--push_to_hub pushes once, when the run is finished",
 }
 
 
 def refuse_flags(arguments) -> None:
-    """Raise ValueError for a flag that does nothing and was given another value than its default.
+    """Raise ValueError for a refused flag that was given another value than its default.
 
     `arguments` is a dataclass of TRL's SFTConfig, before its own __post_init__() fills in what was
     left out.

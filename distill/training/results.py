@@ -53,6 +53,20 @@ def peak_memory() -> int:
     return getrusage(RUSAGE_SELF).ru_maxrss * 1024
 
 
+def stopped_before_its_end(trainer) -> str:
+    """What there is to say of a run that something has stopped, as a callback can; empty if none.
+
+    Trainer returns from it as from a finished one. No flag stops a run early on purpose.
+    """
+    state = trainer.state
+    if state.global_step >= state.max_steps:
+        return ""
+    return (
+        f"{trainer.args.output_dir}: training has stopped after {state.global_step} of "
+        f"{state.max_steps} steps; the same command goes on from the last complete checkpoint"
+    )
+
+
 def summary_of(trainer, sizes: Sizes, train_loss: float, seconds: float, resumed: int) -> dict:
     """The figures of a run that has ended, as results.json holds them.
 

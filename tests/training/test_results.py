@@ -9,8 +9,17 @@ from distill.training.results import (
     evaluation_figures,
     mean_loss,
     resumed_loss,
+    stopped_before_its_end,
     summary_of,
 )
+from helpers import PROGRAMS, in_fork, python
+
+
+def command(small, output_dir, *flags):
+    """The flags of a short training of the small student."""
+    common = ["--model_name", small / "base", "--train_file", small / "train.jsonl"]
+    settings = ["--use_cpu", "true", "--bf16", "false", "--output_dir", output_dir]
+    return [*common, *settings, "--per_device_train_batch_size", 4, *flags]
 
 
 def test_figures_are_the_last_evaluations():
@@ -44,3 +53,27 @@ def test_a_summary_without_a_loss_says_none():
     assert summary_of(trainer, sizes, 0.0, seconds=1.0, resumed=8)["train_loss"] is None
     assert summary_of(trainer, sizes, 1.0, seconds=1.0, resumed=4)["train_loss"] == 1.0
     assert summary_of(trainer, sizes, 1.0, seconds=1.0, resumed=0)["train_loss"] == 1.0
+
+
+def test_a_run_that_was_stopped_is_not_finished(small, tmp_path):
+    """Trainer returns from one as from a finished run; the same command goes on."""
+    out = tmp_path / "out"
+    flags = command(small, out, "--max_steps", 4, "--save_strategy", "steps", "--save_steps", 1)
+    stopped = in_fork(PROGRAMS / "stop_training.py", *flags, code=1)
+    assert stopped.stderr.splitlines()[-1] == (
+        f"train_sft_trl.py: {out}: training has stopped after 2 of 4 steps; the same command goes "
+        "on from the last complete checkpoint"
+    )
+    assert stopped.stdout == ""
+    assert not (out / "results.json").exists() and not (out / "adapter_config.json").exists()
+    again = python("train_sft_trl.py", *flags)
+    assert f"resuming from {out / 'checkpoint-2'}" in again.stderr
+    assert (out / "results.json").exists()
+
+
+def test_a_run_is_stopped_before_its_last_step_alone():
+    args = SimpleNamespace(output_dir="out")
+    for step, said in ((4, ""), (5, ""), (3, "out: training has stopped after 3 of 4 steps; the")):
+        state = SimpleNamespace(global_step=step, max_steps=4)
+        found = stopped_before_its_end(SimpleNamespace(args=args, state=state))
+        assert found.startswith(said) and bool(found) == bool(said)
