@@ -8,12 +8,17 @@ from distill.training.checkpoints import CompleteCheckpoint
 RUN = {"learning_rate": "0.1", "train_sha256": "abc"}
 
 
-def begin(folder, run=RUN, step=10):
-    """An output directory that was begun, with a complete checkpoint."""
+def begin(folder, run=RUN, step=10, optimizer="optimizer.pt"):
+    """An output directory that was begun, with a complete checkpoint.
+
+    The optimizer's file has another name with FSDP, and with --save_only_model there is none.
+    """
     checkpoint = folder / f"checkpoint-{step}"
     checkpoint.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps(run))
     (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    if optimizer:
+        (checkpoint / optimizer).write_text("state")
     args = SimpleNamespace(output_dir=str(folder))
     CompleteCheckpoint().on_save(
         args, SimpleNamespace(is_world_process_zero=True, global_step=step), None

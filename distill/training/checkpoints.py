@@ -16,6 +16,8 @@ from distill.files import Replacing
 
 log = logging.getLogger("train_sft_trl")
 COMPLETE = "complete.json"
+# How what holds an optimizer's state begins: on one process, with DDP and FSDP; with DeepSpeed.
+OF_OPTIMIZER = ("optimizer", "global_step")
 
 
 class CompleteCheckpoint(TrainerCallback):
@@ -88,3 +90,15 @@ def steps_of(checkpoint: Path | str) -> int:
     """Optimizer steps that a checkpoint holds; raises OSError or ValueError if it is none."""
     state = json.loads((Path(checkpoint) / "trainer_state.json").read_text())
     return state["global_step"]
+
+
+def refuse_without_optimizer(checkpoint: Path, remedy: str) -> None:
+    """Raise ValueError for a checkpoint of --save_only_model, which holds the adapter alone.
+
+    Trainer would resume from it without a word, with a new optimizer and a schedule from its start.
+    """
+    if not any(path.name.startswith(OF_OPTIMIZER) for path in checkpoint.iterdir()):
+        raise ValueError(
+            f"{checkpoint}: holds no optimizer (--save_only_model), so no run can go on from it; "
+            f"{remedy}"
+        )

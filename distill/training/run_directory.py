@@ -19,7 +19,13 @@ from distill.calibration import CALIBRATION, CALIBRATION_ROWS
 from distill.files import Replacing
 from distill.input_files import unchanged_sha256
 from distill.system import TO_LAUNCH
-from distill.training.checkpoints import checkpoints, last_checkpoint, newest_complete, steps_of
+from distill.training.checkpoints import (
+    checkpoints,
+    last_checkpoint,
+    newest_complete,
+    refuse_without_optimizer,
+    steps_of,
+)
 from distill.training.lock import same_everywhere
 from distill.training.same_run import (
     BETWEEN_HASHES,
@@ -217,8 +223,8 @@ def refuse_finished(output_dir: Path, stays: bool) -> None:
 def check_named(named: str, output_dir: Path, run: dict, overwrite: bool) -> None:
     """Refuse a --resume_from_checkpoint that cannot be resumed from.
 
-    It names no checkpoint, another run's, or one that --overwrite deletes. Raises ValueError or
-    OSError.
+    It names no checkpoint, another run's, one without an optimizer, or one that --overwrite
+    deletes. Raises ValueError or OSError.
     """
     checkpoint = Path(named)
     steps_of(checkpoint)  # refuses what is no checkpoint
@@ -226,7 +232,9 @@ def check_named(named: str, output_dir: Path, run: dict, overwrite: bool) -> Non
         raise ValueError(
             f"--resume_from_checkpoint {named}: --overwrite deletes it; leave one of them out"
         )
-    refuse_foreign(checkpoint, run, f"--init_adapter {named} starts a new run from its weights")
+    remedy = f"--init_adapter {named} starts a new run from its weights"
+    refuse_foreign(checkpoint, run, remedy)
+    refuse_without_optimizer(checkpoint, remedy)
 
 
 def make_room(output_dir: Path, takeover: Takeover, is_main: bool) -> None:
@@ -263,7 +271,7 @@ def delete(path: Path) -> None:
 def own_checkpoint(output_dir: Path, run: dict) -> str | None:
     """The last complete checkpoint of an output directory, if there is one.
 
-    Raises ValueError for another run's.
+    Raises ValueError for another run's, and for one without an optimizer.
     """
     checkpoint = last_checkpoint(output_dir)
     if checkpoint is None:
@@ -271,4 +279,9 @@ def own_checkpoint(output_dir: Path, run: dict) -> str | None:
     if (output_dir / "run.json").is_file():
         refuse_another_run(output_dir, run)
     refuse_foreign(checkpoint, run, "remove it, or --overwrite starts afresh")
+    refuse_without_optimizer(
+        checkpoint,
+        "--resume_from_checkpoint none starts afresh, --init_adapter with it and another "
+        "--output_dir takes its weights",
+    )
     return str(checkpoint)

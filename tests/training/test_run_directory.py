@@ -26,6 +26,7 @@ from distill.training.run_directory import (
     recorded_run,
 )
 from distill.training.same_run import in_words, refuse_another_run, refuse_foreign
+from helpers import fails, python
 from run_directories import RUN, begin, contents, torn
 
 REMEDY = "remove it, or"
@@ -208,6 +209,46 @@ def test_another_runs_named_checkpoint_is_refused(tmp_path):
         f"(def, now abc); --init_adapter {named} starts a new run from its weights"
     )
     assert contents(out) == before
+
+
+@pytest.mark.parametrize("optimizer", ["optimizer.pt", "optimizer.bin"])
+def test_the_optimizers_file_of_each_launcher_is_known(optimizer, tmp_path):
+    checkpoint = str(begin(tmp_path / "out", optimizer=optimizer))
+    assert prepare_output(tmp_path / "out", RUN, Takeover()) == checkpoint
+    assert prepare_output(tmp_path / "new", RUN, Takeover(resume=checkpoint)) == checkpoint
+
+
+def test_a_checkpoint_without_an_optimizer_is_refused(tmp_path):
+    out = tmp_path / "out"
+    checkpoint = begin(out, optimizer=None)
+    before = contents(tmp_path)
+    said = f"{checkpoint}: holds no optimizer (--save_only_model), so no run can go on from it; "
+    for takeover in (Takeover(), Takeover(check_only=True)):
+        with pytest.raises(ValueError) as refused:
+            prepare_output(out, RUN, takeover)
+        assert str(refused.value).startswith(f"{said}--resume_from_checkpoint none starts afresh")
+    with pytest.raises(ValueError) as refused:
+        prepare_output(tmp_path / "new", RUN, Takeover(resume=str(checkpoint), overwrite=True))
+    assert (
+        str(refused.value) == f"{said}--init_adapter {checkpoint} starts a new run from its weights"
+    )
+    assert contents(tmp_path) == before
+    assert prepare_output(out, RUN, Takeover(resume=NONE)) is None
+    assert not checkpoint.exists()
+
+
+def test_a_run_with_the_adapter_alone_in_its_checkpoints_is_not_resumed(small, tmp_path):
+    out = tmp_path / "out"
+    flags = ["--model_name", small / "base", "--train_file", small / "train.jsonl"]
+    flags += ["--use_cpu", "true", "--bf16", "false", "--max_steps", 2, "--output_dir", out]
+    flags += ["--save_strategy", "steps", "--save_steps", 1, "--save_only_model", "true"]
+    python("train_sft_trl.py", *flags)
+    (out / "results.json").unlink()  # as if it had been stopped
+    shutil.rmtree(out / "checkpoint-2")
+    (out / "adapter_model.safetensors").unlink()
+    assert f"train_sft_trl.py: {out / 'checkpoint-1'}: holds no optimizer" in fails(
+        "train_sft_trl.py", *flags
+    )
 
 
 def test_the_run_that_goes_on_is_found(tmp_path):
