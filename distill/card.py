@@ -62,7 +62,7 @@ def card_metadata(run: dict, results: dict, adapter: str) -> ModelCardData:
 
 
 def evaluation_results(run: dict, results: dict) -> list[EvalResult]:
-    """The figures of the last evaluation during training, as far as there are any."""
+    """The figures of the evaluation during training that results.json has, if there are any."""
     found = []
     for key, metric in METRICS.items():
         value = results.get(key)

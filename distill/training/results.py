@@ -11,6 +11,7 @@ import torch
 from distill.card import model_card
 from distill.files import Replacing
 from distill.palette import BLUE, ORANGE
+from distill.training.checkpoints import number_of
 
 CURVES = {"loss": BLUE, "eval_loss": ORANGE}  # of loss.png
 
@@ -87,7 +88,10 @@ def summary_of(trainer, sizes: Sizes, train_loss: float, seconds: float, resumed
         "train_loss": None if train_loss is None else round(train_loss, 4),
     }
     if trainer.eval_dataset:
-        summary.update(evaluation_figures(trainer.state.log_history))
+        best = best_step(trainer.args, trainer.state)
+        summary.update(evaluation_figures(trainer.state.log_history, best))
+        if best is not None:
+            summary["best_step"] = best
     summary["trainable_parameters"] = sizes.trainable
     summary["seconds"] = round(seconds, 1)
     summary["tokens_per_second"] = round(tokens * (1 - resumed / steps) / seconds, 1)
@@ -122,10 +126,23 @@ def mean_loss(history: list[dict]) -> float | None:
     return total / counted if counted else None
 
 
-def evaluation_figures(history: list[dict]) -> dict[str, float]:
-    """The last evaluation's loss and share of exact answers, as far as there are any."""
+def best_step(args, state) -> int | None:
+    """The step whose adapter is saved in the place of the last one's (--load_best_model_at_end).
+
+    None where the last one's is, as where no checkpoint was written, or the best one is gone.
+    """
+    best = state.best_model_checkpoint
+    if not args.load_best_model_at_end or best is None or not Path(best).is_dir():
+        return None
+    return number_of(Path(best))
+
+
+def evaluation_figures(history: list[dict], step: int | None = None) -> dict[str, float]:
+    """The loss and share of exact answers after a step, or else the last ones; empty if none."""
     figures = {}
     for entry in history:
+        if step is not None and entry.get("step") != step:
+            continue
         for key in ("eval_loss", "eval_exact_answers"):
             if key in entry:
                 figures[key] = round(entry[key], 4)

@@ -1,18 +1,21 @@
 """What a run says of itself."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
+from huggingface_hub import ModelCard
 
 from distill.training.results import (
     Sizes,
+    best_step,
     evaluation_figures,
     mean_loss,
     resumed_loss,
     stopped_before_its_end,
     summary_of,
 )
-from helpers import PROGRAMS, in_fork, python
+from helpers import PROGRAMS, in_fork, last_json, python
 
 
 def command(small, output_dir, *flags):
@@ -26,6 +29,44 @@ def test_figures_are_the_last_evaluations():
     history = [{"loss": 1.0}, {"eval_loss": 2.0, "eval_exact_answers": 0.5}, {"eval_loss": 1.23456}]
     assert evaluation_figures(history) == {"eval_loss": 1.2346, "eval_exact_answers": 0.5}
     assert evaluation_figures([]) == {}
+
+
+def test_figures_are_those_of_the_adapter_that_is_saved(small, tmp_path):
+    """Here the one with the greatest loss, which training has from its first evaluation."""
+    out = tmp_path / "out"
+    flags = command(small, out, "--max_steps", 3, "--eval_file", small / "train.jsonl")
+    for what in ("save", "eval"):
+        flags += [f"--{what}_strategy", "steps", f"--{what}_steps", 1]
+    flags += ["--load_best_model_at_end", "true", "--greater_is_better", "true"]
+    flags += ["--learning_rate", 0.01, "--warmup_ratio", 0]
+    summary = last_json(python("train_sft_trl.py", *flags))
+    best = out / "checkpoint-1"
+    name = "adapter_model.safetensors"
+    assert (out / name).read_bytes() == (best / name).read_bytes()
+    state = json.loads((out / "checkpoint-3" / "trainer_state.json").read_text())
+    losses = {e["step"]: e["eval_loss"] for e in state["log_history"] if "eval_loss" in e}
+    assert round(losses[1], 4) != round(losses[3], 4)
+    assert (summary["best_step"], summary["steps"]) == (1, 3)
+    assert summary["eval_loss"] == round(losses[1], 4)
+    assert json.loads((out / "results.json").read_text()) == summary
+    shown = {
+        each.metric_name: each.metric_value
+        for each in ModelCard.load(out / "README.md").data.eval_results
+    }
+    assert shown["eval_loss"] == summary["eval_loss"]
+
+
+def test_the_last_steps_adapter_is_saved_where_no_better_one_is_loaded(tmp_path):
+    best = tmp_path / "checkpoint-4"
+    state = SimpleNamespace(best_model_checkpoint=str(best), best_global_step=6)
+    asked = SimpleNamespace(load_best_model_at_end=True)
+    assert best_step(asked, state) is None  # it is gone
+    best.mkdir()
+    assert best_step(asked, state) == 4  # the best step of all may have had no checkpoint
+    assert best_step(SimpleNamespace(load_best_model_at_end=False), state) is None
+    assert best_step(asked, SimpleNamespace(best_model_checkpoint=None)) is None
+    history = [{"eval_loss": 1.0, "step": 4}, {"eval_loss": 2.0, "step": 6}]
+    assert evaluation_figures(history, 4) == {"eval_loss": 1.0}
 
 
 def test_a_resumed_run_has_the_mean_loss_of_all_its_steps():
