@@ -135,4 +135,18 @@ def without_paths(values: dict) -> dict:
     for key in ("eval_file", "output_dir", "task_file", "init_adapter"):
         if clean.get(key):
             clean[key] = Path(os.path.abspath(clean[key])).name
+    if clean.get("train_files"):
+        clean["train_files"] = told_apart(clean["train_files"])
     return clean
+
+
+def told_apart(files: list[str]) -> list[str]:
+    """The names of several files without their directories.
+
+    Where two have the same name, each has its place among them, which is that of its hash in
+    train_sha256 too.
+    """
+    names = [Path(os.path.abspath(path)).name for path in files]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{name} ({place})" for place, name in enumerate(names, start=1)]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from transformers.trainer_utils import HubStrategy
 
 from distill.calibration import CALIBRATION_ROWS
 from distill.card import public_name
-from distill.training.hub import open_repository, without_paths
+from distill.training.hub import Repository, commit_files, open_repository, without_paths
 from forks import start_in_fork
 from helpers import (
     HANGS,
@@ -22,6 +23,7 @@ from helpers import (
     STUDENT,
     in_fork,
     of_script,
+    python,
     read_jsonl,
     train,
     training_command,
@@ -72,6 +74,46 @@ def test_names_of_directories_and_models(tmp_path, monkeypatch):
     }
     run = {"eval_file": "", "output_dir": "models/../out"}
     assert without_paths(run) == {"eval_file": "", "output_dir": "out"}
+
+
+def test_train_files_of_the_same_name_are_told_apart_without_their_directories():
+    run = {"train_files": ["/home/ana/one/labels.jsonl", "two/labels.jsonl", "three.jsonl"]}
+    told = ["labels.jsonl (1)", "labels.jsonl (2)", "three.jsonl (3)"]
+    assert without_paths(run) == {"train_files": told}
+    names = ["one.jsonl", "two.jsonl"]  # as run.json holds them where they differ
+    assert without_paths({"train_files": names}) == {"train_files": names}
+
+
+def test_nothing_that_is_pushed_of_a_run_with_everything_names_a_directory(small, tmp_path):
+    """Each flag that takes a file or a directory is given, and named absolutely."""
+    here = tmp_path / "here"
+    files = [here / part / "labels.jsonl" for part in ("one", "two")]
+    for path in files:
+        path.parent.mkdir(parents=True)
+        shutil.copy(small / "train.jsonl", path)
+    manifest = {"task": "0" * 64, "task_file": str(here / "task.yaml")}
+    (here / "one" / "labels.jsonl.manifest.json").write_text(json.dumps(manifest))
+    shutil.copytree(small / "base", here / "base")
+    common = ["--use_cpu", "true", "--bf16", "false", "--max_steps", 1]
+    common += ["--model_name", here / "base", "--train_file", ",".join(map(str, files))]
+    common += ["--eval_file", files[0]]
+    python("train_sft_trl.py", *common, "--output_dir", here / "first")
+    out = here / "second"
+    python("train_sft_trl.py", *common, "--output_dir", out, "--init_adapter", here / "first")
+    local = "".join((out / name).read_text() for name in ("run.json", "results.json", "README.md"))
+    for path in (here / "base", *files, here / "first", out, here / "task.yaml"):
+        assert str(path) in local, path
+
+    tokenizer = AutoTokenizer.from_pretrained(here / "base")
+    repository = Repository(None, "ana/second", "", None)
+    pushed = {each.path_in_repo: each for each in commit_files(repository, out, tokenizer)}
+    assert json.loads(pushed["run.json"].path_or_fileobj)["train_files"] == [
+        "labels.jsonl (1)",
+        "labels.jsonl (2)",
+    ]
+    for name, each in pushed.items():
+        with each.as_file() as file:
+            assert str(tmp_path).encode() not in file.read(), name
 
 
 def test_pushing_checkpoints_is_refused():
