@@ -34,6 +34,12 @@ def adapter_identity(adapter: str | Path) -> str:
     return total.hexdigest()
 
 
+# of a model's directory, what holds its weights; an adapter that lies there is none of them
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+PARTS = 128  # that are read of a file of weights, evenly spread
+PART = 1024  # bytes of each
+
+
 @dataclass(frozen=True)
 class Base:
     """The model that an adapter was trained on, as its config records it."""
@@ -70,6 +76,32 @@ def model_identity(model: str, revision: str | None = None) -> str:
         found = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
         return digest(found).hex()
     return hub_commit(model, revision)
+
+
+def weights_identity(model: str) -> str | None:
+    """What tells the weights in a directory from others that were put in their place.
+
+    None for a name on the hub, whose commit tells that, and for a directory without weights.
+
+    It takes the sizes of the files and parts of their contents, since to read 57 GiB would take
+    minutes. A copy has the same, on another machine too, which times of change would not say.
+    """
+    folder = Path(model).expanduser()
+    paths = {path for pattern in WEIGHTS for path in folder.glob(pattern) if path.is_file()}
+    paths = {path for path in paths if not path.name.startswith("adapter_")}
+    if not paths:
+        return None
+    total = hashlib.sha256()
+    for path in sorted(paths):
+        size = path.stat().st_size
+        total.update(f"{path.name} {size}\n".encode())
+        with open(path, "rb") as file:
+            for start in range(0, size, max(PART, size // PARTS)):
+                file.seek(start)
+                total.update(file.read(PART))
+            file.seek(max(0, size - PART))
+            total.update(file.read(PART))
+    return total.hexdigest()
 
 
 @lru_cache

@@ -15,6 +15,7 @@ NOT_RECORDED = object()  # a flag could set it, so nothing is known about it
 # Of the header lines of OUTPUT.trace.jsonl.
 OLD_HEADER = {
     "max_repeats": 0,  # loops ran to the token limit
+    "weights": NOT_RECORDED,  # of a model in a directory; one on the hub still has none
     "task_meaning": NOT_RECORDED,  # beside it stands `task`, the file's sha256
 }
 
@@ -24,6 +25,7 @@ OLD_RUN = {
     "calibration_fraction": 0.0,
     "on_conflict": None,  # contradictory rows were a warning
     "commit": NOT_RECORDED,
+    "weights": NOT_RECORDED,  # as in a journal's header
     "eos_token": "None",  # --eos_token did nothing
     "probe_tokens": NOT_RECORDED,
     "eval_sha256": NOT_RECORDED,

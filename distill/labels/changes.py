@@ -51,9 +51,11 @@ def changes_of_task(before: dict, now: dict) -> list[Change]:
 
 
 def change_of_key(difference: Difference) -> Change:
-    """A key of the header that differs, which is a flag but for the inputs."""
+    """A key of the header that differs, which is a flag but for inputs and weights."""
     if difference.key == "inputs":
         return Change(INPUTS, "the inputs have changed")
+    if difference.key == "weights":
+        return Change(ASKING, "the weights in the directory of --model_name have changed")
     flag = FLAGS.get(difference.key, difference.key)
     kind = READING if flag == "min_agreement" else ASKING
     return Change(kind, f"--{flag} was {shown(difference.before)}, is {shown(difference.now)}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from distill.adapter_files import weights_identity
 from distill.cli import check_model, check_writable
 from distill.labels.choices import Choices
 from distill.labels.console import say_start
@@ -100,6 +101,9 @@ def header_of(choices: Choices, task: Task, inputs: Inputs) -> dict:
     }
     # None, as in an older journal: an engine of ours
     header["server"] = choices.server.host if choices.server else None
+    weights = None if choices.server else weights_identity(choices.teacher.model_name)
+    if weights:  # of a model on the hub it is the commit that a run goes on with
+        header["weights"] = weights
     return header
 
 

@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from distill.adapter_files import adapter_identity, recorded_base
+from distill.adapter_files import adapter_identity, recorded_base, weights_identity
 from distill.training.loading import empty_model
 from distill.training.lock import same_everywhere
 
@@ -62,16 +62,18 @@ def check_init_adapter(script, output_dir: Path, config, lora: LoraConfig) -> No
 def base_differences(adapter: Path, base: str, model_name: str, commit: str | None) -> list[str]:
     """In words, how an adapter's base differs from the student; by name, as step 3 compares them.
 
-    The commit of a student on the hub is in run.json.
+    The commit of a student on the hub, or what tells the weights of another, is in run.json.
     """
     if Path(base).name != Path(model_name).name:
         return [f"base {base}, here {model_name}"]
     recorded = adapter / "run.json"
-    trained_on = None
-    if recorded.is_file():
-        trained_on = json.loads(recorded.read_text()).get("commit")
+    run = json.loads(recorded.read_text()) if recorded.is_file() else {}
+    trained_on = run.get("commit")
     if trained_on and commit and trained_on != commit:
         return [f"commit {trained_on} of {base}, here {commit}"]
+    weights = run.get("weights")
+    if weights and weights_identity(model_name) not in (None, weights):
+        return [f"other weights in {base} than it has now"]
     return []
 
 

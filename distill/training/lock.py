@@ -50,8 +50,8 @@ def hold(path: Path) -> None:
     atexit.register(unlock, path, file)
 
 
-def same_everywhere(sha256: str, path: str) -> str:
-    """`sha256` of a file, if all processes have read the same.
+def same_everywhere(sha256: str | None, path: str) -> str | None:
+    """`sha256` of a file or a directory, if all processes have read the same.
 
     Raises ValueError in all of them if not.
     """

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from distill.adapter_files import weights_identity
 from distill.calibration import CALIBRATION, CALIBRATION_ROWS
 from distill.files import Replacing
 from distill.input_files import unchanged_sha256
@@ -145,8 +146,8 @@ def processes_of(world_size: int) -> int:
 def recorded_run(script, args) -> dict:
     """What decides the result, as run.json holds it; settings of SFTConfig are texts.
 
-    All processes call it. Raises ValueError if a file of rows has changed, or is another one
-    elsewhere.
+    All processes call it. Raises ValueError if a file of rows has changed, or if it or the student
+    is another one elsewhere.
     """
     run = asdict(script)
     files = named_files(script.train_file)
@@ -165,6 +166,9 @@ def recorded_run(script, args) -> dict:
     # last, since what decides about these rows is the better reason to name
     del run["calibration_sha256"]
     run["calibration_sha256"] = same_everywhere(script.calibration_sha256, CALIBRATION_ROWS)
+    weights = same_everywhere(weights_identity(script.model_name), script.model_name)
+    if weights:  # of a student on the hub the commit tells them
+        run["weights"] = weights
     if len(files) > 1:  # so that a message can name them; their contents are compared
         names = [Path(path).name for path in files]
         run["train_files"] = names if len(set(names)) == len(names) else files

@@ -11,6 +11,7 @@ IN_WORDS = {
     "eval_sha256": "other rows in --eval_file",
     "calibration_sha256": "other rows kept for calibration",
     "commit": "another commit of the student",
+    "weights": "other weights in the directory of --model_name",
     "probe_tokens": "a tokenizer or chat template that gives other tokens",
     "init_adapter_identity": "another --init_adapter, or one of two without any",
 }

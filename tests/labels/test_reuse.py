@@ -285,6 +285,35 @@ def test_what_may_change_answers_is_asked_anew(rounds, keys, flags, words, capsy
     assert manifest["compared_with"] == "out.jsonl.previous-1.jsonl" and manifest["changed"] == 1
 
 
+def test_other_weights_in_the_same_directory_are_another_teacher(tmp_path):
+    """Stopped half way and finished; what older code has begun goes on."""
+    rounds = Rounds(tmp_path)
+    rounds.write_inputs("a", "b")
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"one teacher")
+    rounds.dies(AB, after=1)
+    weights.write_bytes(b"two teachers")
+    said = "the weights in the directory of --model_name have changed; --reuse changed asks all"
+    for more in ([], ["--skip_finished"], ["--dry_run"]):
+        with pytest.raises(ValueError, match=said):
+            rounds.go(AB, *more)
+    weights.write_bytes(b"one teacher")
+    assert rounds.go(AB) == ["b"]
+    weights.write_bytes(b"two teachers")
+    with pytest.raises(ValueError, match=f"finished, but {said}"):
+        rounds.go(AB, "--skip_finished")
+    assert rounds.go(AB, "--reuse", "changed") == ["a", "b"]
+
+    journal = tmp_path / JOURNAL
+    records = read_jsonl(journal)
+    for record in records:
+        record.get("run", {}).pop("weights", None)
+    journal.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    for path in (rounds.output, tmp_path / "out.jsonl.manifest.json"):
+        path.unlink()
+    assert rounds.go({}) == []
+
+
 def test_nothing_is_lost_when_a_round_is_killed(rounds, capsys):
     output = rounds.output.read_bytes()
     rounds.write_task(prompt="Name it.")

@@ -303,11 +303,46 @@ def test_run_json_holds_our_flags_and_what_of_trls_decides_the_result(small, mon
     own = [field.name for field in fields(ScriptArguments) if field.name not in NOT_COMPARED]
     own.remove("calibration_sha256")  # which says less than what decides about these rows
     expected = [*own, "train_sha256", "eval_sha256", *COMPARED, "calibration_sha256"]
-    assert list(run) == expected  # as in older files
+    assert list(run) == [*expected, "weights"]  # as in older files, which know no weights
     assert run["lora_rank"] == 8
     assert run["train_sha256"] == sha256(train_file.read_bytes()).hexdigest()
     assert run["optim"] == "value of optim"
     assert run["world_size"] == "8"  # which the wrapper knows before there are as many processes
+
+
+def test_other_weights_in_the_same_directory_are_another_student(small, tmp_path):
+    out = tmp_path / "out"
+    base = shutil.copytree(small / "base", tmp_path / "base")
+    flags = ["--model_name", base, "--train_file", small / "train.jsonl"]
+    flags += ["--use_cpu", "true", "--bf16", "false", "--max_steps", 2, "--output_dir", out]
+    flags += ["--save_strategy", "steps", "--save_steps", 1]
+    python("train_sft_trl.py", *flags)
+    new = tmp_path / "new"
+    from_first = [*flags, "--output_dir", new, "--init_adapter", out, "--check_only"]
+    python("train_sft_trl.py", *from_first)
+    weights = base / "model.safetensors"
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-4] + bytes([1, 1, 1, 1]))
+    said = "begun with other weights in the directory of --model_name ("
+    assert said in fails("train_sft_trl.py", *flags, "--skip_finished")
+    (out / "results.json").unlink()  # as if it had been stopped
+    shutil.rmtree(out / "checkpoint-2")
+    (out / "adapter_model.safetensors").unlink()
+    assert said in fails("train_sft_trl.py", *flags)
+    checkpoint = out / "checkpoint-1"
+    named = [*from_first[:-3], "--resume_from_checkpoint", checkpoint]
+    assert said in fails("train_sft_trl.py", *named)
+    error = fails("train_sft_trl.py", *from_first[:-2], checkpoint, "--check_only")
+    assert f"does not fit this run: other weights in {base} than it has now" in error
+
+    weights.unlink()
+    weights.write_bytes(before)  # at another time
+    assert f"resuming from {checkpoint}" in python("train_sft_trl.py", *flags).stderr
+
+
+def test_a_run_that_knows_no_weights_goes_on(tmp_path):
+    begin(tmp_path)
+    assert prepare_output(tmp_path, {**RUN, "weights": "0123"}, Takeover())
 
 
 def test_a_run_goes_on_with_the_commit_that_it_began_with(tmp_path):
