@@ -122,10 +122,15 @@ def configuration_problem(args) -> str:
     of_flags = args.multi_gpu or args.use_fsdp or args.use_deepspeed or args.use_megatron_lm
     if wanted == 1 or of_flags or args.tpu:
         return ""
+    import yaml
     from accelerate.commands.config.config_args import load_config_from_file
 
-    if load_config_from_file(args.config_file).distributed_type != "NO":
-        return ""
+    try:
+        if load_config_from_file(args.config_file).distributed_type != "NO":
+            return ""
+    except (AttributeError, TypeError, ValueError, OSError, yaml.YAMLError):
+        example = "accelerate_configs/ddp.yaml"
+        return f"{args.config_file}: not a configuration of accelerate; see {example}"
     return (
         f"{args.config_file}: its distributed_type NO is for one process, not for {wanted}; "
         "name another file, such as accelerate_configs/ddp.yaml"

@@ -1,5 +1,6 @@
 """What of the directory of an adapter, or of a model, decides its answers. No torch, no vLLM."""
 
+import contextlib
 import hashlib
 import json
 from dataclasses import dataclass
@@ -34,8 +35,9 @@ def adapter_identity(adapter: str | Path) -> str:
     return total.hexdigest()
 
 
-# of a model's directory, what holds its weights; an adapter that lies there is none of them
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+# of a model's directory without an index, what holds its weights: the first that is there; an
+# adapter that lies there is none of them
+WEIGHTS = ("model.safetensors", "*.safetensors", "pytorch_model*.bin")
 PARTS = 128  # that are read of a file of weights, evenly spread
 PART = 1024  # bytes of each
 
@@ -78,6 +80,24 @@ def model_identity(model: str, revision: str | None = None) -> str:
     return hub_commit(model, revision)
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files of weights in a model's directory that are loaded.
+
+    The same weights may lie there in another format too, which people remove to save room.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        with contextlib.suppress(ValueError, KeyError, AttributeError, TypeError):
+            names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+            return sorted(path for path in map(folder.joinpath, names) if path.is_file())
+    for pattern in WEIGHTS:
+        found = [path for path in folder.glob(pattern) if path.is_file()]
+        found = [path for path in found if not path.name.startswith("adapter_")]
+        if found:
+            return sorted(found)
+    return []
+
+
 def weights_identity(model: str) -> str | None:
     """What tells the weights in a directory from others that were put in their place.
 
@@ -86,16 +106,15 @@ def weights_identity(model: str) -> str | None:
     It takes the sizes of the files and parts of their contents, since to read 57 GiB would take
     minutes. A copy has the same, on another machine too, which times of change would not say.
     """
-    folder = Path(model).expanduser()
-    paths = {path for pattern in WEIGHTS for path in folder.glob(pattern) if path.is_file()}
-    paths = {path for path in paths if not path.name.startswith("adapter_")}
+    paths = weight_files(Path(model).expanduser())
     if not paths:
         return None
     total = hashlib.sha256()
-    for path in sorted(paths):
+    for path in paths:
         size = path.stat().st_size
         total.update(f"{path.name} {size}\n".encode())
-        with open(path, "rb") as file:
+        # without a buffer, which network file systems make as large as all that is left out
+        with open(path, "rb", buffering=0) as file:
             for start in range(0, size, max(PART, size // PARTS)):
                 file.seek(start)
                 total.update(file.read(PART))

@@ -18,7 +18,7 @@ from distill.cli import (
 from distill.outputs import beside
 from distill.task import load_task
 from distill.teacher.engine import CACHE_ON_CPU, CACHE_VARIABLE
-from distill.teacher.engine_flags import beside_another
+from distill.teacher.engine_flags import FITTING, beside_another
 from distill.teacher.server import Server
 
 # What step 3 asks the teacher with, if it is told nothing else.
@@ -212,7 +212,7 @@ def cascade_command(
 
 def serving_command(model: str, on_gpus: bool) -> str:
     """How vLLM serves a model that needs nothing else; its CPU build has no command of its own."""
-    words = ["--served-model-name", "student"]
+    words = ["--served-model-name", "student", *FITTING]
     if on_gpus:
         return shlex.join(["vllm", "serve", model, *words])
     module = ["python", "-m", "vllm.entrypoints.openai.api_server"]

@@ -79,7 +79,9 @@ def visible_gpus() -> list[str]:
     named = os.environ.get(VISIBLE)
     if named is None:
         return listed_gpus()
-    return [device for device in named.split(",") if device]
+    # what follows a -1 CUDA does not see
+    before, _, _ = f",{named.replace(' ', '')}".partition(",-1")
+    return [device for device in before.split(",") if device]
 
 
 def cuda_starts() -> bool:

@@ -1,5 +1,6 @@
 """What of a model's directory tells its weights from others in their place."""
 
+import json
 import os
 import shutil
 
@@ -41,7 +42,6 @@ CHANGES = {
     "longer": ("model-1.safetensors", bytes(LARGE + 1)),
     "a small one": ("model-2.safetensors", b"fex"),
     "one more": ("model-3.safetensors", b""),
-    "another format": ("pytorch_model.bin", b"few"),
 }
 
 
@@ -54,6 +54,34 @@ def test_other_weights_are_noticed_whatever_the_times_say(name, content, model):
     path.write_bytes(content)
     os.utime(path, ns=times)
     assert weights_identity(str(model)) != before
+
+
+@pytest.mark.parametrize("name", ["consolidated.safetensors", "pytorch_model.bin"])
+def test_the_same_weights_in_another_format_may_come_and_go(name, model):
+    """People remove them to save room, and some machines have only what is loaded."""
+    weight_map = {
+        "a": "model-1.safetensors",
+        "b": "model-2.safetensors",
+        "c": "model-2.safetensors",
+    }
+    index = model / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    before = weights_identity(str(model))
+    (model / name).write_bytes(b"all of it")
+    assert weights_identity(str(model)) == before
+    (model / "model-2.safetensors").write_bytes(b"fex")
+    assert weights_identity(str(model)) != before
+
+
+def test_one_file_of_weights_is_what_is_loaded(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"old")
+    old = weights_identity(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"new")
+    new = weights_identity(str(tmp_path))
+    assert old != new
+    (tmp_path / "consolidated.safetensors").write_bytes(b"new, once more")
+    (tmp_path / "pytorch_model.bin").unlink()
+    assert weights_identity(str(tmp_path)) == new
 
 
 def test_weights_that_are_not_here_have_no_identity(tmp_path):

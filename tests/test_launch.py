@@ -155,13 +155,22 @@ def test_one_process_of_train_trl_heeds_its_batch():
     assert launched(["bash", ROOT / "train_trl.sh"], without_numbers())[0] == [file]
 
 
-def test_a_configuration_for_one_process_is_refused_for_several():
+def test_a_configuration_for_one_process_is_refused_for_several(tmp_path):
     own = {**without_numbers(), "ACCELERATE_CONFIG": ONE[1], "NUM_PROCESSES": "2"}
     said = run("bash", ROOT / "train_trl.sh", env=own, code=2).stderr
     assert said == (
         f"launch.py: {ONE[1]}: its distributed_type NO is for one process, not for 2; "
         f"name another file, such as accelerate_configs/ddp.yaml\n"
     )
+    for number, text in enumerate(("- a list\n", "no_key_of_accelerate: 1\n", "a: [\n")):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(text)
+        own["ACCELERATE_CONFIG"] = str(path)
+        said = run("bash", ROOT / "train_trl.sh", env=own, code=2).stderr
+        assert said == (
+            f"launch.py: {path}: not a configuration of accelerate; see "
+            "accelerate_configs/ddp.yaml\n"
+        )
     own["ACCELERATE_CONFIG"] = "nowhere.yaml"
     said = run("bash", ROOT / "train_trl.sh", env=own, code=2).stderr
     assert said == (

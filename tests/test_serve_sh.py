@@ -133,6 +133,17 @@ def test_each_model_gets_gpus_of_its_own():
     assert on_gpus("", "", "") == ["", ""]  # on a CPU, or where nothing lists them
 
 
+def test_gpus_are_the_same_by_one_name_alone():
+    assert on_gpus(" 0, 1", "", "0 1 2") == [" 0, 1", "2"]
+    with pytest.raises(ValueError, match=r"^GPU 0 is not among .* \(GPU-a, GPU-b\); name the"):
+        on_gpus("0", "", "GPU-a GPU-b")
+
+
+def test_what_vllm_places_by_itself_is_left_to_it():
+    for flags in (["-tp", "8", "--distributed-executor-backend=ray"], ["--config", "vllm.yaml"]):
+        assert on_gpus("", "2", "0 1 2 3", *flags) == ["", "2"]
+
+
 def test_models_that_share_gpus_must_share_their_memory():
     for student, visible, wanted in (("", "0", 2), ("0", "0", 1), ("", "0 1 2", 4)):
         flags = ["-tp", "2"] if wanted == 4 else []
@@ -153,13 +164,15 @@ def test_on_a_machine_with_gpus_the_servers_get_them_in_turn(env, tmp_path):
     result = run("bash", ROOT / "serve.sh", *flags, env=env, code=2, timeout=ENDS)
     assert result.stderr == (
         "serve.sh: GPUs that student and teacher still need: 2, GPUs that are free: 1; with "
-        "--gpu-memory-utilization 0.45 in STUDENT_FLAGS and TEACHER_FLAGS they share one\n"
+        "--gpu-memory-utilization 0.45 in STUDENT_FLAGS and TEACHER_FLAGS they share one, "
+        "if the weights of each take less than that share of its memory\n"
     )
     program.write_text("#!/bin/sh\necho 0\necho 1\n")
     run("bash", ROOT / "serve.sh", *flags, env=env, code=1, timeout=ENDS)
     for name, gpu in (("student", "0"), ("teacher", "1")):
         log = (tmp_path / f"{name}.log").read_text()
         assert log.startswith(f"{gpu} -m vllm") and "--enforce-eager" not in log
+        assert "--max-model-len auto" in log
 
 
 @pytest.mark.parametrize(

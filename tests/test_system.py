@@ -80,6 +80,10 @@ def test_gpus_are_those_that_are_named_or_listed_or_have_devices(tmp_path, monke
     assert visible_gpus() == ["0", "1", "2"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     assert visible_gpus() == ["4", "5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", " 4 ,-1,5")
+    assert visible_gpus() == ["4"]  # nothing after it
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert visible_gpus() == []
     monkeypatch.setattr(system, "is_cpu_build", lambda: True)
     assert visible_gpus() == []
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from distill.cascade.cascade import Outcome
 from distill.chats import input_hash, read_chat
 from distill.locks import lock, make_parents, own_journal
-from distill.outputs import first_header
+from distill.outputs import beside, first_header
 from distill.teacher.attempts import AttemptSettings
 
 log = logging.getLogger("serve")
@@ -78,12 +78,16 @@ def refuse_others(path: Path) -> None:
     """Raise ValueError for a file that serve.py has not begun, such as the labels of step 1."""
     journal = own_journal(path)
     run = first_header(journal) if journal.exists() else None
-    begun = path.exists() and path.stat().st_size > 0
     of_step_1 = run is not None and "inputs" in run
-    if of_step_1 or (begun and run is None):
-        raise ValueError(
-            f"{path}: is not what serve.py has handed over; choose another --handed_over_file"
-        )
+    if run is None and path.exists():  # its journal may have been removed: it has users' texts
+        of_step_1 = beside(path, "manifest.json").exists()
+        for _ in read_chat(path, "assistant"):
+            pass  # raises for what is no chat
+        with open(path, "rb") as file:
+            if whole_lines(file) < path.stat().st_size:
+                raise ValueError(f"{path}: the end of its last line is missing; add a line break")
+    if of_step_1:
+        raise ValueError(f"{path}: is labels of step 1; choose another --handed_over_file")
 
 
 class Lines:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distill.teacher.engine import CACHE_ON_CPU, CACHE_VARIABLE
-from distill.teacher.engine_flags import SHARE_OF_TWO, SPLITTING, further_gpus, given
+from distill.teacher.engine_flags import FITTING, SHARE_OF_TWO, SPLITTING, further_gpus, given
 
 # prompts are cached by blocks of 32 tokens, as our engine does on a CPU
 ON_CPU = ["--enforce-eager", "--block-size", "32"]
@@ -35,8 +35,17 @@ class Model:
     def split(self) -> list[str]:
         """vLLM's flag that splits the model over its GPUs, unless `flags` say how."""
         said = any(given(self.flags, name) for name in SPLITTING)
-        count = len([gpu for gpu in self.gpus.split(",") if gpu])
+        count = len(self.listed())
         return [] if said or count < 2 else ["--tensor-parallel-size", str(count)]
+
+    def listed(self) -> list[str]:
+        """The GPUs that it was given."""
+        return [gpu.strip() for gpu in self.gpus.split(",") if gpu.strip()]
+
+    def placed_by_vllm(self) -> bool:
+        """Whether its flags do not tell on how many GPUs of this machine it is."""
+        elsewhere = given(self.flags, "distributed_executor_backend") == "ray"
+        return elsewhere or given(self.flags, "config") is not None
 
     def needs(self) -> int:
         """How many GPUs its flags split it over."""
@@ -48,20 +57,28 @@ def on_gpus_of_its_own(both: list[Model], visible: list[str]) -> list[Model]:
     """Student and teacher, where nobody has said which GPUs are whose: those `visible`, in turn.
 
     vLLM would put both onto the first one, which each fills. Raises ValueError where there are too
-    few, unless the flags of both say how much of a GPU's memory each takes.
+    few, unless the flags of both say how much of a GPU's memory each takes, and where one has GPUs
+    by other names than those `visible`.
     """
-    named = ",".join(model.gpus for model in both).split(",")
-    free = [gpu for gpu in visible if gpu not in named]
-    wanted = sum(model.needs() for model in both if not model.gpus)
-    if not visible or wanted == 0:
+    unnamed = [model for model in both if not model.gpus]
+    if not visible or not unnamed or any(model.placed_by_vllm() for model in unnamed):
         return both
+    named = [gpu for model in both for gpu in model.listed()]
+    unknown = [gpu for gpu in named if gpu not in visible]
+    if unknown:
+        raise ValueError(
+            f"GPU {unknown[0]} is not among those that are visible ({', '.join(visible)}); "
+            "name the student's in STUDENT_GPUS and the teacher's in TEACHER_GPUS"
+        )
+    free = [gpu for gpu in visible if gpu not in named]
+    wanted = sum(model.needs() for model in unnamed)
     if len(free) < wanted:
         if all(given(model.flags, "gpu_memory_utilization") for model in both):
             return both
         raise ValueError(
             f"GPUs that student and teacher still need: {wanted}, GPUs that are free: {len(free)}; "
             f"with --gpu-memory-utilization {SHARE_OF_TWO} in STUDENT_FLAGS and TEACHER_FLAGS they "
-            "share one"
+            "share one, if the weights of each take less than that share of its memory"
         )
     placed = []
     for model in both:
@@ -86,7 +103,7 @@ def start_server(python: str, model: Model, on_gpu: bool, log_dir: Path) -> Star
     """Start vLLM's server of a model in a Python; raises OSError if its log cannot be written."""
     server = [python, "-m", "vllm.entrypoints.openai.api_server"]
     command = [*server, "--model", model.path, "--served-model-name", model.name]
-    command += ["--host", "127.0.0.1", "--port", model.port]
+    command += ["--host", "127.0.0.1", "--port", model.port, *FITTING]
     environment = dict(os.environ)
     if model.gpus:
         environment["CUDA_VISIBLE_DEVICES"] = model.gpus

@@ -20,6 +20,8 @@ ENGINE_FLAGS = {
     "download_dir": "where models of the hub are kept",
 }
 
+# for a server: as much of the model's context as fits the memory, and not all of it or no start
+FITTING = ["--max-model-len", "auto"]
 SHARE_OF_TWO = 0.45  # of a GPU's memory, for each of two engines on it
 
 # vLLM's flags that split a model over GPUs, and how it spells them in short

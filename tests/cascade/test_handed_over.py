@@ -51,10 +51,33 @@ def test_a_file_that_is_readable_by_others_no_longer_is(tmp_path):
 def test_a_file_of_something_else_is_refused_and_stays(tmp_path):
     path = tmp_path / "handed.jsonl"
     path.write_text('{"text": "hola"}\n')
-    with pytest.raises(ValueError, match="handed.jsonl: is not what serve.py has handed over"):
+    with pytest.raises(ValueError, match="handed.jsonl:1: not chat format"):
         HandedOver(path, {}, SETTINGS)
     assert path.read_text() == '{"text": "hola"}\n'
     assert [each.name for each in tmp_path.iterdir()] == ["handed.jsonl"]
+
+
+LINE = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+
+
+def test_where_the_journal_was_removed_the_rows_are_gone_on_with(tmp_path):
+    """It holds thoughts about users' texts. Labels of step 1 have a manifest then."""
+    path = tmp_path / "handed.jsonl"
+    path.write_text(LINE)
+    file = HandedOver(path, {}, SETTINGS)
+    file.add(chat("a"), outcome())
+    file.add(chat("one"), outcome())
+    file.close()
+    assert [row["messages"][0]["content"] for row in read_jsonl(path)] == ["a", "one"]
+    own_journal(path).unlink()
+    path.write_text(LINE.rstrip())
+    with pytest.raises(ValueError, match="the end of its last line is missing"):
+        HandedOver(path, {}, SETTINGS)
+    assert path.read_text() == LINE.rstrip()
+    path.write_text(LINE)
+    (tmp_path / "handed.jsonl.manifest.json").write_text("{}")
+    with pytest.raises(ValueError, match="is labels of step 1"):
+        HandedOver(path, {}, SETTINGS)
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -65,9 +88,9 @@ def test_labels_of_step_1_are_refused_and_stay(finished, tmp_path):
     journal.write_text('{"run": {"model": "m", "inputs": "a digest"}}\n')
     journal.chmod(0o644)
     if finished:
-        path.write_text('{"messages": []}\n')
+        path.write_text(LINE)
     before = {each: (each.read_text(), each.stat().st_mode) for each in tmp_path.iterdir()}
-    with pytest.raises(ValueError, match="labels.jsonl: is not what serve.py has handed over"):
+    with pytest.raises(ValueError, match="labels.jsonl: is labels of step 1"):
         HandedOver(path, {}, SETTINGS)
     assert before == {each: (each.read_text(), each.stat().st_mode) for each in tmp_path.iterdir()}
 
