@@ -15,16 +15,18 @@ from pathlib import Path
 import psutil
 
 REST_AT = "REST_AT"  # in the environment of a process: the file at which it stops
-REST_AT_LINES = "REST_AT_LINES"  # and how many lines that file has then
+REST_AT_LINES = "REST_AT_LINES"  # and how many lines that file has then, each time that it stops
 LONG = 900  # seconds; what has not come so far by then hangs
 
 
-def rests_at(file: Path, lines: int = 0) -> dict[str, str]:
-    """What a process has in its environment that stops once a file has so many lines.
+def rests_at(file: Path, *lines: int) -> dict[str, str]:
+    """What a process has in its environment that stops once a file has so many lines, or is there.
+
+    With several numbers it stops again, when it has gone on.
 
     So do the scripts that it starts, but none of its engines, which go on to what they wait for.
     """
-    return {REST_AT: str(file), REST_AT_LINES: str(lines)}
+    return {REST_AT: str(file), REST_AT_LINES: " ".join(map(str, lines or (0,)))}
 
 
 def rests_after(journal: Path, rows: int) -> dict[str, str]:
@@ -45,7 +47,8 @@ def count_lines(file: Path) -> int:
 def begin_to_watch(environment: dict[str, str]) -> None:
     """Stop this process when it is time, if its environment says so."""
     if environment.get(REST_AT):
-        where = (Path(environment[REST_AT]), int(environment[REST_AT_LINES]))
+        lines = [int(word) for word in environment[REST_AT_LINES].split()]
+        where = (Path(environment[REST_AT]), lines)
         threading.Thread(target=rest, args=where, daemon=True).start()
 
 
@@ -55,10 +58,11 @@ def without_rest(environment: dict[str, str]) -> dict[str, str]:
     return {name: environment[name] for name in others}
 
 
-def rest(file: Path, lines: int) -> None:
-    while count_lines(file) < lines:
-        time.sleep(0.005)
-    os.kill(os.getpid(), signal.SIGSTOP)
+def rest(file: Path, lines: list[int]) -> None:
+    for wanted in lines:
+        while count_lines(file) < wanted:
+            time.sleep(0.002)
+        os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def wait_for_rest(process, among=lambda: ()) -> psutil.Process:
