@@ -111,6 +111,16 @@ class UnwindAtSignals:
         sys.exit(self.code)
 
 
+def unwind_if_told() -> None:
+    """Raise the SystemExit of a signal that has come, in case a library has caught its first one.
+
+    UnwindAtSignals ends the process anyway, but later, and until then it would go on.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if isinstance(handler, UnwindAtSignals) and handler.code:
+        sys.exit(handler.code)
+
+
 def exit_code(returncode: int) -> int:
     """What a shell makes of a process's `returncode`, which is negative after a signal."""
     return 128 - returncode if returncode < 0 else returncode

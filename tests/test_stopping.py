@@ -1,5 +1,6 @@
 """A signal ends a run even where what its handler raises gets lost."""
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -10,6 +11,7 @@ import time
 import psutil
 
 from distill import stopping
+from distill.labels.labelling import record_rows
 from helpers import assert_gone
 
 
@@ -41,3 +43,43 @@ def test_a_run_that_has_lost_the_signal_ends_all_the_same():
     process.join(20)
     assert process.exitcode == 130
     assert_gone([below])
+
+
+def records_rows(ready, path):
+    """A run whose library has caught what the handler raised; it records rows for ever."""
+    stop = stopping.UnwindAtSignals("stopped")
+    stop.listen()
+    try:
+        ready.put(0)
+        time.sleep(600)
+    except SystemExit:
+        pass
+    record = {"answer": "en", "reason": None, "attempts": []}
+    record_rows(((index, record) for index in itertools.count()), Rows(path), 0, 0)
+
+
+class Rows:
+    """In place of a journal."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def record(self, index, **record):
+        with open(self.path, "a") as file:
+            file.write(f"{index}\n")
+
+    def count(self, attempts):
+        pass
+
+
+def test_a_run_that_has_lost_the_signal_records_one_row_more(tmp_path):
+    context = multiprocessing.get_context("fork")
+    ready = context.SimpleQueue()
+    process = context.Process(target=records_rows, args=[ready, tmp_path / "rows"])
+    process.start()
+    ready.get()
+    time.sleep(0.1)
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(20)
+    assert process.exitcode == 143
+    assert (tmp_path / "rows").read_text() == "0\n"

@@ -161,7 +161,9 @@ def test_killed_and_resumed_gives_the_same_adapter(trained, train_file, tmp_path
     process = start_training(mode, output_dir, train_file, until=saved, **settings)
     end = time.monotonic() + HANGS
     while not saved.exists():
-        assert process.is_alive() and time.monotonic() < end
+        assert time.monotonic() < end
+        if not process.is_alive():
+            pytest.fail((tmp_path / "stderr").read_text()[-3000:])
         time.sleep(0.01)
     workers = descendants(process)
     os.killpg(process.pid, signal.SIGKILL)

@@ -10,6 +10,7 @@ from distill.outputs import TOKEN_COUNTS
 from distill.prices import TokenPrices
 from distill.progress import bar
 from distill.same_text import comparable
+from distill.stopping import unwind_if_told
 from distill.task import Task
 from distill.teacher.attempts import Attempt, AttemptSettings, read_attempt, sampling_of
 from distill.teacher.base import Completion, Prompt, Request, Sampling, Teacher
@@ -192,6 +193,7 @@ def record_rows(
     progress = bar(total=done + left, initial=done, desc="labelling", unit="row")
     for index, record in decided:
         journal.record(index, seconds=round(perf_counter() - start, 2), **record)
+        unwind_if_told()
         if record["answer"] is None:
             rejected += 1
         journal.count(record["attempts"])

@@ -14,6 +14,7 @@ from distill.labels.journal import Journal
 from distill.labels.labelling import batches
 from distill.outputs import TOKEN_COUNTS
 from distill.progress import bar
+from distill.stopping import unwind_if_told
 from distill.task import NoAnswer, Task
 from distill.teacher.base import Completion, Prompt, Request, Sampling, Teacher
 
@@ -120,6 +121,7 @@ def record_predictions(
     progress = bar(total=done + left, initial=done, desc="predicting", unit="row")
     for index, record in decided:
         journal.record(index, seconds=round(perf_counter() - start, 2), **record)
+        unwind_if_told()
         if record["answer"] is None:
             unanswered += 1
         for attempt in record["attempts"]:
