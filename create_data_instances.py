@@ -19,8 +19,8 @@ import sys
 from pathlib import Path
 
 from distill.cli import HELP_ALL
-from distill.labels.instances import named, not_shared, start_all, stop, wait_for
-from distill.system import VISIBLE, engines_on_gpus, listed_gpus
+from distill.labels.instances import is_given, not_shared, start_all, stop, wait_for
+from distill.system import VISIBLE, engines_on_gpus, listed_gpus, named_gpus
 
 PYTHON = os.environ.get("PYTHON") or sys.executable
 STEP_1 = [PYTHON, str(Path(__file__).resolve().parent / "create_data.py")]
@@ -49,7 +49,9 @@ def what_fits(gpus: int, visible: int) -> str:
     return f"INSTANCES={visible // gpus} GPUS_PER_INSTANCE={gpus} fit"
 
 
-def choose_devices(listed: list[str], named: str | None, instances: int, gpus: int) -> list[str]:
+def choose_devices(
+    listed: list[str], named: list[str] | None, instances: int, gpus: int
+) -> list[str]:
     """The GPUs to share out: those that are `named` as visible, or else `listed`.
 
     Ends with exit code 2 where they are too few. Where nobody lists them they are taken to be
@@ -57,7 +59,7 @@ def choose_devices(listed: list[str], named: str | None, instances: int, gpus: i
     """
     needed = instances * gpus
     if named is not None:
-        devices = [device for device in named.split(",") if device]
+        devices = named
     elif listed:
         devices = listed
     else:
@@ -75,7 +77,7 @@ def answer_alone(flags: list[str]) -> None:
     for flag in flags:
         if flag in ("-h", "--help", *HELP_ALL):
             os.execvp(STEP_1[0], [*STEP_1, flag])
-    if named(flags, "dry_run"):
+    if is_given(flags, "dry_run"):
         os.execvp(STEP_1[0], [*STEP_1, *flags])
 
 
@@ -95,7 +97,7 @@ def main() -> None:
     named = None
     if engines_on_gpus():
         label += ["--tensor_parallel_size", str(gpus)]
-        named = os.environ.get(VISIBLE)
+        named = named_gpus()
     devices = choose_devices(listed, named, count, gpus)
     of_each = []
     for number in range(count):

@@ -122,6 +122,7 @@ def configuration_problem(args) -> str:
     of_flags = args.multi_gpu or args.use_fsdp or args.use_deepspeed or args.use_megatron_lm
     if wanted == 1 or of_flags or args.tpu:
         return ""
+    example = "accelerate_configs/ddp.yaml"
     import yaml
     from accelerate.commands.config.config_args import load_config_from_file
 
@@ -129,11 +130,10 @@ def configuration_problem(args) -> str:
         if load_config_from_file(args.config_file).distributed_type != "NO":
             return ""
     except (AttributeError, TypeError, ValueError, OSError, yaml.YAMLError):
-        example = "accelerate_configs/ddp.yaml"
         return f"{args.config_file}: not a configuration of accelerate; see {example}"
     return (
         f"{args.config_file}: its distributed_type NO is for one process, not for {wanted}; "
-        "name another file, such as accelerate_configs/ddp.yaml"
+        f"name another file, such as {example}"
     )
 
 

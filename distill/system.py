@@ -69,6 +69,16 @@ def listed_gpus() -> list[str]:
     return listed.stdout.split()
 
 
+def named_gpus() -> list[str] | None:
+    """The GPUs that CUDA_VISIBLE_DEVICES names; None where it is not set."""
+    named = os.environ.get(VISIBLE)
+    if named is None:
+        return None
+    # what follows a -1 CUDA does not see
+    before, _, _ = f",{named.replace(' ', '')}".partition(",-1")
+    return [device for device in before.split(",") if device]
+
+
 def visible_gpus() -> list[str]:
     """The GPUs that engines may use: those that CUDA_VISIBLE_DEVICES names, or else all.
 
@@ -76,12 +86,8 @@ def visible_gpus() -> list[str]:
     """
     if not engines_on_gpus():
         return []
-    named = os.environ.get(VISIBLE)
-    if named is None:
-        return listed_gpus()
-    # what follows a -1 CUDA does not see
-    before, _, _ = f",{named.replace(' ', '')}".partition(",-1")
-    return [device for device in before.split(",") if device]
+    named = named_gpus()
+    return listed_gpus() if named is None else named
 
 
 def cuda_starts() -> bool:

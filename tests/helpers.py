@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
 from forks import run_in_fork, start_in_fork
-from rest import rests_at
+from rest import LONG, rests_at
 
 ROOT = Path(__file__).resolve().parent.parent
 TEACHER = ROOT / "models" / "tiny-thinking"
@@ -31,7 +31,7 @@ AS_A_USER = {"VLLM_LOGGING_LEVEL": "WARNING"}
 
 # Seconds: after so many something hangs, and what a signal ends has ended; both on a slow machine
 # that does something else too.
-HANGS = 900
+HANGS = LONG
 ENDS = 90
 
 

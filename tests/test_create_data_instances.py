@@ -153,7 +153,9 @@ def test_wrapper_says_how_an_instance_failed(tmp_path):
 
 def test_what_cannot_be_started_ends_all_in_one_line(tmp_path):
     """The second one's log cannot be written; nor, further down, the directory of all be made."""
-    say_instead_of_step_1(tmp_path, f"echo $$ > {tmp_path}/pid\nexec sleep 60")
+    # the file is there as a whole or not at all, whenever its process is ended
+    pid = f"echo $$ > {tmp_path}/half && mv {tmp_path}/half {tmp_path}/pid"
+    say_instead_of_step_1(tmp_path, f"{pid}\nexec sleep 60")
     (tmp_path / "instance-1.log").mkdir()
     environment = {**gpu_machine(tmp_path, 8), "LOG_DIR": str(tmp_path)}
     script = ROOT / "create_data_h100x8.sh"

@@ -36,7 +36,7 @@ class Instance:
     log: Path
 
 
-def named(flags: list[str], name: str) -> bool:
+def is_given(flags: list[str], name: str) -> bool:
     """Whether a flag is among those that a user has given, in either spelling."""
     return any(word.partition("=")[0] in spellings(name) for word in flags)
 
@@ -48,7 +48,7 @@ def not_shared(flags: list[str]) -> str:
     the one that it was given.
     """
     for name, why in NOT_SHARED.items():
-        if named(flags, name):
+        if is_given(flags, name):
             return f"--{name}: {why}"
     return ""
 
